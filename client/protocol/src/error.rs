@@ -1,0 +1,89 @@
+//! Errors as they travel: stable codes with fields.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// An error answered by a node. The variant's name in snake case is its code on the wire, and the
+/// fields are part of the contract; the text is for people and may change.
+#[derive(Clone, Debug, Error, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum WireError {
+    #[error("index {index:?} does not exist: create it with `sherd index create {index}`")]
+    IndexNotFound { index: String },
+    #[error("index {index:?} exists already")]
+    IndexExists { index: String },
+    #[error(
+        "the shard is full: {used} of {limit} bytes are used and the write needs {needed} more; \
+         remove documents or raise the limit"
+    )]
+    QuotaExceeded { used: u64, limit: u64, needed: u64 },
+    /// The key is outside the shard's ranges. The client refreshes its map to at least `epoch`.
+    #[error("the key belongs to another shard at map epoch {epoch}")]
+    WrongShard { epoch: u64 },
+    #[error("the shard is locked for writing by {owner:?}")]
+    Locked { owner: String },
+    #[error("{what} has {size} bytes, the limit is {limit}")]
+    TooLarge { what: String, size: u64, limit: u64 },
+    #[error("bad request: {0}")]
+    BadRequest(BadRequest),
+    #[error("unauthorized: the token is missing or wrong; set SHERD_TOKEN to the cluster's token")]
+    Unauthorized,
+    /// A write or sync failed: nothing more is written until the process is restarted.
+    #[error("the shard stopped writing after a failure ({reason}); reads go on; restart it")]
+    Poisoned { reason: String },
+    #[error("the shard's disk is full: {what}; free some space, writes then go on")]
+    DiskFull { what: String },
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    #[error("protocol version {client} is not spoken here, {server} is")]
+    UnsupportedVersion { client: u32, server: u32 },
+    /// An assignment older than the one the shard holds.
+    #[error("the assignment has map epoch {offered}, the shard holds {held} already")]
+    StaleEpoch { offered: u64, held: u64 },
+    #[error("the shard belongs to cluster {held} as {name:?}, not to {offered}")]
+    WrongCluster { held: String, name: String, offered: String },
+    #[error("a stored document is damaged: {file} at offset {offset}; restore the shard's data")]
+    Corrupt { file: String, offset: u64 },
+    #[error("{what} is not available now: {why}")]
+    Unavailable { what: String, why: String },
+    #[error("too many {what}: the limit is {limit}")]
+    Busy { what: String, limit: u64 },
+    #[error("internal error: {what}")]
+    Internal { what: String },
+}
+
+/// What is wrong with a request, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are named in the type's summary")]
+pub struct BadRequest {
+    pub what: String,
+    #[serde(rename = "where")]
+    pub place: String,
+}
+
+impl std::fmt::Display for BadRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.place, self.what)
+    }
+}
+
+impl WireError {
+    /// A bad request: what is wrong, and in which part of the request.
+    pub fn bad_request(place: &str, what: impl ToString) -> Self {
+        Self::BadRequest(BadRequest { what: what.to_string(), place: place.to_owned() })
+    }
+
+    /// Whether the refused request had no effect and may succeed later, unchanged, at the same
+    /// shard or at the one that a newer map names.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::WrongShard { .. }
+                | Self::Locked { .. }
+                | Self::ShuttingDown
+                | Self::Unavailable { .. }
+                | Self::Busy { .. }
+        )
+    }
+}

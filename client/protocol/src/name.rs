@@ -1,0 +1,64 @@
+//! Names of indexes and keys: what is allowed, in one place for client and node.
+
+use thiserror::Error;
+
+/// The longest key, in bytes of UTF-8; the shortest has one.
+pub const MAX_KEY_BYTES: usize = 1024;
+
+/// The longest index name, in characters; the shortest has one.
+pub const MAX_INDEX_NAME_BYTES: usize = 64;
+
+/// Why a name is refused.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum NameError {
+    #[error("a key has 1 to {MAX_KEY_BYTES} bytes, this one has {0}")]
+    KeyLength(usize),
+    #[error(
+        "an index name has 1 to {MAX_INDEX_NAME_BYTES} of the characters A-Z a-z 0-9 _ . -: {0:?} is not one"
+    )]
+    IndexName(String),
+}
+
+/// Checks a key: 1 to 1024 bytes.
+///
+/// # Errors
+/// When its length is outside.
+pub fn check_key(key: &str) -> Result<(), NameError> {
+    match key.len() {
+        1..=MAX_KEY_BYTES => Ok(()),
+        length => Err(NameError::KeyLength(length)),
+    }
+}
+
+/// Checks an index name: 1 to 64 characters of `A-Z a-z 0-9 _ . -`.
+///
+/// # Errors
+/// When its length or a character is outside.
+pub fn check_index(name: &str) -> Result<(), NameError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if (1..=MAX_INDEX_NAME_BYTES).contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        // A name as long as a frame must not come back whole in an error.
+        Err(NameError::IndexName(name.chars().take(MAX_INDEX_NAME_BYTES + 1).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_at_and_beyond_the_limits() {
+        assert_eq!(check_key("k"), Ok(()));
+        assert_eq!(check_key(&"ä".repeat(512)), Ok(()));
+        assert_eq!(check_key(""), Err(NameError::KeyLength(0)));
+        assert_eq!(check_key(&"ä".repeat(513)), Err(NameError::KeyLength(1026)));
+        assert_eq!(check_index("cities_v1.2-A"), Ok(()));
+        assert_eq!(check_index(&"i".repeat(64)), Ok(()));
+        for bad in ["", "a b", "a/b", "ä", &"i".repeat(65)] {
+            assert_eq!(check_index(bad), Err(NameError::IndexName(bad.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The ring: how a key becomes a position.
+//!
+//! A position is an integer from 0 to 9,999,999. The hash is of the key alone, so that one key's
+//! documents in several indexes live on the same shard. The method is chosen when a cluster is
+//! made and fixed from then on: another method would put every key elsewhere.
+
+use std::fmt;
+use std::str::FromStr;
+
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_64;
+
+/// The number of positions on the ring; ranges end at most here.
+pub const RING_SIZE: u32 = 10_000_000;
+
+/// Where a key falls on the ring: 0 to 9,999,999.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Position(pub u32);
+
+impl Position {
+    /// The position as people see it in `hash_`: a fraction of the ring, from 0.0 below 1.0.
+    pub fn fraction(self) -> f64 {
+        f64::from(self.0) / f64::from(RING_SIZE)
+    }
+}
+
+/// How a cluster turns keys into positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HashMethod {
+    /// Pyshard's: the MD5 of the key as a big-endian 128-bit integer, rounded to a double, modulo
+    /// 10,000,000. The rounding leaves 78,125 distinct positions, all multiples of 128: enough for
+    /// tens of shards.
+    #[default]
+    Md5,
+    /// `floor(XXH3_64(key) · 10,000,000 / 2^64)`, seed 0: all ten million positions.
+    Xxh3,
+}
+
+impl HashMethod {
+    /// The position of `key`.
+    pub fn position(self, key: &str) -> Position {
+        let position = match self {
+            Self::Md5 => {
+                let digest: [u8; 16] = Md5::digest(key.as_bytes()).into();
+                // `as` rounds to nearest, ties to even, like Python's int to float conversion; the
+                // remainder of two doubles is exact and here below 1e7, so it fits.
+                (u128::from_be_bytes(digest) as f64 % f64::from(RING_SIZE)) as u32
+            }
+            Self::Xxh3 => {
+                let hash = XxHash3_64::oneshot(key.as_bytes());
+                ((u128::from(hash) * u128::from(RING_SIZE)) >> 64) as u32
+            }
+        };
+        Position(position)
+    }
+}
+
+impl fmt::Display for HashMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Md5 => "md5",
+            Self::Xxh3 => "xxh3",
+        })
+    }
+}
+
+impl FromStr for HashMethod {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "md5" => Ok(Self::Md5),
+            "xxh3" => Ok(Self::Xxh3),
+            other => Err(format!("unknown hash method {other:?}: use \"md5\" or \"xxh3\"")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn md5_reproduces_the_transcript_of_pyshards_readme() {
+        assert_eq!(HashMethod::Md5.position("test").fraction(), 0.1671936);
+        assert_eq!(HashMethod::Md5.position("test1").fraction(), 0.8204544);
+    }
+
+    #[test]
+    fn xxh3_uses_the_high_bits_of_the_hash() {
+        assert_eq!(HashMethod::Xxh3.position("test"), Position(6_202_692));
+        assert_eq!(HashMethod::Xxh3.position(""), Position(1_758_804));
+    }
+}

@@ -1,0 +1,218 @@
+//! What the engine is asked, and what it answers.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// The id of an index; never given twice in a cluster.
+pub type IndexId = u32;
+
+/// The version of a document: the LSN of the effect that wrote it.
+pub type Version = u64;
+
+/// A document's key and its place on the ring. The engine does not know how keys become
+/// positions, only that the same key always comes with the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The position, from 0 below the ring's size.
+    pub position: u32,
+    /// The key's bytes.
+    pub bytes: Bytes,
+}
+
+/// What must hold for a write to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// No document under the key.
+    Absent,
+    /// Nothing.
+    Any,
+    /// Some document under the key.
+    Present,
+    /// The document under the key has this version.
+    Version(Version),
+}
+
+/// A change of one document.
+#[derive(Clone, Debug)]
+pub enum Mutation {
+    /// Stores `document` under `key` if `condition` holds.
+    Write {
+        /// The index.
+        index: IndexId,
+        /// The key.
+        key: Key,
+        /// The bytes to store, opaque to the engine.
+        document: Bytes,
+        /// What must hold.
+        condition: Condition,
+    },
+    /// Removes the document under `key`, of any version unless one is named.
+    Remove {
+        /// The index.
+        index: IndexId,
+        /// The key.
+        key: Key,
+        /// The version that must be there.
+        version: Option<Version>,
+    },
+}
+
+/// What a shard owns and who it is. An assignment replaces the one before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The cluster's id; fixed by the first assignment.
+    pub cluster: String,
+    /// The shard's name; fixed by the first assignment.
+    pub name: String,
+    /// The label of the method by which keys become positions; fixed by the first assignment.
+    pub hash_method: String,
+    /// The range map's epoch; never goes back.
+    pub epoch: u64,
+    /// The half-open ranges `(start, end)` of positions owned, in ring order.
+    pub ranges: Vec<(u32, u32)>,
+    /// The limit on the bytes of keys and documents.
+    pub limit: u64,
+}
+
+/// An operation for the sequencer. Commands are executed one after the other, in the order in
+/// which they were submitted.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Changes documents.
+    Mutate {
+        /// The changes, executed in their order.
+        mutations: Vec<Mutation>,
+        /// All or nothing, also after a crash; otherwise each stands for itself.
+        atomic: bool,
+    },
+    /// Creates an index; done already if it exists with the same id.
+    CreateIndex {
+        /// Its id.
+        id: IndexId,
+        /// Its name.
+        name: String,
+    },
+    /// Drops an index and its documents; done already if there is none of that id.
+    DropIndex {
+        /// Its id.
+        id: IndexId,
+    },
+    /// Takes an assignment; done already if it is the one held.
+    Assign(Assignment),
+    /// Refuses mutations until released; survives restarts.
+    Lock {
+        /// Who locks.
+        owner: String,
+    },
+    /// Ends a lock of the same owner; done already if there is none.
+    Release {
+        /// Who locked.
+        owner: String,
+    },
+    /// Sets the limit on bytes; refused with `QuotaExceeded` when more is used.
+    SetLimit {
+        /// The new limit.
+        limit: u64,
+    },
+}
+
+/// What became of a command that was not refused as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// One outcome for each mutation.
+    Mutated(Vec<MutationOutcome>),
+    /// Done, durably.
+    Done,
+}
+
+/// What became of a mutation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MutationOutcome {
+    /// Stored, with the document's new version.
+    Written(Version),
+    /// Removed; the LSN of the removal.
+    Removed(Version),
+    /// Nothing to remove.
+    Missing,
+    /// The condition does not hold; the version that is there.
+    ConditionFailed(Option<Version>),
+    /// Refused.
+    Refused(Error),
+    /// Not done because another mutation of the atomic batch was not.
+    Abandoned,
+}
+
+/// A stored document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Its version.
+    pub version: Version,
+    /// Its bytes, as they were written.
+    pub bytes: Bytes,
+}
+
+/// Which documents a page of a scan holds.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// The index.
+    pub index: IndexId,
+    /// The half-open range of positions; the shard must own what is left of it after `after`.
+    pub range: (u32, u32),
+    /// The key after which the page begins.
+    pub after: Option<Key>,
+    /// The most documents in the page.
+    pub max_documents: usize,
+    /// The bytes of keys and documents after which the page ends; it may be over by one document.
+    pub max_bytes: usize,
+    /// Leaves the documents' bytes out.
+    pub keys_only: bool,
+}
+
+/// A page of a scan, ordered by position and then by the key's bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The keys and documents; the bytes are empty where only keys were asked for.
+    pub items: Vec<(Key, Document)>,
+    /// Whether there may be more after the last item.
+    pub more: bool,
+}
+
+/// What is stored, exactly: equal to a recount at every LSN.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stat {
+    /// How many documents there are.
+    pub documents: u64,
+    /// The bytes of their keys and documents.
+    pub used: u64,
+    /// Documents by fifths of the owned ranges, in ring order.
+    pub distribution: [u64; 5],
+    /// Of each index, by name.
+    pub indexes: Vec<IndexStat>,
+    /// Who holds the lock.
+    pub locked_by: Option<String>,
+    /// Why the writer stopped, if it did.
+    pub poisoned: Option<String>,
+    /// The last LSN that is durable.
+    pub durable_lsn: u64,
+    /// The LSN up to which the index on disk holds everything.
+    pub checkpoint_lsn: u64,
+    /// Segments of the log.
+    pub segments: u64,
+    /// Bytes that the log's segments take.
+    pub log_bytes: u64,
+}
+
+/// What is stored in an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexStat {
+    /// Its id.
+    pub id: IndexId,
+    /// Its name.
+    pub name: String,
+    /// How many documents it has.
+    pub documents: u64,
+    /// The bytes of their keys and documents.
+    pub used: u64,
+}

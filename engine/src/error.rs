@@ -1,0 +1,74 @@
+//! The engine's one error type.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use thiserror::Error as ThisError;
+
+use crate::command::IndexId;
+
+/// Why the engine refused or failed.
+#[derive(Clone, Debug, ThisError)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("index {0} does not exist")]
+    IndexNotFound(IndexId),
+    #[error("index {name:?} exists with id {id}")]
+    IndexExists { id: IndexId, name: String },
+    #[error("{used} of {limit} bytes are used and {needed} more are needed")]
+    QuotaExceeded { used: u64, limit: u64, needed: u64 },
+    /// The position is outside the owned ranges of the assignment of `epoch`; 0 without one.
+    #[error("the key is outside the ranges owned at epoch {epoch}")]
+    WrongShard { epoch: u64 },
+    #[error("locked by {owner:?}")]
+    Locked { owner: String },
+    #[error("{what} has {size} bytes, the limit is {limit}")]
+    TooLarge { what: &'static str, size: u64, limit: u64 },
+    #[error("the assignment has epoch {offered}, {held} is held")]
+    StaleEpoch { offered: u64, held: u64 },
+    #[error(
+        "this is shard {name:?} of cluster {held}; the assignment is for {offered_name:?} of {offered}"
+    )]
+    WrongCluster { held: String, name: String, offered: String, offered_name: String },
+    /// A write or a sync failed. Nothing more is written until the directory is opened anew.
+    #[error("writing stopped: {reason}")]
+    Poisoned { reason: Arc<str> },
+    #[error("the disk is full: {what}")]
+    DiskFull { what: Arc<str> },
+    /// Bytes that were durable have changed.
+    #[error("{} is damaged at offset {offset}: {what}", file.display())]
+    Corrupt { file: PathBuf, offset: u64, what: Arc<str> },
+    #[error("the data directory {} is in use by another process", dir.display())]
+    InUse { dir: PathBuf },
+    #[error("{}: format version {found} is not known here, {known} is", file.display())]
+    UnknownFormat { file: PathBuf, found: u32, known: u32 },
+    #[error("{what} ({}): {error}", file.display())]
+    Io { what: &'static str, file: PathBuf, error: Arc<std::io::Error> },
+    /// sled failed or panicked; the log is not concerned, and opening anew rebuilds the index.
+    #[error("the index failed: {0}; restart the shard to rebuild it from the log")]
+    Index(Arc<str>),
+    #[error("the engine is closed")]
+    Closed,
+}
+
+/// What the engine's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An I/O error: what was being done to which file.
+    pub(crate) fn io(what: &'static str, file: impl Into<PathBuf>, error: std::io::Error) -> Self {
+        let file = file.into();
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            Self::DiskFull { what: format!("{what} ({})", file.display()).into() }
+        } else {
+            Self::Io { what, file, error: Arc::new(error) }
+        }
+    }
+}
+
+/// For tests and for outcomes that hold an error: equal when they say the same.
+impl PartialEq for Error {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
