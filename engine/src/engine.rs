@@ -1,10 +1,28 @@
-//! The engine's face (signatures are final, bodies are being written).
+//! The engine's face: opening, asking, closing.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::*;
+use parking_lot::Mutex;
+
+use crate::checkpoint;
+use crate::command::{
+    Assignment, Command, Document, IndexId, Key, Outcome, Page, Scan, Stat, Version,
+};
+use crate::error::{Error, Result};
+use crate::fs::{DiskFs, Fs};
+use crate::index::{IndexStore, SledStore};
+use crate::queue::{Queue, Task};
+use crate::recovery::{self, Recovered};
+use crate::sequencer::Sequencer;
+use crate::shared::Shared;
+
+/// The directory of the index, in the data directory.
+const INDEX_DIR: &str = "index";
 
 /// Called once with the result of a command, on the sequencer's thread: it must be quick and must
 /// not block.
@@ -22,66 +40,220 @@ pub enum Durability {
 }
 
 /// Tuning knobs; the defaults serve.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// When a mutation is acknowledged.
+    /// When a mutation is acknowledged. Default: [`Durability::Always`].
     pub durability: Durability,
+    /// The size of a segment of the log. Default 32 MiB: a batch of the largest documents fits,
+    /// and preparing one takes a fraction of a second. At least 4 KiB.
+    pub segment_bytes: u32,
+    /// How many changed keys start a checkpoint. Default 100,000: some 20 MB of memory, and a
+    /// second of sled's time. At least 1.
+    pub checkpoint_keys: usize,
+    /// How long changes may wait for a checkpoint. Default 30 s.
+    pub checkpoint_interval: Duration,
+    /// What sled may cache. Default 64 MiB.
+    pub index_cache_bytes: u64,
+    /// What documents may be cached. Default 64 MiB.
+    pub document_cache_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Always,
+            segment_bytes: 32 * 1024 * 1024,
+            checkpoint_keys: 100_000,
+            checkpoint_interval: Duration::from_secs(30),
+            index_cache_bytes: 64 * 1024 * 1024,
+            document_cache_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Options {
+    const MIN_SEGMENT_BYTES: u32 = 4096;
+
+    fn at_least_the_minimum(mut self) -> Self {
+        self.segment_bytes = self.segment_bytes.max(Self::MIN_SEGMENT_BYTES);
+        self.checkpoint_keys = self.checkpoint_keys.max(1);
+        self
+    }
 }
 
 /// What opening found.
 #[derive(Clone, Debug, Default)]
 pub struct Recovery {
-    /// Records replayed from the log after the checkpoint.
+    /// Records replayed from the log.
     pub replayed: u64,
     /// Whether and why the index was rebuilt from the whole log.
     pub rebuilt: Option<String>,
 }
 
 /// A shard's storage. Cheap to clone; all methods may be called from any thread.
+///
+/// Dropping the last handle without [`Engine::close`] ends it as a crash would: nothing
+/// acknowledged is lost, and the next opening replays more.
 #[derive(Clone)]
-pub struct Engine {}
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    sequencer: JoinHandle<Result<()>>,
+    checkpointer: JoinHandle<()>,
+}
 
 impl Engine {
     /// Opens a data directory, making it if needed, and recovers. Blocks.
-    pub fn open(_dir: &Path, _options: Options) -> Result<(Self, Recovery)> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while another process has it open; [`Error::Corrupt`] when durable bytes
+    /// of the log or the manifest have changed; [`Error::UnknownFormat`]; [`Error::Io`];
+    /// [`Error::DiskFull`].
+    pub fn open(dir: &Path, options: Options) -> Result<(Self, Recovery)> {
+        let store = SledStore::new(dir.join(INDEX_DIR), options.index_cache_bytes);
+        Self::open_with(Arc::new(DiskFs), &store, dir, options)
     }
-    /// Queues a command; never blocks. `done` is called when its effects are durable and visible.
-    /// The caller bounds how many commands are queued.
-    pub fn submit(&self, _command: Command, _done: Completion) {
-        unimplemented!()
+
+    /// Opens a data directory in a filesystem, with an index, of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_with(
+        fs: Arc<dyn Fs>,
+        store: &dyn IndexStore,
+        dir: &Path,
+        options: Options,
+    ) -> Result<(Self, Recovery)> {
+        let options = options.at_least_the_minimum();
+        let Recovered { shared, log, report } = recovery::recover(fs, dir, store, &options)?;
+        let queue = Arc::new(Queue::default());
+        let (snapshot_sender, snapshots) = mpsc::channel();
+        let (report_sender, reports) = mpsc::channel();
+        let spawn_failed = |error| Error::failed("start a thread for", dir, error);
+        let checkpointer = {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new()
+                .name("checkpointer".to_owned())
+                .spawn(move || checkpoint::run(&shared, &snapshots, &report_sender))
+                .map_err(spawn_failed)?
+        };
+        let sequencer = {
+            let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
+            let run =
+                move || Sequencer::new(shared, queue, log, options, snapshot_sender, reports).run();
+            thread::Builder::new().name("sequencer".to_owned()).spawn(run).map_err(spawn_failed)?
+        };
+        let threads = Mutex::new(Some(Threads { sequencer, checkpointer }));
+        Ok((Self(Arc::new(Inner { shared, queue, threads })), report))
     }
-    /// Submits and waits. Blocks; not for async code.
-    pub fn execute(&self, _command: Command) -> Result<Outcome> {
-        unimplemented!()
+
+    /// Queues a command; never blocks. `done` is called when its effects are durable and visible,
+    /// or when it is refused. The caller bounds how many commands are queued.
+    pub fn submit(&self, command: Command, done: Completion) {
+        self.0.queue.push(Task::Command(command, done));
     }
+
+    /// Submits a command and waits for its result. Blocks; not for async code.
+    ///
+    /// # Errors
+    /// Why the command was refused as a whole.
+    pub fn execute(&self, command: Command) -> Result<Outcome> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.submit(command, Box::new(move |result| _ = sender.send(result)));
+        receiver.recv().unwrap_or(Err(Error::Closed))
+    }
+
     /// The id of an index.
-    pub fn index_id(&self, _name: &str) -> Option<IndexId> {
-        unimplemented!()
+    pub fn index_id(&self, name: &str) -> Option<IndexId> {
+        self.0.shared.view.read().state.index_id(name)
     }
-    /// Reads a document: mostly from memory, at worst one `pread`.
-    pub fn read(&self, _index: IndexId, _key: &Key) -> Result<Option<Document>> {
-        unimplemented!()
+
+    /// Reads a document: mostly from memory, at worst one read of the index and one of the log.
+    ///
+    /// # Errors
+    /// [`Error::WrongShard`], [`Error::IndexNotFound`], [`Error::Corrupt`], [`Error::Index`],
+    /// [`Error::Io`].
+    pub fn read(&self, index: IndexId, key: &Key) -> Result<Option<Document>> {
+        self.0.shared.read(index, key)
     }
+
     /// The version of a document, without reading it.
-    pub fn version(&self, _index: IndexId, _key: &Key) -> Result<Option<Version>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// As [`Engine::read`], except for the log's.
+    pub fn version(&self, index: IndexId, key: &Key) -> Result<Option<Version>> {
+        self.0.shared.version(index, key)
     }
+
     /// A page of documents. Reads many documents: in async code, call it on a blocking thread.
-    pub fn scan(&self, _scan: &Scan) -> Result<Page> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// As [`Engine::read`]; [`Error::WrongShard`] where any of the range is not owned.
+    pub fn scan(&self, scan: &Scan) -> Result<Page> {
+        self.0.shared.scan(scan)
     }
+
     /// The assignment held.
     pub fn assignment(&self) -> Option<Arc<Assignment>> {
-        unimplemented!()
+        self.0.shared.view.read().state.assignment.clone()
     }
+
     /// What is stored.
     pub fn stat(&self) -> Stat {
-        unimplemented!()
+        self.0.shared.stat()
     }
-    /// Finishes queued commands, checkpoints and closes the files; later calls get `Closed`.
-    /// Blocks. Returns `Poisoned` if the writer had stopped.
+
+    /// Brings the index up to all that is published. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::Closed`], or why the checkpoint failed.
+    pub fn checkpoint(&self) -> Result<()> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.0.queue.push(Task::Checkpoint(sender));
+        receiver.recv().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Finishes queued commands, checkpoints and stops; commands that come later get
+    /// [`Error::Closed`], reads are still answered. Blocks. A second call does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if the writer had stopped; why the checkpoint failed. In both cases
+    /// nothing acknowledged is lost.
     pub fn close(&self) -> Result<()> {
-        unimplemented!()
+        self.0.queue.close(false);
+        self.0.join()
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("dir", &self.0.shared.dir).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn join(&self) -> Result<()> {
+        let Some(threads) = self.threads.lock().take() else { return Ok(()) };
+        if threads.sequencer.thread().id() == thread::current().id() {
+            // The last handle was held by a completion: the sequencer ends by itself.
+            return Ok(());
+        }
+        let ended = |what| Error::Poisoned { reason: format!("the {what} panicked").into() };
+        let result = threads.sequencer.join().unwrap_or_else(|_| Err(ended("sequencer")));
+        let checkpointer = threads.checkpointer.join().map_err(|_| ended("checkpointer"));
+        result.and(checkpointer)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue.close(true);
+        _ = self.join();
     }
 }

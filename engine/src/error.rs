@@ -55,14 +55,28 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Damage to bytes that were durable.
+    pub(crate) fn corrupt(file: impl Into<PathBuf>, offset: usize, what: &str) -> Self {
+        Self::Corrupt { file: file.into(), offset: offset as u64, what: what.into() }
+    }
+
     /// An I/O error: what was being done to which file.
     pub(crate) fn io(what: &'static str, file: impl Into<PathBuf>, error: std::io::Error) -> Self {
         let file = file.into();
         if error.kind() == std::io::ErrorKind::StorageFull {
             Self::DiskFull { what: format!("{what} ({})", file.display()).into() }
         } else {
-            Self::Io { what, file, error: Arc::new(error) }
+            Self::failed(what, file, error)
         }
+    }
+
+    /// An I/O error of any kind, a full disk included, where it must not be taken lightly.
+    pub(crate) fn failed(
+        what: &'static str,
+        file: impl Into<PathBuf>,
+        error: std::io::Error,
+    ) -> Self {
+        Self::Io { what, file: file.into(), error: Arc::new(error) }
     }
 }
 

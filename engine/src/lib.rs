@@ -1,9 +1,66 @@
 //! The storage engine of a shard: an append log that is the database, and an index over it that
 //! can always be rebuilt.
+//!
+//! * An acknowledged effect is in synced bytes, and nothing that can be read is not (unless
+//!   [`Durability::Interval`] is asked for).
+//! * A crash at any point recovers to a prefix of the effects that holds all that was
+//!   acknowledged; a recovery interrupted by a crash recovers again.
+//! * The index is a function of the log, and totals equal a recount.
+//! * Bytes that were durable and have changed are found by their checksum and reported with file
+//!   and offset: never served, never silently cut.
+//!
+//! ```
+//! use sherd_engine::{Assignment, Command, Condition, Engine, Key, Mutation, Options};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let options = Options { segment_bytes: 65_536, ..Options::default() };
+//! let (engine, _) = Engine::open(dir.path(), options)?;
+//! engine.execute(Command::Assign(Assignment {
+//!     cluster: "example".to_owned(),
+//!     name: "shard0".to_owned(),
+//!     hash_method: "md5".to_owned(),
+//!     epoch: 1,
+//!     ranges: vec![(0, 10_000_000)],
+//!     limit: 1 << 20,
+//! }))?;
+//! engine.execute(Command::CreateIndex { id: 1, name: "cities".to_owned() })?;
+//! let key = Key { position: 1_671_936, bytes: "test".into() };
+//! let write = Mutation::Write {
+//!     index: 1,
+//!     key: key.clone(),
+//!     document: "hello world".into(),
+//!     condition: Condition::Absent,
+//! };
+//! engine.execute(Command::Mutate { mutations: vec![write], atomic: false })?;
+//! let document = engine.read(1, &key)?.ok_or("not there")?;
+//! assert_eq!(&document.bytes[..], b"hello world");
+//! engine.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Caveats
+//! Reads block on the disk when the operating system has not cached the document. Compaction,
+//! eviction and time to live are not there yet: the log grows with the history.
 
+mod cache;
+mod checkpoint;
 mod command;
+mod effect;
 mod engine;
 mod error;
+pub mod fs;
+pub mod index;
+mod log;
+mod manifest;
+mod overlay;
+mod queue;
+mod read;
+mod recovery;
+mod sequencer;
+mod shared;
+mod state;
 
 pub use command::{
     Assignment, Command, Condition, Document, IndexId, IndexStat, Key, Mutation, MutationOutcome,

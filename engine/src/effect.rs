@@ -1,0 +1,320 @@
+//! Effects: what the log records, the outcome of an operation and never the operation.
+//!
+//! An effect on a document carries what it replaced (its bytes, its place in the log, the hash of
+//! its content), so that a replay keeps exact totals without asking the index, which may already
+//! hold later states.
+//!
+//! Payload of a *put* (kind 1) and of a *remove* (kind 2), little-endian:
+//!
+//! | offset | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | index id |
+//! | 4 | 4 | position of the key |
+//! | 8 | 8 | version of the document; of a remove 0 |
+//! | 16 | 8 | when the document expires, in milliseconds since 1970; 0 for never |
+//! | 24 | 4 | replaced: bytes of key and document, 0 where nothing was |
+//! | 28 | 4 | replaced: number of the segment |
+//! | 32 | 4 | replaced: length of the record |
+//! | 36 | 4 | length of the document; of a remove 0 |
+//! | 40 | 16 | replaced: content hash |
+//! | 56 | 2 | length of the key |
+//! | 58 | 6 | 0 |
+//! | 64 | | the key, then the document |
+//!
+//! The payload of the other kinds is a MessagePack map from field name to value.
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
+
+use crate::command::{Assignment, IndexId, Version};
+use crate::log::record::{self, HEADER_BYTES, u32_at, u64_at, u128_at};
+
+const PUT: u8 = 1;
+const REMOVE: u8 = 2;
+const CREATE_INDEX: u8 = 3;
+const DROP_INDEX: u8 = 4;
+const ASSIGN: u8 = 5;
+const LOCK: u8 = 6;
+const RELEASE: u8 = 7;
+const SET_LIMIT: u8 = 8;
+
+/// The bytes of a put's or remove's payload before the key.
+const DOCUMENT_FIXED_BYTES: usize = 64;
+
+/// What an effect on a document took the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    /// Bytes of key and document; never 0, for no key is empty.
+    pub(crate) bytes: u32,
+    pub(crate) segment: u32,
+    /// Of the record.
+    pub(crate) length: u32,
+    pub(crate) content_hash: u128,
+}
+
+/// A document stored: the latest under its key until another effect on the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Put<'a> {
+    pub(crate) index: IndexId,
+    pub(crate) position: u32,
+    pub(crate) version: Version,
+    pub(crate) expires_at: u64,
+    pub(crate) replaced: Option<Replaced>,
+    pub(crate) key: &'a [u8],
+    pub(crate) document: &'a [u8],
+}
+
+/// A document removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Remove<'a> {
+    pub(crate) index: IndexId,
+    pub(crate) position: u32,
+    pub(crate) replaced: Replaced,
+    pub(crate) key: &'a [u8],
+}
+
+/// What the log records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect<'a> {
+    Put(Put<'a>),
+    Remove(Remove<'a>),
+    CreateIndex(CreateIndex),
+    DropIndex(DropIndex),
+    Assign(Assignment),
+    Lock(Lock),
+    Release,
+    SetLimit(SetLimit),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CreateIndex {
+    pub(crate) id: IndexId,
+    pub(crate) name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DropIndex {
+    pub(crate) id: IndexId,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lock {
+    pub(crate) owner: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SetLimit {
+    pub(crate) limit: u64,
+}
+
+impl Effect<'_> {
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Put(_) => PUT,
+            Self::Remove(_) => REMOVE,
+            Self::CreateIndex(_) => CREATE_INDEX,
+            Self::DropIndex(_) => DROP_INDEX,
+            Self::Assign(_) => ASSIGN,
+            Self::Lock(_) => LOCK,
+            Self::Release => RELEASE,
+            Self::SetLimit(_) => SET_LIMIT,
+        }
+    }
+
+    /// Appends the payload to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Put(put) => {
+                let placed = (put.index, put.position, put.version, put.expires_at);
+                encode_document(out, placed, put.replaced, put.key, put.document);
+            }
+            Self::Remove(remove) => {
+                let placed = (remove.index, remove.position, 0, 0);
+                encode_document(out, placed, Some(remove.replaced), remove.key, b"");
+            }
+            Self::CreateIndex(fields) => encode_fields(out, fields),
+            Self::DropIndex(fields) => encode_fields(out, fields),
+            Self::Assign(fields) => encode_fields(out, fields),
+            Self::Lock(fields) => encode_fields(out, fields),
+            Self::Release => {}
+            Self::SetLimit(fields) => encode_fields(out, fields),
+        }
+    }
+
+    /// Decodes the payload of a record whose checksum holds.
+    ///
+    /// # Errors
+    /// When it is not what this version writes.
+    pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Effect<'_>, &'static str> {
+        Ok(match kind {
+            PUT => Effect::Put(decode_put(payload)?),
+            REMOVE => {
+                let put = decode_put(payload)?;
+                Effect::Remove(Remove {
+                    index: put.index,
+                    position: put.position,
+                    replaced: put.replaced.ok_or("the removal replaces nothing")?,
+                    key: put.key,
+                })
+            }
+            CREATE_INDEX => Effect::CreateIndex(decode_fields(payload)?),
+            DROP_INDEX => Effect::DropIndex(decode_fields(payload)?),
+            ASSIGN => Effect::Assign(decode_fields(payload)?),
+            LOCK => Effect::Lock(decode_fields(payload)?),
+            RELEASE => Effect::Release,
+            SET_LIMIT => Effect::SetLimit(decode_fields(payload)?),
+            _ => return Err("the kind of the effect is unknown"),
+        })
+    }
+}
+
+/// The length of the record of a put, in bytes.
+pub(crate) fn put_record_bytes(key_bytes: usize, document_bytes: usize) -> usize {
+    (HEADER_BYTES + DOCUMENT_FIXED_BYTES + key_bytes + document_bytes)
+        .next_multiple_of(record::ALIGNMENT)
+}
+
+/// The hash that stands for a document's content, by index name, key, document and expiry: the
+/// same on every shard and in every cluster.
+pub(crate) fn content_hash(
+    scratch: &mut Vec<u8>,
+    index: &str,
+    key: &[u8],
+    expires_at: u64,
+    document: &[u8],
+) -> u128 {
+    scratch.clear();
+    for part in [index.as_bytes(), key] {
+        scratch.extend_from_slice(&(part.len() as u32).to_le_bytes());
+        scratch.extend_from_slice(part);
+    }
+    scratch.extend_from_slice(&expires_at.to_le_bytes());
+    scratch.extend_from_slice(document);
+    XxHash3_128::oneshot(scratch)
+}
+
+fn encode_document(
+    out: &mut Vec<u8>,
+    (index, position, version, expires_at): (IndexId, u32, Version, u64),
+    replaced: Option<Replaced>,
+    key: &[u8],
+    document: &[u8],
+) {
+    let nothing = Replaced { bytes: 0, segment: 0, length: 0, content_hash: 0 };
+    let replaced = replaced.unwrap_or(nothing);
+    out.extend_from_slice(&index.to_le_bytes());
+    out.extend_from_slice(&position.to_le_bytes());
+    out.extend_from_slice(&version.to_le_bytes());
+    out.extend_from_slice(&expires_at.to_le_bytes());
+    out.extend_from_slice(&replaced.bytes.to_le_bytes());
+    out.extend_from_slice(&replaced.segment.to_le_bytes());
+    out.extend_from_slice(&replaced.length.to_le_bytes());
+    out.extend_from_slice(&(document.len() as u32).to_le_bytes());
+    out.extend_from_slice(&replaced.content_hash.to_le_bytes());
+    out.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    out.extend_from_slice(&[0; 6]);
+    out.extend_from_slice(key);
+    out.extend_from_slice(document);
+}
+
+fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
+    if payload.len() < DOCUMENT_FIXED_BYTES {
+        return Err("the payload is too short");
+    }
+    let document_bytes = u32_at(payload, 36) as usize;
+    let key_bytes = (u32_at(payload, 56) & 0xffff) as usize;
+    let rest = &payload[DOCUMENT_FIXED_BYTES..];
+    let (Some(key), Some(document)) =
+        (rest.get(..key_bytes), rest.get(key_bytes..key_bytes.saturating_add(document_bytes)))
+    else {
+        return Err("the payload is shorter than the key and the document");
+    };
+    let replaced = Replaced {
+        bytes: u32_at(payload, 24),
+        segment: u32_at(payload, 28),
+        length: u32_at(payload, 32),
+        content_hash: u128_at(payload, 40),
+    };
+    Ok(Put {
+        index: u32_at(payload, 0),
+        position: u32_at(payload, 4),
+        version: u64_at(payload, 8),
+        expires_at: u64_at(payload, 16),
+        replaced: (replaced.bytes > 0).then_some(replaced),
+        key,
+        document,
+    })
+}
+
+fn encode_fields(out: &mut Vec<u8>, fields: &impl Serialize) {
+    let mut serializer = rmp_serde::Serializer::new(&mut *out).with_struct_map();
+    // Strings, integers and lists into memory: there is nothing to fail.
+    let encoded = fields.serialize(&mut serializer);
+    debug_assert!(encoded.is_ok());
+}
+
+fn decode_fields<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, &'static str> {
+    rmp_serde::from_slice(payload).map_err(|_| "the fields of the effect are malformed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effects_come_back_as_they_went() {
+        let replaced = Replaced { bytes: 9, segment: 2, length: 104, content_hash: u128::MAX - 1 };
+        let put = Put {
+            index: 3,
+            position: 9_999_999,
+            version: u64::MAX,
+            expires_at: 1,
+            replaced: Some(replaced),
+            key: b"key",
+            document: b"document",
+        };
+        let effects = [
+            Effect::Put(put),
+            Effect::Put(Put { replaced: None, document: b"", ..put }),
+            Effect::Remove(Remove { index: 3, position: 1, replaced, key: b"key" }),
+            Effect::CreateIndex(CreateIndex { id: 1, name: "cities".to_owned() }),
+            Effect::DropIndex(DropIndex { id: 1 }),
+            Effect::Assign(Assignment {
+                cluster: "c".to_owned(),
+                name: "shard0".to_owned(),
+                hash_method: "md5".to_owned(),
+                epoch: 4,
+                ranges: vec![(0, 5), (7, 9)],
+                limit: 1024,
+            }),
+            Effect::Lock(Lock { owner: "bootstrap".to_owned() }),
+            Effect::Release,
+            Effect::SetLimit(SetLimit { limit: 7 }),
+        ];
+        for effect in effects {
+            let mut bytes = Vec::new();
+            record::append(&mut bytes, 1, 0, effect.kind(), |out| effect.encode(out));
+            record::seal(&mut bytes);
+            let record = record::decode(&bytes).unwrap();
+            assert_eq!(Effect::decode(record.kind, record.payload), Ok(effect));
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_put_is_known_beforehand() {
+        for (key, document) in [(1, 0), (7, 1), (8, 8), (1024, 1000)] {
+            let effect = Effect::Put(Put {
+                index: 1,
+                position: 1,
+                version: 1,
+                expires_at: 0,
+                replaced: None,
+                key: &vec![b'k'; key],
+                document: &vec![0; document],
+            });
+            let mut bytes = Vec::new();
+            record::append(&mut bytes, 1, 0, effect.kind(), |out| effect.encode(out));
+            assert_eq!(bytes.len(), put_record_bytes(key, document));
+        }
+    }
+}

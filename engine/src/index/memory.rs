@@ -1,0 +1,104 @@
+//! The index in memory, for tests: forgets at a crash what was not flushed.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::{Entries, Entry, Index, IndexKey, IndexStore};
+use crate::command::IndexId;
+use crate::error::Result;
+use crate::log::Lsn;
+
+type Tables = BTreeMap<IndexId, BTreeMap<IndexKey, Entry>>;
+
+/// An index in memory. Clones share it, so that it outlives the engine that opened it.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<RwLock<State>>);
+
+#[derive(Default)]
+struct State {
+    visible: (Lsn, Tables),
+    durable: (Lsn, Tables),
+}
+
+impl MemoryStore {
+    /// An empty index.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets what was put since the last flush, or, where `unflushed` says so, keeps it: sled
+    /// may do either.
+    pub fn crash(&self, unflushed: bool) {
+        let mut state = self.0.write();
+        if unflushed {
+            state.visible.0 = state.durable.0;
+        } else {
+            state.visible = state.durable.clone();
+        }
+    }
+}
+
+impl IndexStore for MemoryStore {
+    fn open(&self) -> Result<Arc<dyn Index>> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        *self.0.write() = State::default();
+        Ok(())
+    }
+}
+
+impl Index for MemoryStore {
+    fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
+        let state = self.0.read();
+        Ok(state.visible.1.get(&index).and_then(|table| table.get(key)).copied())
+    }
+
+    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
+        let mut state = self.0.write();
+        let table = state.visible.1.entry(index).or_default();
+        match (entry, IndexKey::from_bytes(key)) {
+            (Some(entry), Some(key)) => _ = table.insert(key, *entry),
+            _ => _ = table.remove(key),
+        }
+        Ok(())
+    }
+
+    fn range<'a>(
+        &'a self,
+        index: IndexId,
+        from: Bound<&[u8]>,
+        until: &[u8],
+    ) -> Result<Entries<'a>> {
+        let state = self.0.read();
+        let table = state.visible.1.get(&index);
+        let range = table.map(|table| table.range::<[u8], _>((from, Bound::Excluded(until))));
+        let entries: Vec<_> =
+            range.into_iter().flatten().map(|(key, entry)| Ok((key.clone(), *entry))).collect();
+        Ok(Box::new(entries.into_iter()))
+    }
+
+    fn drop_index(&self, index: IndexId) -> Result<()> {
+        self.0.write().visible.1.remove(&index);
+        Ok(())
+    }
+
+    fn indexes(&self) -> Result<Vec<IndexId>> {
+        Ok(self.0.read().visible.1.keys().copied().collect())
+    }
+
+    fn flush(&self, checkpoint: Lsn) -> Result<()> {
+        let mut state = self.0.write();
+        state.visible.0 = checkpoint;
+        state.durable = state.visible.clone();
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Lsn> {
+        Ok(self.0.read().visible.0)
+    }
+}

@@ -1,0 +1,221 @@
+//! The index in sled, one tree for each index of the catalogue.
+//!
+//! sled 0.34 is fast and ordered, and is not trusted with anything that cannot be rebuilt. What it
+//! is known for is met here:
+//!
+//! * its `flush` does not fsync on Linux (issues 1351, 1452): [`Index::flush`] syncs its files;
+//! * it may panic on damaged files, at opening and later (1533, 1527, 1166): every call is guarded,
+//!   and a panic is an [`Error::Index`] like any other failure;
+//! * it may come back from a crash with less or with more than was flushed: the caller compares
+//!   [`Index::checkpoint`] and recounts;
+//! * `apply_batch` and transactions take a process-wide lock, and `flush_async` and the flushing
+//!   thread work behind the caller's back: none is used.
+
+use std::collections::HashMap;
+use std::fs;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use sled::{Db, IVec, Mode, Tree};
+
+use super::{Entries, Entry, Index, IndexKey, IndexStore};
+use crate::command::IndexId;
+use crate::error::{Error, Result};
+use crate::log::Lsn;
+
+/// Under this key of the default tree lies the LSN of the last flush, little-endian.
+const CHECKPOINT: &[u8] = b"checkpoint";
+
+/// What the name of an index's tree begins with; its id follows in decimal.
+const TREE_PREFIX: &str = "index-";
+
+/// Set-aside directories that are kept for a look at what went wrong; older ones are removed.
+const SET_ASIDE_KEPT: u32 = 2;
+
+/// Keeps the index in sled, in a directory of its own.
+pub struct SledStore {
+    dir: PathBuf,
+    cache_bytes: u64,
+}
+
+impl SledStore {
+    /// An index in `dir`, which sled caches up to `cache_bytes` of in memory.
+    pub fn new(dir: impl Into<PathBuf>, cache_bytes: u64) -> Self {
+        Self { dir: dir.into(), cache_bytes }
+    }
+
+    fn set_aside_path(&self, age: u32) -> PathBuf {
+        let mut name = self.dir.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".damaged-{age}"));
+        self.dir.with_file_name(name)
+    }
+}
+
+impl IndexStore for SledStore {
+    fn open(&self) -> Result<Arc<dyn Index>> {
+        guard(|| {
+            let db = sled::Config::new()
+                .path(&self.dir)
+                .cache_capacity(self.cache_bytes)
+                .mode(Mode::HighThroughput)
+                .flush_every_ms(None)
+                .open()?;
+            let index = SledIndex { db, dir: self.dir.clone(), trees: RwLock::default() };
+            for name in index.db.tree_names() {
+                if let Some(id) = tree_id(&name) {
+                    index.trees.write().insert(id, index.db.open_tree(&name)?);
+                }
+            }
+            Ok(Arc::new(index) as Arc<dyn Index>)
+        })
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        if !self.dir.exists() {
+            return Ok(());
+        }
+        let failed = |error| Error::io("set the index aside", &self.dir, error);
+        let oldest = self.set_aside_path(SET_ASIDE_KEPT);
+        if oldest.exists() {
+            fs::remove_dir_all(oldest).map_err(failed)?;
+        }
+        for age in (1..SET_ASIDE_KEPT).rev() {
+            if self.set_aside_path(age).exists() {
+                fs::rename(self.set_aside_path(age), self.set_aside_path(age + 1))
+                    .map_err(failed)?;
+            }
+        }
+        fs::rename(&self.dir, self.set_aside_path(1)).map_err(failed)
+    }
+}
+
+struct SledIndex {
+    db: Db,
+    dir: PathBuf,
+    trees: RwLock<HashMap<IndexId, Tree>>,
+}
+
+impl SledIndex {
+    fn tree(&self, index: IndexId) -> Option<Tree> {
+        self.trees.read().get(&index).cloned()
+    }
+
+    fn tree_or_new(&self, index: IndexId) -> sled::Result<Tree> {
+        if let Some(tree) = self.tree(index) {
+            return Ok(tree);
+        }
+        let tree = self.db.open_tree(tree_name(index))?;
+        self.trees.write().insert(index, tree.clone());
+        Ok(tree)
+    }
+}
+
+impl Index for SledIndex {
+    fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
+        // The hot path: looks the tree up without cloning it.
+        let trees = self.trees.read();
+        let Some(tree) = trees.get(&index) else { return Ok(None) };
+        guard(|| tree.get(key))?.map(|value| decode(&value)).transpose()
+    }
+
+    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
+        guard(|| {
+            let tree = self.tree_or_new(index)?;
+            match entry {
+                Some(entry) => tree.insert(key, &entry.encode()[..])?,
+                None => tree.remove(key)?,
+            };
+            Ok(())
+        })
+    }
+
+    fn range<'a>(
+        &'a self,
+        index: IndexId,
+        from: Bound<&[u8]>,
+        until: &[u8],
+    ) -> Result<Entries<'a>> {
+        let Some(tree) = self.tree(index) else { return Ok(Box::new(std::iter::empty())) };
+        let mut range = guard(|| Ok(tree.range::<&[u8], _>((from, Bound::Excluded(until)))))?;
+        Ok(Box::new(std::iter::from_fn(move || {
+            let next = guard(|| range.next().transpose()).transpose()?;
+            Some(next.and_then(|(key, value)| {
+                let key = IndexKey::from_bytes(&key)
+                    .ok_or_else(|| Error::Index("a key is too short".into()))?;
+                Ok((key, decode(&value)?))
+            }))
+        })))
+    }
+
+    fn drop_index(&self, index: IndexId) -> Result<()> {
+        self.trees.write().remove(&index);
+        guard(|| self.db.drop_tree(tree_name(index)))?;
+        Ok(())
+    }
+
+    fn indexes(&self) -> Result<Vec<IndexId>> {
+        Ok(self.trees.read().keys().copied().collect())
+    }
+
+    fn flush(&self, checkpoint: Lsn) -> Result<()> {
+        guard(|| {
+            self.db.insert(CHECKPOINT, &checkpoint.to_le_bytes())?;
+            self.db.flush()
+        })?;
+        sync_tree(&self.dir).map_err(|error| Error::io("sync the index", &self.dir, error))
+    }
+
+    fn checkpoint(&self) -> Result<Lsn> {
+        let value = guard(|| self.db.get(CHECKPOINT))?;
+        let bytes = value.as_deref().and_then(|value| value.first_chunk().copied());
+        Ok(bytes.map_or(0, Lsn::from_le_bytes))
+    }
+}
+
+fn tree_name(index: IndexId) -> String {
+    format!("{TREE_PREFIX}{index}")
+}
+
+fn tree_id(name: &IVec) -> Option<IndexId> {
+    std::str::from_utf8(name).ok()?.strip_prefix(TREE_PREFIX)?.parse().ok()
+}
+
+fn decode(value: &[u8]) -> Result<Entry> {
+    Entry::decode(value).ok_or_else(|| Error::Index("an entry has the wrong length".into()))
+}
+
+/// Runs a call into sled; its errors and its panics are errors of the index.
+fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
+    // Unwind safety: after a panic the index is only ever dropped or set aside.
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Error::Index(error.to_string().into())),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            let what = format!("sled panicked: {}", text.unwrap_or("no message"));
+            Err(Error::Index(what.into()))
+        }
+    }
+}
+
+/// Syncs every file below `dir`, and the directories.
+fn sync_tree(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            match fs::File::open(entry.path()) {
+                Ok(file) => file.sync_all()?,
+                // sled replaces its snapshots while we look.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    fs::File::open(dir)?.sync_all()
+}

@@ -1,0 +1,169 @@
+//! Reading a segment from its first record to its end.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::log::Lsn;
+use crate::log::record::{self, ALIGNMENT, HEADER_BYTES, Record, u64_at};
+use crate::log::segment::SEGMENT_HEADER_BYTES;
+
+/// A record and where it lies in its segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located<'a> {
+    pub(crate) offset: u32,
+    pub(crate) record: Record<'a>,
+}
+
+/// Where the records of a segment end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentEnd {
+    /// The offset after the last record of the last whole group.
+    pub(crate) offset: u32,
+    /// The LSN that the next record has.
+    pub(crate) next_lsn: Lsn,
+    /// Whether something other than zeros follows: the torn end of an unacknowledged batch.
+    pub(crate) torn: bool,
+}
+
+/// Visits the records of a segment, whole groups only, in the order of their LSNs.
+///
+/// `bytes` is the whole file, `first_lsn` what its header says. `sealed` is the length that the
+/// next segment's header gives; the last segment has none, and only there may the end be torn.
+///
+/// # Errors
+/// [`Error::Corrupt`] at the first record that was durable and does not check out; what `visit`
+/// returns.
+pub(crate) fn read_segment(
+    path: &Path,
+    bytes: &[u8],
+    first_lsn: Lsn,
+    sealed: Option<u32>,
+    mut visit: impl FnMut(Located<'_>) -> Result<()>,
+) -> Result<SegmentEnd> {
+    let limit = sealed.map_or(bytes.len(), |length| length as usize);
+    let Some(bytes) = bytes.get(..limit) else {
+        return Err(Error::corrupt(path, bytes.len(), "the segment is cut off"));
+    };
+    let mut offset = SEGMENT_HEADER_BYTES;
+    let mut end = SegmentEnd { offset: offset as u32, next_lsn: first_lsn, torn: false };
+    let mut next_lsn = first_lsn;
+    let mut group = Vec::new();
+    while offset < bytes.len() {
+        let record = match record::decode(&bytes[offset..]) {
+            Ok(record) if record.lsn == next_lsn => record,
+            _ if sealed.is_none() && !was_durable(bytes, offset, next_lsn) => break,
+            Ok(_) => return Err(Error::corrupt(path, offset, "the record's LSN is out of order")),
+            Err(what) => return Err(Error::corrupt(path, offset, what)),
+        };
+        group.push(Located { offset: offset as u32, record });
+        offset += record.length;
+        next_lsn += 1;
+        if record.last_of_group {
+            for located in group.drain(..) {
+                visit(located)?;
+            }
+            end = SegmentEnd { offset: offset as u32, next_lsn, torn: false };
+        }
+    }
+    if sealed.is_some() && !group.is_empty() {
+        return Err(Error::corrupt(path, end.offset as usize, "a group of records is cut off"));
+    }
+    end.torn = bytes[(end.offset as usize).min(bytes.len())..].iter().any(|&byte| byte != 0);
+    Ok(end)
+}
+
+/// Whether a record behind `offset` testifies that the record `lsn` was durable.
+///
+/// Records of one batch say the same durable LSN, that of the batch before, so nothing in a torn
+/// batch testifies for itself; and nothing is written behind a batch before it is durable.
+fn was_durable(bytes: &[u8], offset: usize, lsn: Lsn) -> bool {
+    let last_start = bytes.len().saturating_sub(HEADER_BYTES);
+    let plausible = |start: &usize| {
+        let bytes = &bytes[*start..];
+        // Cheap tests first: most of a tail is zeros.
+        u64_at(bytes, 16) >= lsn && u64_at(bytes, 8) > u64_at(bytes, 16)
+    };
+    (offset + ALIGNMENT..=last_start)
+        .step_by(ALIGNMENT)
+        .filter(plausible)
+        .any(|start| record::decode(&bytes[start..]).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three batches of two records; each says that the one before was durable.
+    fn segment() -> (Vec<u8>, Vec<usize>) {
+        let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+        let mut ends = vec![bytes.len()];
+        for batch in 0..3 {
+            let start = bytes.len();
+            for record in 1..=2 {
+                let payload = [record as u8; 24];
+                record::append(&mut bytes, batch * 2 + record, batch * 2, 1, |out| {
+                    out.extend_from_slice(&payload);
+                });
+            }
+            record::seal(&mut bytes[start..]);
+            ends.push(bytes.len());
+        }
+        (bytes, ends)
+    }
+
+    fn read(bytes: &[u8], sealed: Option<u32>) -> Result<(SegmentEnd, u64)> {
+        let mut visited = 0;
+        let end = read_segment(Path::new("s"), bytes, 1, sealed, |located| {
+            visited += 1;
+            assert_eq!(located.record.lsn, visited);
+            Ok(())
+        })?;
+        Ok((end, visited))
+    }
+
+    #[test]
+    fn a_cut_at_any_byte_leaves_the_whole_groups_before_it() {
+        let (bytes, ends) = segment();
+        for cut in SEGMENT_HEADER_BYTES..=bytes.len() {
+            let groups = ends.iter().filter(|&&end| end <= cut).count() - 1;
+            for zeros in [0, 64] {
+                let tail = [&bytes[..cut], &vec![0; zeros][..]].concat();
+                let (end, visited) = read(&tail, None).unwrap();
+                assert_eq!(visited as usize, groups * 2, "cut at {cut}");
+                assert_eq!(end.offset as usize, ends[groups]);
+                assert_eq!(end.next_lsn, visited + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_flip_in_a_sealed_segment_is_found_wherever_it_is() {
+        let (bytes, _) = segment();
+        for byte in SEGMENT_HEADER_BYTES..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[byte] ^= 0x10;
+            let error = read(&flipped, Some(bytes.len() as u32)).unwrap_err();
+            let Error::Corrupt { offset, .. } = error else { panic!("{error}") };
+            assert!(offset as usize <= byte && byte < offset as usize + 64);
+        }
+        let error = read(&bytes[..bytes.len() - 8], Some(bytes.len() as u32)).unwrap_err();
+        assert!(error.to_string().contains("cut off"), "{error}");
+    }
+
+    #[test]
+    fn a_flip_in_the_last_segment_is_damage_where_a_later_batch_testifies_and_torn_otherwise() {
+        let (bytes, ends) = segment();
+        for byte in SEGMENT_HEADER_BYTES..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[byte] ^= 0x10;
+            if byte < ends[2] {
+                let error = read(&flipped, None).unwrap_err();
+                let Error::Corrupt { offset, .. } = error else { panic!("{error}") };
+                assert!(offset as usize <= byte);
+            } else {
+                let (end, visited) = read(&flipped, None).unwrap();
+                assert_eq!((end.offset as usize, visited, end.torn), (ends[2], 4, true));
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The manifest: what a data directory is, and the state at its checkpoint.
+//!
+//! The file `MANIFEST` is replaced as a whole:
+//!
+//! | offset | bytes | field, little-endian |
+//! | --- | --- | --- |
+//! | 0 | 8 | magic `SHERDMAN` |
+//! | 8 | 4 | format version, 1 |
+//! | 12 | 4 | length of the body |
+//! | 16 | 4 | CRC-32 of the bytes before and of the body |
+//! | 20 | | the body: a MessagePack map with the fields of [`Manifest`] |
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Assignment, IndexId};
+use crate::error::{Error, Result};
+use crate::fs::{self, Fs};
+use crate::log::Lsn;
+use crate::log::record::u32_at;
+use crate::state::{IndexState, State, Totals};
+
+const NAME: &str = "MANIFEST";
+const MAGIC: &[u8; 8] = b"SHERDMAN";
+const HEADER_BYTES: usize = 20;
+
+/// The version of the manifest's format.
+const FORMAT_VERSION: u32 = 1;
+
+/// What a data directory is, and the state at its checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// Drawn when the directory was made; every segment repeats it.
+    pub(crate) identity: u128,
+    /// The index holds every effect up to this LSN.
+    pub(crate) checkpoint_lsn: Lsn,
+    /// The catalogue, with totals.
+    pub(crate) indexes: BTreeMap<IndexId, IndexState>,
+    /// Name, ranges with their epoch, and limit.
+    pub(crate) assignment: Option<Assignment>,
+    /// Who holds the lock.
+    pub(crate) locked_by: Option<String>,
+    /// Over all indexes.
+    pub(crate) totals: Totals,
+    /// The segments there were at the checkpoint.
+    pub(crate) segments: Vec<u32>,
+}
+
+impl Manifest {
+    /// The manifest of a new, empty directory.
+    pub(crate) fn new(identity: u128) -> Self {
+        Self::of(identity, 0, &State::default(), Vec::new())
+    }
+
+    pub(crate) fn of(
+        identity: u128,
+        checkpoint_lsn: Lsn,
+        state: &State,
+        segments: Vec<u32>,
+    ) -> Self {
+        Self {
+            identity,
+            checkpoint_lsn,
+            indexes: state.indexes.clone(),
+            assignment: state.assignment.as_deref().cloned(),
+            locked_by: state.locked_by.clone(),
+            totals: state.totals,
+            segments,
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        State::new(
+            self.indexes.clone(),
+            self.assignment.clone(),
+            self.locked_by.clone(),
+            self.totals,
+        )
+    }
+
+    /// Where the manifest of a data directory is.
+    pub(crate) fn path(dir: &Path) -> PathBuf {
+        dir.join(NAME)
+    }
+
+    /// Reads the manifest of a data directory; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::UnknownFormat`], [`Error::Io`].
+    pub(crate) fn read(fs: &dyn Fs, dir: &Path) -> Result<Option<Self>> {
+        let path = Self::path(dir);
+        let bytes = match fs::read_all(fs, &path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read the manifest", path, error)),
+        };
+        Self::decode(&path, &bytes).map(Some)
+    }
+
+    /// Replaces the manifest of a data directory, durably.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`]: the old one is still there, or the new one is.
+    pub(crate) fn write(&self, fs: &dyn Fs, dir: &Path) -> Result<()> {
+        let failed = |error| Error::io("write the manifest", Self::path(dir), error);
+        let bytes = self.encode().map_err(|error| failed(std::io::Error::other(error)))?;
+        fs::replace(fs, dir, NAME, &bytes).map_err(failed)
+    }
+
+    fn encode(&self) -> std::result::Result<Vec<u8>, rmp_serde::encode::Error> {
+        let body = rmp_serde::to_vec_named(self)?;
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&checksum(&bytes, &body).to_le_bytes());
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let corrupt = |offset, what: &str| Err(Error::corrupt(path, offset, what));
+        if bytes.len() < HEADER_BYTES {
+            return corrupt(bytes.len(), "the manifest's header is cut off");
+        }
+        let (header, body) = bytes.split_at(HEADER_BYTES);
+        if &header[..8] != MAGIC {
+            return corrupt(0, "no manifest of a Sherd shard");
+        }
+        if u32_at(header, 12) as usize != body.len() {
+            return corrupt(12, "the manifest's length is wrong");
+        }
+        if checksum(&header[..16], body) != u32_at(header, 16) {
+            return corrupt(0, "the manifest's checksum is wrong");
+        }
+        let found = u32_at(header, 8);
+        if found != FORMAT_VERSION {
+            let file = path.to_owned();
+            return Err(Error::UnknownFormat { file, found, known: FORMAT_VERSION });
+        }
+        rmp_serde::from_slice(body)
+            .or_else(|_| corrupt(HEADER_BYTES, "the manifest's fields are malformed"))
+    }
+}
+
+fn checksum(header: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let totals = Totals { documents: 3, bytes: 99, digest: u128::MAX / 3 };
+        Manifest {
+            identity: u128::MAX / 7,
+            checkpoint_lsn: 12,
+            indexes: BTreeMap::from([(4, IndexState { name: "cities".into(), totals })]),
+            assignment: Some(Assignment {
+                cluster: "c".to_owned(),
+                name: "shard0".to_owned(),
+                hash_method: "md5".to_owned(),
+                epoch: 2,
+                ranges: vec![(0, 10_000_000)],
+                limit: 1024,
+            }),
+            locked_by: Some("bootstrap".to_owned()),
+            totals,
+            segments: vec![1, 2],
+        }
+    }
+
+    #[test]
+    fn a_manifest_comes_back_and_every_flipped_byte_and_cut_is_noticed() {
+        let manifest = manifest();
+        let path = Path::new("MANIFEST");
+        let bytes = manifest.encode().unwrap();
+        assert_eq!(Manifest::decode(path, &bytes), Ok(manifest));
+        for byte in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[byte] ^= 1;
+            assert!(Manifest::decode(path, &flipped).is_err(), "byte {byte}");
+            assert!(Manifest::decode(path, &bytes[..byte]).is_err(), "cut at {byte}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_refused_with_both_versions_named() {
+        let mut bytes = manifest().encode().unwrap();
+        bytes[8] = 2;
+        let crc = checksum(&bytes[..16], &bytes[HEADER_BYTES..]);
+        bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+        let error = Manifest::decode(Path::new("MANIFEST"), &bytes).unwrap_err();
+        assert_eq!(error.to_string(), "MANIFEST: format version 2 is not known here, 1 is");
+    }
+}

@@ -1,0 +1,86 @@
+//! The overlay: published effects that the index does not hold yet.
+//!
+//! Two generations. New effects go to the *active* one; a checkpoint freezes it, drains the
+//! *frozen* one into the index while a new active one fills, and drops it. A look-up asks active,
+//! then frozen, then the index.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::command::IndexId;
+use crate::index::{Entry, IndexKey};
+
+/// The latest entries of keys; `None` for a key that was removed.
+pub(crate) type Table = BTreeMap<IndexKey, Option<Entry>>;
+
+/// Effects between two checkpoints.
+#[derive(Default)]
+pub(crate) struct Generation {
+    pub(crate) tables: HashMap<IndexId, Table>,
+    /// Indexes that were dropped and whose tables in the index are to go.
+    pub(crate) dropped: Vec<IndexId>,
+    /// How many keys the tables have.
+    pub(crate) keys: usize,
+}
+
+/// Published effects that the index does not hold yet.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    pub(crate) active: Generation,
+    pub(crate) frozen: Option<Arc<Generation>>,
+    /// Counts the drops of frozen generations; see [`crate::cache`].
+    pub(crate) drops: u64,
+}
+
+impl Overlay {
+    /// What is known of a key: `None` to ask the index, `Some(None)` when it was removed.
+    pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<Option<Entry>> {
+        let frozen = self.frozen.as_deref();
+        [Some(&self.active), frozen]
+            .into_iter()
+            .flatten()
+            .find_map(|generation| generation.tables.get(&index)?.get(key).copied())
+    }
+
+    pub(crate) fn put(&mut self, index: IndexId, key: IndexKey, entry: Option<Entry>) {
+        let new = self.active.tables.entry(index).or_default().insert(key, entry).is_none();
+        self.active.keys += usize::from(new);
+    }
+
+    /// Forgets an index. Ids are never given again, so the frozen generation may keep its own.
+    pub(crate) fn drop_index(&mut self, index: IndexId) {
+        let table = self.active.tables.remove(&index);
+        self.active.keys -= table.map_or(0, |table| table.len());
+        self.active.dropped.push(index);
+    }
+
+    /// The known keys of an index between two, the second excluded, newest generation first.
+    pub(crate) fn ranges<'a>(
+        &'a self,
+        index: IndexId,
+        from: Bound<&'a [u8]>,
+        until: &'a [u8],
+    ) -> impl Iterator<Item = impl Iterator<Item = (&'a IndexKey, &'a Option<Entry>)>> {
+        let generations = [Some(&self.active), self.frozen.as_deref()];
+        generations
+            .into_iter()
+            .flatten()
+            .filter_map(move |generation| generation.tables.get(&index))
+            .map(move |table| table.range::<[u8], _>((from, Bound::Excluded(until))))
+    }
+
+    /// Makes the active generation the frozen one. There must be no frozen one.
+    pub(crate) fn freeze(&mut self) -> Arc<Generation> {
+        debug_assert!(self.frozen.is_none());
+        let generation = Arc::new(std::mem::take(&mut self.active));
+        self.frozen = Some(Arc::clone(&generation));
+        generation
+    }
+}
+
+impl Generation {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys == 0 && self.dropped.is_empty()
+    }
+}

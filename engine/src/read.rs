@@ -1,0 +1,226 @@
+//! Reading: documents, versions and pages of scans.
+//!
+//! A look-up asks the overlay, then the cache, then the index; a document that is not cached is
+//! read from the log by its offset and its checksum, key and version are checked.
+
+use std::cmp::Ordering;
+use std::iter::Peekable;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::command::{Document, IndexId, Key, Page, Scan, Version};
+use crate::effect::Effect;
+use crate::error::{Error, Result};
+use crate::index::{Entry, Index, IndexKey};
+use crate::log::record;
+use crate::overlay::Overlay;
+use crate::shared::{Shared, View};
+use crate::state::State;
+
+/// How many entries of a page are looked up at a time: the sequencer cannot publish meanwhile.
+const ENTRIES_AT_A_TIME: usize = 256;
+
+impl Shared {
+    /// Reads a document.
+    pub(crate) fn read(&self, index: IndexId, key: &Key) -> Result<Option<Document>> {
+        let index_key = IndexKey::from(key);
+        let (known, drops) = {
+            let view = self.view.read();
+            check_readable(&view.state, index, key.position, key.position + 1)?;
+            (view.overlay.get(index, index_key.as_bytes()), view.overlay.drops)
+        };
+        let cached = self.cache.get(index, &index_key);
+        let entry = match (known, cached) {
+            (Some(None), _) => return Ok(None),
+            (None, Some(document)) => return Ok(Some(document)),
+            (Some(Some(entry)), Some(document)) if document.version == entry.version => {
+                return Ok(Some(document));
+            }
+            (Some(Some(entry)), _) => entry,
+            (None, None) => match self.index.get(index, index_key.as_bytes())? {
+                Some(entry) => entry,
+                None => return Ok(None),
+            },
+        };
+        let document = self.load(index, &index_key, &entry)?;
+        let view = self.view.read();
+        if view.overlay.drops == drops {
+            // Under the lock: no generation can be dropped meanwhile (rule 3 of the cache).
+            self.cache.insert(index, index_key, &document);
+        }
+        Ok(Some(document))
+    }
+
+    /// The version of a document.
+    pub(crate) fn version(&self, index: IndexId, key: &Key) -> Result<Option<Version>> {
+        check_readable(&self.view.read().state, index, key.position, key.position + 1)?;
+        Ok(self.entry(index, &IndexKey::from(key))?.map(|entry| entry.version))
+    }
+
+    /// A page of documents.
+    pub(crate) fn scan(&self, scan: &Scan) -> Result<Page> {
+        let until = scan.range.1.to_be_bytes();
+        let mut after = scan.after.as_ref().map(IndexKey::from);
+        let mut page = Page::default();
+        let mut bytes = 0;
+        loop {
+            let wanted = (scan.max_documents - page.items.len()).min(ENTRIES_AT_A_TIME);
+            let entries = {
+                let view = self.view.read();
+                let start = after.as_ref().map_or(scan.range.0, IndexKey::position);
+                check_readable(&view.state, scan.index, start, scan.range.1)?;
+                let first = scan.range.0.to_be_bytes();
+                let from = match &after {
+                    Some(key) => Bound::Excluded(key.as_bytes()),
+                    None => Bound::Included(&first[..]),
+                };
+                let merged = merged(&view.overlay, self.index.as_ref(), scan.index, from, &until)?;
+                merged.take(wanted).collect::<Result<Vec<_>>>()?
+            };
+            let last_of_range = entries.len() < wanted;
+            for (key, entry) in entries {
+                if bytes >= scan.max_bytes {
+                    page.more = true;
+                    return Ok(page);
+                }
+                let document = if scan.keys_only {
+                    Document { version: entry.version, bytes: Bytes::new() }
+                } else {
+                    self.load(scan.index, &key, &entry)?
+                };
+                bytes += key.key().len() + document.bytes.len();
+                let wire_key =
+                    Key { position: key.position(), bytes: Bytes::copy_from_slice(key.key()) };
+                page.items.push((wire_key, document));
+                after = Some(key);
+            }
+            if last_of_range || page.items.len() >= scan.max_documents {
+                page.more = !last_of_range;
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Reads the record that an entry points to.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it is not the document that the entry promises.
+    fn load(&self, index: IndexId, key: &IndexKey, entry: &Entry) -> Result<Document> {
+        let segment = self.segments.get(entry.segment).ok_or_else(|| {
+            let name = format!("segment {}", entry.segment);
+            Error::corrupt(self.dir.join(name), entry.offset as usize, "the segment is missing")
+        })?;
+        let mut bytes = vec![0; entry.length as usize];
+        let corrupt = |what: &str| Error::corrupt(&segment.path, entry.offset as usize, what);
+        segment.file.read_exact_at(&mut bytes, u64::from(entry.offset)).map_err(
+            |error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => corrupt("the segment is cut off"),
+                _ => Error::failed("read a document", &segment.path, error),
+            },
+        )?;
+        let bytes = Bytes::from(bytes);
+        let record = record::decode(&bytes).map_err(corrupt)?;
+        match Effect::decode(record.kind, record.payload).map_err(corrupt)? {
+            Effect::Put(put)
+                if put.index == index
+                    && put.position == key.position()
+                    && put.key == key.key()
+                    && put.version == entry.version =>
+            {
+                Ok(Document { version: put.version, bytes: bytes.slice_ref(put.document) })
+            }
+            _ => Err(corrupt("another record lies where the index points")),
+        }
+    }
+}
+
+/// Checks that an index exists and that all of `[start, end)` is owned.
+fn check_readable(state: &State, index: IndexId, start: u32, end: u32) -> Result<()> {
+    if !state.owns(start, end) {
+        return Err(Error::WrongShard { epoch: state.epoch() });
+    }
+    if !state.indexes.contains_key(&index) {
+        return Err(Error::IndexNotFound(index));
+    }
+    Ok(())
+}
+
+/// The published entries of an index between two keys, the second excluded, in ring order.
+pub(crate) fn merged<'a>(
+    overlay: &'a Overlay,
+    on_disk: &'a dyn Index,
+    index: IndexId,
+    from: Bound<&'a [u8]>,
+    until: &'a [u8],
+) -> Result<impl Iterator<Item = Result<(IndexKey, Entry)>> + 'a> {
+    let newest_first = overlay
+        .ranges(index, from, until)
+        .map(|range| {
+            let items = range.map(|(key, entry)| Ok((key.clone(), *entry)));
+            (Box::new(items) as Source<'a>).peekable()
+        })
+        .collect::<Vec<_>>();
+    let on_disk = on_disk.range(index, from, until)?;
+    let on_disk = on_disk.map(|item| item.map(|(key, entry)| (key, Some(entry))));
+    let mut sources = newest_first;
+    sources.push((Box::new(on_disk) as Source<'a>).peekable());
+    Ok(std::iter::from_fn(move || next_merged(&mut sources)))
+}
+
+type Source<'a> = Box<dyn Iterator<Item = Result<(IndexKey, Option<Entry>)>> + 'a>;
+
+/// Takes the least key off all sources that have it; the first source's entry counts. Removed keys
+/// are passed over.
+fn next_merged(sources: &mut [Peekable<Source<'_>>]) -> Option<Result<(IndexKey, Entry)>> {
+    loop {
+        let mut least: Option<usize> = None;
+        for i in 0..sources.len() {
+            let (before, rest) = sources.split_at_mut(i);
+            let Some(item) = rest[0].peek() else { continue };
+            let Ok((key, _)) = item else {
+                let error = rest[0].next()?.err()?;
+                return Some(Err(error));
+            };
+            let order = match least.and_then(|least| before[least].peek()) {
+                Some(Ok((least_key, _))) => key.cmp(least_key),
+                _ => Ordering::Less,
+            };
+            match order {
+                Ordering::Less => least = Some(i),
+                Ordering::Equal => _ = rest[0].next(),
+                Ordering::Greater => {}
+            }
+        }
+        let (key, entry) = sources[least?].next()?.ok()?;
+        if let Some(entry) = entry {
+            return Some(Ok((key, entry)));
+        }
+    }
+}
+
+/// The published documents of all indexes, counted one by one.
+pub(crate) fn recount(view: &View, on_disk: &dyn Index) -> Result<State> {
+    let mut state = view.state.clone();
+    state.totals = Default::default();
+    state.distribution = Default::default();
+    for (&id, index) in &view.state.indexes {
+        let mut totals = crate::state::Totals::default();
+        let everything = merged(&view.overlay, on_disk, id, Bound::Unbounded, &[0xff; 8])?;
+        for item in everything {
+            let (key, entry) = item?;
+            totals.add(u64::from(entry.bytes), entry.content_hash);
+            if let Some(bin) = state.bin(key.position()) {
+                state.distribution[bin] += 1;
+            }
+        }
+        state.totals.documents += totals.documents;
+        state.totals.bytes += totals.bytes;
+        state.totals.digest = state.totals.digest.wrapping_add(totals.digest);
+        if let Some(counted) = state.indexes.get_mut(&id) {
+            counted.totals = totals;
+        }
+        debug_assert_eq!(index.name, state.indexes[&id].name);
+    }
+    Ok(state)
+}

@@ -1,0 +1,635 @@
+//! The sequencer: the one writer of a shard.
+//!
+//! It drains the queue of waiting commands, evaluates each in order against what is pending and
+//! what is published, appends all effects as one batch, makes it durable once, publishes the
+//! effects, then answers. Durable, visible, acknowledged: in this order.
+//!
+//! After a failed write or sync nothing more is written: commands are answered with the reason. A
+//! full disk is different: the batch is refused as a whole, and the next one is tried.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::Snapshot;
+use crate::command::{
+    Assignment, Command, Condition, IndexId, Mutation, MutationOutcome, Outcome, Version,
+};
+use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock, Put, Remove, Replaced, SetLimit};
+use crate::engine::{Completion, Durability, Options};
+use crate::error::{Error, Result};
+use crate::index::{Entry, IndexKey};
+use crate::log::{LogWriter, record};
+use crate::queue::{Queue, Task};
+use crate::read;
+use crate::shared::Shared;
+use crate::state::{Change, State};
+
+/// A batch is made durable when it has this many bytes, whatever still waits: what is acknowledged
+/// later waits longer.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// The bytes a record of a control effect is given room for, besides its strings.
+const CONTROL_RECORD_BYTES: usize = 1024;
+
+/// How many keys the active overlay may have, as a multiple of those that start a checkpoint,
+/// before writing waits for the running checkpoint.
+const OVERLAY_BACKLOG: usize = 8;
+
+/// The sequencer, on its thread.
+pub(crate) struct Sequencer {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    log: LogWriter,
+    options: Options,
+    /// What was evaluated: the published state and the pending changes.
+    state: State,
+    batch: Batch,
+    snapshots: Sender<Snapshot>,
+    checkpointed: Receiver<Result<()>>,
+    checkpoint_running: bool,
+    /// Why the running checkpoint does not come to its end.
+    checkpoint_error: Option<Error>,
+    last_sync: Instant,
+    last_freeze: Instant,
+    scratch: Vec<u8>,
+}
+
+/// What is evaluated and not yet durable.
+#[derive(Default)]
+struct Batch {
+    /// The records, as they go to the log.
+    bytes: Vec<u8>,
+    records: u64,
+    changes: Vec<Change>,
+    /// The latest entries of the keys that the batch changes.
+    pending: HashMap<(IndexId, IndexKey), Option<Entry>>,
+    answers: Vec<(Completion, Result<Outcome>)>,
+}
+
+/// What to go back to when an atomic group fails half-way.
+struct Mark {
+    bytes: usize,
+    records: u64,
+    changes: usize,
+    state: State,
+}
+
+impl Sequencer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        queue: Arc<Queue>,
+        log: LogWriter,
+        options: Options,
+        snapshots: Sender<Snapshot>,
+        checkpointed: Receiver<Result<()>>,
+    ) -> Self {
+        let state = shared.view.read().state.clone();
+        Self {
+            shared,
+            queue,
+            log,
+            options,
+            state,
+            batch: Batch::default(),
+            snapshots,
+            checkpointed,
+            checkpoint_running: false,
+            checkpoint_error: None,
+            last_sync: Instant::now(),
+            last_freeze: Instant::now(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Works until the queue is closed. Returns whether all is written and checkpointed.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let mut tasks = Vec::new();
+        loop {
+            let open = self.queue.take(&mut tasks, self.next_deadline());
+            for task in tasks.drain(..) {
+                match task {
+                    Task::Command(command, done) => self.handle(command, done),
+                    Task::Checkpoint(done) => {
+                        self.commit();
+                        _ = done.send(self.checkpoint_now());
+                    }
+                }
+            }
+            self.commit();
+            self.sync_when_due();
+            self.freeze_when_due();
+            if !open {
+                break;
+            }
+        }
+        if self.queue.is_abandoned() {
+            return Ok(());
+        }
+        self.checkpoint_now()
+    }
+
+    fn handle(&mut self, command: Command, done: Completion) {
+        if let Err(error) = self.shared.poison.check() {
+            self.batch.answers.push((done, Err(error)));
+            return;
+        }
+        let result = match command {
+            Command::Mutate { mutations, atomic } => self.mutate(&mutations, atomic),
+            control => self.control(control),
+        };
+        self.batch.answers.push((done, result));
+    }
+
+    // Mutations.
+
+    fn mutate(&mut self, mutations: &[Mutation], atomic: bool) -> Result<Outcome> {
+        if let Some(owner) = &self.state.locked_by {
+            return Err(Error::Locked { owner: owner.clone() });
+        }
+        self.check_backlog()?;
+        // Room for all: the outcomes of one command stand or fall with one batch.
+        self.make_room(mutations.iter().map(record_bytes).sum())?;
+        if atomic {
+            return Ok(Outcome::Mutated(self.evaluate_group(mutations)));
+        }
+        let outcomes = mutations.iter().map(|mutation| {
+            let start = self.batch.bytes.len();
+            let outcome = self.evaluate(mutation);
+            record::seal(&mut self.batch.bytes[start..]);
+            outcome
+        });
+        Ok(Outcome::Mutated(outcomes.collect()))
+    }
+
+    /// Evaluates all or none.
+    fn evaluate_group(&mut self, mutations: &[Mutation]) -> Vec<MutationOutcome> {
+        let mark = Mark {
+            bytes: self.batch.bytes.len(),
+            records: self.batch.records,
+            changes: self.batch.changes.len(),
+            state: self.state.clone(),
+        };
+        let start = mark.bytes;
+        let mut outcomes = Vec::with_capacity(mutations.len());
+        for mutation in mutations {
+            let outcome = self.evaluate(mutation);
+            let done = matches!(outcome, MutationOutcome::Written(_) | MutationOutcome::Removed(_));
+            outcomes.push(outcome);
+            if !done {
+                for outcome in &mut outcomes[..] {
+                    if matches!(outcome, MutationOutcome::Written(_) | MutationOutcome::Removed(_))
+                    {
+                        *outcome = MutationOutcome::Abandoned;
+                    }
+                }
+                outcomes.resize(mutations.len(), MutationOutcome::Abandoned);
+                self.roll_back(mark);
+                return outcomes;
+            }
+        }
+        record::seal(&mut self.batch.bytes[start..]);
+        outcomes
+    }
+
+    fn roll_back(&mut self, mark: Mark) {
+        self.batch.bytes.truncate(mark.bytes);
+        self.batch.records = mark.records;
+        self.batch.changes.truncate(mark.changes);
+        self.state = mark.state;
+        self.batch.pending.clear();
+        for change in &self.batch.changes {
+            if let Change::Document { index, key, entry, .. } = change {
+                self.batch.pending.insert((*index, key.clone()), *entry);
+            }
+        }
+    }
+
+    /// Evaluates a mutation and, where it takes place, adds its effect to the batch.
+    fn evaluate(&mut self, mutation: &Mutation) -> MutationOutcome {
+        self.try_evaluate(mutation).unwrap_or_else(MutationOutcome::Refused)
+    }
+
+    fn try_evaluate(&mut self, mutation: &Mutation) -> Result<MutationOutcome> {
+        let (Mutation::Write { index, key, .. } | Mutation::Remove { index, key, .. }) = mutation;
+        if !self.state.owns(key.position, key.position + 1) {
+            return Err(Error::WrongShard { epoch: self.state.epoch() });
+        }
+        let Some(of_index) = self.state.indexes.get(index) else {
+            return Err(Error::IndexNotFound(*index));
+        };
+        let pending_key = (*index, IndexKey::from(key));
+        let current = match self.batch.pending.get(&pending_key) {
+            Some(entry) => *entry,
+            None => self.shared.entry(*index, &pending_key.1)?,
+        };
+        let found = current.map(|entry| entry.version);
+        let replaced = current.map(|entry| Replaced {
+            bytes: entry.bytes,
+            segment: entry.segment,
+            length: entry.length,
+            content_hash: entry.content_hash,
+        });
+        match mutation {
+            Mutation::Write { document, condition, .. } => {
+                let holds = match *condition {
+                    Condition::Absent => found.is_none(),
+                    Condition::Any => true,
+                    Condition::Present => found.is_some(),
+                    Condition::Version(version) => found == Some(version),
+                };
+                if !holds {
+                    return Ok(MutationOutcome::ConditionFailed(found));
+                }
+                let bytes = (key.bytes.len() + document.len()) as u64;
+                self.check_limit(bytes, replaced.map_or(0, |replaced| u64::from(replaced.bytes)))?;
+                let version = self.log.next_lsn() + self.batch.records;
+                let content_hash = effect::content_hash(
+                    &mut self.scratch,
+                    &of_index.name,
+                    &key.bytes,
+                    0,
+                    document,
+                );
+                let (segment, batch_start) = self.log.place();
+                let entry = Entry {
+                    segment,
+                    offset: batch_start + self.batch.bytes.len() as u32,
+                    length: effect::put_record_bytes(key.bytes.len(), document.len()) as u32,
+                    bytes: bytes as u32,
+                    version,
+                    expires_at: 0,
+                    content_hash,
+                };
+                self.record(&Effect::Put(Put {
+                    index: *index,
+                    position: key.position,
+                    version,
+                    expires_at: 0,
+                    replaced,
+                    key: &key.bytes,
+                    document,
+                }));
+                self.change_document(pending_key, Some(entry), replaced);
+                Ok(MutationOutcome::Written(version))
+            }
+            Mutation::Remove { version, .. } => {
+                let Some(replaced) = replaced else { return Ok(MutationOutcome::Missing) };
+                if version.is_some() && *version != found {
+                    return Ok(MutationOutcome::ConditionFailed(found));
+                }
+                let lsn: Version = self.log.next_lsn() + self.batch.records;
+                self.record(&Effect::Remove(Remove {
+                    index: *index,
+                    position: key.position,
+                    replaced,
+                    key: &key.bytes,
+                }));
+                self.change_document(pending_key, None, Some(replaced));
+                Ok(MutationOutcome::Removed(lsn))
+            }
+        }
+    }
+
+    /// Refuses what would take the bytes over the limit. What takes no more than it gives back is
+    /// never refused.
+    fn check_limit(&self, bytes: u64, replaced: u64) -> Result<()> {
+        let used = self.state.totals.bytes;
+        let limit = self.state.limit();
+        let needed = bytes.saturating_sub(replaced);
+        if needed > 0 && used + needed > limit {
+            return Err(Error::QuotaExceeded { used, limit, needed });
+        }
+        Ok(())
+    }
+
+    fn change_document(
+        &mut self,
+        (index, key): (IndexId, IndexKey),
+        entry: Option<Entry>,
+        replaced: Option<Replaced>,
+    ) {
+        let replaced = replaced.map(|replaced| (replaced.bytes, replaced.content_hash));
+        let change = Change::Document { index, key: key.clone(), entry, replaced };
+        self.state.apply(&change);
+        self.batch.changes.push(change);
+        self.batch.pending.insert((index, key), entry);
+    }
+
+    // Control commands. Each is a batch of its own, so that it sees and changes the published
+    // state, and mutations after it see its outcome.
+
+    fn control(&mut self, command: Command) -> Result<Outcome> {
+        self.commit();
+        let Some(effect) = self.control_effect(command)? else { return Ok(Outcome::Done) };
+        let mut encoded = Vec::new();
+        effect.encode(&mut encoded);
+        self.make_room(CONTROL_RECORD_BYTES + encoded.len())?;
+        let old_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
+        self.record(&effect);
+        record::seal(&mut self.batch.bytes);
+        let change = Change::Control(effect);
+        self.state.apply(&change);
+        self.batch.changes.push(change);
+        self.try_commit()?;
+        let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
+        if old_ranges != new_ranges && self.state.totals.documents > 0 {
+            self.recount_distribution()?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The effect of a control command, `None` where it is done already.
+    fn control_effect(&self, command: Command) -> Result<Option<Effect<'static>>> {
+        let state = &self.state;
+        Ok(match command {
+            Command::Mutate { .. } => None,
+            Command::CreateIndex { id, name } => {
+                match (state.indexes.get(&id), state.index_id(&name)) {
+                    (Some(index), _) if *index.name == *name => None,
+                    (None, None) => Some(Effect::CreateIndex(CreateIndex { id, name })),
+                    (Some(index), _) => {
+                        return Err(Error::IndexExists { id, name: index.name.as_ref().into() });
+                    }
+                    (None, Some(id)) => return Err(Error::IndexExists { id, name }),
+                }
+            }
+            Command::DropIndex { id } => {
+                state.indexes.contains_key(&id).then_some(Effect::DropIndex(DropIndex { id }))
+            }
+            Command::Assign(assignment) => {
+                check_assignment(state.assignment.as_deref(), &assignment)?;
+                let held = state.assignment.as_deref() == Some(&assignment);
+                (!held).then_some(Effect::Assign(assignment))
+            }
+            Command::Lock { owner } => match &state.locked_by {
+                None => Some(Effect::Lock(Lock { owner })),
+                Some(by) if *by == owner => None,
+                Some(by) => return Err(Error::Locked { owner: by.clone() }),
+            },
+            Command::Release { owner } => match &state.locked_by {
+                None => None,
+                Some(by) if *by == owner => Some(Effect::Release),
+                Some(by) => return Err(Error::Locked { owner: by.clone() }),
+            },
+            Command::SetLimit { limit } => {
+                if state.assignment.is_none() {
+                    return Err(Error::WrongShard { epoch: 0 });
+                }
+                let used = state.totals.bytes;
+                if used > limit {
+                    return Err(Error::QuotaExceeded { used, limit, needed: 0 });
+                }
+                (state.limit() != limit).then_some(Effect::SetLimit(SetLimit { limit }))
+            }
+        })
+    }
+
+    /// Counts the documents by fifths of new ranges. Writing waits for it, which is why ranges
+    /// that stay the same do not come here.
+    fn recount_distribution(&mut self) -> Result<()> {
+        let counted = read::recount(&self.shared.view.read(), self.shared.index.as_ref())?;
+        self.state.distribution = counted.distribution;
+        self.shared.view.write().state.distribution = counted.distribution;
+        Ok(())
+    }
+
+    // Batches.
+
+    fn record(&mut self, effect: &Effect<'_>) {
+        let lsn = self.log.next_lsn() + self.batch.records;
+        let durable = self.log.durable_lsn();
+        record::append(&mut self.batch.bytes, lsn, durable, effect.kind(), |out| {
+            effect.encode(out);
+        });
+        self.batch.records += 1;
+    }
+
+    /// Makes sure that the batch can take `bytes` more, in the segment it is for.
+    fn make_room(&mut self, bytes: usize) -> Result<()> {
+        let wanted = self.batch.bytes.len() + bytes;
+        if wanted <= self.log.room() && (wanted <= MAX_BATCH_BYTES || self.batch.records == 0) {
+            return Ok(());
+        }
+        self.try_commit()?;
+        self.log.make_room(bytes).inspect_err(|error| self.poison_unless_harmless(error))
+    }
+
+    /// Ends the batch: append, sync, publish, answer.
+    fn commit(&mut self) {
+        // Whoever waits was told.
+        _ = self.try_commit();
+    }
+
+    fn try_commit(&mut self) -> Result<()> {
+        let written = self.write_batch();
+        match &written {
+            Ok(()) => self.publish(),
+            Err(error) => {
+                self.poison_unless_harmless(error);
+                self.batch.changes.clear();
+                self.state = self.shared.view.read().state.clone();
+            }
+        }
+        self.batch.bytes.clear();
+        self.batch.records = 0;
+        self.batch.pending.clear();
+        for (done, result) in self.batch.answers.drain(..) {
+            // An answer may rest on the pending changes even where it brought none.
+            done(written.clone().and(result));
+        }
+        written
+    }
+
+    fn write_batch(&mut self) -> Result<()> {
+        if self.batch.records == 0 {
+            return Ok(());
+        }
+        self.shared.poison.check()?;
+        self.log.append(&self.batch.bytes, self.batch.records)?;
+        if self.options.durability == Durability::Always {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.log.sync()?;
+        self.last_sync = Instant::now();
+        self.shared.durable_lsn.store(self.log.durable_lsn(), Ordering::Release);
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        if self.batch.changes.is_empty() {
+            return;
+        }
+        let mut view = self.shared.view.write();
+        for change in self.batch.changes.drain(..) {
+            view.apply(change);
+        }
+    }
+
+    fn poison_unless_harmless(&self, error: &Error) {
+        if !matches!(error, Error::DiskFull { .. } | Error::TooLarge { .. }) {
+            self.shared.poison.set(error);
+        }
+    }
+
+    // What is due at times.
+
+    fn unsynced(&self) -> bool {
+        self.log.durable_lsn() + 1 < self.log.next_lsn()
+    }
+
+    /// When to look again although no command came.
+    fn next_deadline(&self) -> Option<Instant> {
+        let sync = match self.options.durability {
+            Durability::Interval(interval) if self.unsynced() => Some(self.last_sync + interval),
+            _ => None,
+        };
+        let idle = (!self.shared.view.read().overlay.active.is_empty())
+            .then(|| self.last_freeze + self.options.checkpoint_interval);
+        // A running checkpoint is looked after when the next command comes, or now and then.
+        let running = self.checkpoint_running.then(|| Instant::now() + Duration::from_millis(100));
+        let idle = if self.checkpoint_running { running } else { idle };
+        [sync, idle].into_iter().flatten().min()
+    }
+
+    fn sync_when_due(&mut self) {
+        if let Durability::Interval(interval) = self.options.durability
+            && self.unsynced()
+            && self.last_sync.elapsed() >= interval
+            && self.shared.poison.check().is_ok()
+            && let Err(error) = self.sync()
+        {
+            self.shared.poison.set(&error);
+        }
+    }
+
+    fn freeze_when_due(&mut self) {
+        self.note_checkpoint(false);
+        let (keys, empty) = {
+            let active = &self.shared.view.read().overlay.active;
+            (active.keys, active.is_empty())
+        };
+        if self.checkpoint_running {
+            if keys >= self.backlog() && self.checkpoint_error.is_none() {
+                // Memory is bounded by waiting here; commands wait in the bounded queue.
+                self.note_checkpoint(true);
+            }
+            return;
+        }
+        let idle = self.last_freeze.elapsed() >= self.options.checkpoint_interval && !empty;
+        if keys >= self.options.checkpoint_keys || idle {
+            self.freeze();
+        }
+    }
+
+    fn backlog(&self) -> usize {
+        self.options.checkpoint_keys * OVERLAY_BACKLOG
+    }
+
+    /// Refuses mutations where the index cannot be written and memory would run full.
+    fn check_backlog(&self) -> Result<()> {
+        match &self.checkpoint_error {
+            Some(error) if self.shared.view.read().overlay.active.keys >= self.backlog() => {
+                Err(error.clone())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes how the running checkpoint goes; waits, if told to, for its end or its next failure.
+    fn note_checkpoint(&mut self, wait: bool) {
+        while self.checkpoint_running {
+            let report = if wait {
+                self.checkpointed.recv().ok()
+            } else {
+                self.checkpointed.try_recv().ok()
+            };
+            match report {
+                Some(Ok(())) => {
+                    self.checkpoint_running = false;
+                    self.checkpoint_error = None;
+                }
+                Some(Err(error)) => {
+                    self.checkpoint_error = Some(error);
+                    if wait {
+                        return;
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Hands what is published to the checkpointer. None may be running.
+    fn freeze(&mut self) {
+        self.last_freeze = Instant::now();
+        // The index must not get ahead of the log.
+        if self.shared.poison.check().is_err() {
+            return;
+        }
+        if let Err(error) = self.sync() {
+            self.shared.poison.set(&error);
+            return;
+        }
+        let snapshot = {
+            let mut view = self.shared.view.write();
+            Snapshot {
+                lsn: self.log.durable_lsn(),
+                state: view.state.clone(),
+                generation: view.overlay.freeze(),
+            }
+        };
+        self.checkpoint_running = self.snapshots.send(snapshot).is_ok();
+    }
+
+    /// Checkpoints all that is published, and waits for it.
+    fn checkpoint_now(&mut self) -> Result<()> {
+        self.shared.poison.check()?;
+        self.note_checkpoint(true);
+        let checkpointed = self.shared.checkpoint_lsn.load(Ordering::Acquire);
+        if !self.checkpoint_running && checkpointed + 1 < self.log.next_lsn() {
+            self.freeze();
+            self.note_checkpoint(true);
+        }
+        self.shared.poison.check()?;
+        match &self.checkpoint_error {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The bytes that the record of a mutation may take.
+fn record_bytes(mutation: &Mutation) -> usize {
+    match mutation {
+        Mutation::Write { key, document, .. } => {
+            effect::put_record_bytes(key.bytes.len(), document.len())
+        }
+        Mutation::Remove { key, .. } => effect::put_record_bytes(key.bytes.len(), 0),
+    }
+}
+
+fn check_assignment(held: Option<&Assignment>, offered: &Assignment) -> Result<()> {
+    let Some(held) = held else { return Ok(()) };
+    let same = held.cluster == offered.cluster
+        && held.name == offered.name
+        && held.hash_method == offered.hash_method;
+    if !same {
+        return Err(Error::WrongCluster {
+            held: held.cluster.clone(),
+            name: held.name.clone(),
+            offered: offered.cluster.clone(),
+            offered_name: offered.name.clone(),
+        });
+    }
+    if offered.epoch < held.epoch {
+        return Err(Error::StaleEpoch { offered: offered.epoch, held: held.epoch });
+    }
+    Ok(())
+}
