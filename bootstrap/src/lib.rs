@@ -1,1 +1,23 @@
-//! stub
+//! Bootstrap: the control process of a cluster.
+//!
+//! It persists the range map and the index catalogue, hands them to clients, and keeps the shards
+//! up to them. It is not on the path of reads and writes: shards remember their assignment and
+//! serve while it is down.
+//!
+//! * [`ClusterConfig`] is the config file, Pyshard's with additions.
+//! * The state changes through one pure function, [`State::apply`], and is persisted before anyone
+//!   sees it.
+//! * [`run`] is the process.
+
+mod config;
+mod control;
+mod error;
+mod server;
+mod state;
+mod store;
+
+pub use config::{ClusterConfig, ConfigError, DEFAULT_HOST, DEFAULT_PORT};
+pub use error::Error;
+pub use server::{Options, Started, run};
+pub use state::{Command, PastMap, State};
+pub use store::StoreError;

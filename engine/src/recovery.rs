@@ -10,12 +10,12 @@
 //! be changed again: a crash on the way recovers again.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use parking_lot::RwLock;
 
@@ -121,15 +121,20 @@ fn read_or_make_manifest(fs: &dyn Fs, dir: &Path, log_dir: &Path) -> Result<Mani
         let path = Manifest::path(dir);
         return Err(Error::corrupt(path, 0, "the manifest is missing, though there is a log"));
     }
-    let manifest = Manifest::new(random_identity());
+    let manifest = Manifest::new(random_identity()?);
     manifest.write(fs, dir)?;
     Ok(manifest)
 }
 
-/// 128 random bits: the standard library seeds each of its hashers from the operating system.
-fn random_identity() -> u128 {
-    let random = || u128::from(RandomState::new().build_hasher().finish());
-    random() << 64 | random()
+/// 128 random bits of the operating system.
+fn random_identity() -> Result<u128> {
+    let mut bytes = [0; 16];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => Ok(u128::from_le_bytes(bytes)),
+        Err(error) => {
+            Err(Error::failed("draw random bytes", "the operating system", error.into()))
+        }
+    }
 }
 
 /// The segments as they are found, before anything is replayed.
@@ -313,7 +318,9 @@ fn use_index(
     log: &Log,
     manifest: &Manifest,
 ) -> std::result::Result<Replayed, Unusable> {
+    let begun = Instant::now();
     let index = store.open()?;
+    tracing::info!(elapsed = ?begun.elapsed(), "opened the index");
     let used = try_index(&index, log, manifest);
     used.map(|(view, end, records)| Replayed { view, index: Arc::clone(&index), end, records })
         .inspect_err(|_| {
@@ -336,6 +343,7 @@ fn try_index(
             format!("it was last flushed at LSN {flushed}, the checkpoint is at {checkpoint}");
         return Err(Unusable::Index(why));
     }
+    let begun = Instant::now();
     let mut replay = Replay::new(manifest.state());
     let end = log.replay(checkpoint, |segment, located| replay.apply(segment, located))?;
     for id in index.indexes()? {
@@ -343,7 +351,12 @@ fn try_index(
             replay.view.overlay.active.dropped.push(id);
         }
     }
+    tracing::info!(records = replay.records, elapsed = ?begun.elapsed(), "replayed the log");
+    let begun = Instant::now();
     let counted = read::recount(&replay.view, index.as_ref())?;
+    tracing::info!(
+        documents = counted.totals.documents, elapsed = ?begun.elapsed(), "recounted the index"
+    );
     let state = &mut replay.view.state;
     if (counted.totals, &counted.indexes) != (state.totals, &state.indexes) {
         let why = format!(

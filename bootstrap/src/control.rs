@@ -1,0 +1,313 @@
+//! Changing the cluster's state, and keeping the shards up to it.
+//!
+//! A change is persisted, then shown to clients and told to the shards, then answered once every
+//! connected shard holds it. A shard that is away gets it on its return: one task for each shard
+//! connects, hands out the newest state, and does so again after every change and every loss of
+//! the connection. What a shard is told is the whole state, never a step, so nothing depends on
+//! which steps it has seen.
+//!
+//! A shard that refuses (it belongs to another cluster, or holds a newer epoch because this
+//! bootstrap runs on an old copy of its data) is left as it is; the status says why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
+use sherd_protocol::message::{DropIndex, Role, SetSize, ShardOperation, ShardStat, ShardStatus};
+use sherd_protocol::{ShardInfo, WireError};
+use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::state::{Command, State};
+use crate::store::Store;
+
+/// How long a change waits for the connected shards. One that has not answered by then is slow or
+/// gone, and gets the change when it is back.
+const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
+
+/// How long a shard may take for one control operation.
+const OPERATION_TIME: Duration = Duration::from_secs(5);
+
+/// How often a connected shard is asked for a sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause before connecting again, doubled after each failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest pause: a shard that is back is found within this time.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The cluster's state and the shards.
+pub(crate) struct Control {
+    store: Arc<Store>,
+    /// The persisted state. Its epoch tells how far a shard is.
+    state: watch::Sender<Arc<State>>,
+    /// Held during a change: one at a time. The error is of a write that may or may not have
+    /// happened, after which nothing can be changed before a restart has read what is there.
+    changing: AsyncMutex<Option<String>>,
+    /// In the order of the map.
+    shards: Vec<Shard>,
+}
+
+/// A shard as its task sees it.
+#[derive(Clone)]
+struct Shard {
+    name: String,
+    connection: Arc<Mutex<Option<Connection>>>,
+    progress: watch::Sender<Progress>,
+}
+
+/// How far a shard is.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    /// It is connected and has not refused.
+    connected: bool,
+    /// The epoch of the state it holds.
+    epoch: u64,
+    /// Why it does not hold the newest.
+    why: Option<String>,
+}
+
+impl Control {
+    pub(crate) fn new(store: Store, state: State) -> Self {
+        let shards = state.map.shards.iter().map(|shard| Shard {
+            name: shard.name.clone(),
+            connection: Arc::default(),
+            progress: watch::Sender::new(Progress {
+                why: Some("not connected yet".to_owned()),
+                ..Progress::default()
+            }),
+        });
+        Self {
+            shards: shards.collect(),
+            store: Arc::new(store),
+            state: watch::Sender::new(Arc::new(state)),
+            changing: AsyncMutex::default(),
+        }
+    }
+
+    /// The persisted state.
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.borrow())
+    }
+
+    /// How the shards are.
+    pub(crate) fn status(&self) -> Vec<ShardStatus> {
+        let epoch = self.state().map.epoch;
+        let status = |shard: &Shard| {
+            let progress = shard.progress.borrow();
+            let ready = progress.connected && progress.epoch == epoch;
+            let why = (!ready).then(|| {
+                progress.why.clone().unwrap_or_else(|| "it is being told the newest state".into())
+            });
+            ShardStatus { name: shard.name.clone(), ready, why }
+        };
+        self.shards.iter().map(status).collect()
+    }
+
+    /// Starts a task for each shard; they end when the set is dropped.
+    pub(crate) fn start(&self, token: Option<&str>) -> JoinSet<()> {
+        let options = ConnectOptions {
+            client: "sherd-bootstrap".to_owned(),
+            token: token.map(str::to_owned),
+            ..ConnectOptions::default()
+        };
+        let mut tasks = JoinSet::new();
+        for shard in &self.shards {
+            tasks.spawn(shard.clone().look_after(self.state.subscribe(), options.clone()));
+        }
+        tasks
+    }
+
+    /// Carries out a command: persists it, and waits for the connected shards to hold it.
+    ///
+    /// # Errors
+    /// Why it was refused; then nothing has changed. `unavailable` when it could not be persisted.
+    pub(crate) async fn change(&self, command: Command) -> Result<Arc<State>, WireError> {
+        let mut failed = self.changing.lock().await;
+        if let Some(why) = &*failed {
+            return Err(unavailable(why.clone()));
+        }
+        let next = Arc::new(self.state().apply(&command)?);
+        if let Command::SetSize { shard, size, .. } = &command {
+            self.ask_size(shard, *size).await?;
+        }
+        let (store, persisted) = (Arc::clone(&self.store), Arc::clone(&next));
+        let written = spawn_blocking(move || store.write(&persisted)).await;
+        let written = written.map_err(|error| error.to_string());
+        if let Err(why) = written.and_then(|written| written.map_err(|error| error.to_string())) {
+            tracing::error!(%why, "the state could not be persisted; restart bootstrap");
+            *failed = Some(why.clone());
+            return Err(unavailable(why));
+        }
+        self.state.send_replace(Arc::clone(&next));
+        let epoch = next.map.epoch;
+        let all_hold_it = async {
+            for shard in &self.shards {
+                let mut progress = shard.progress.subscribe();
+                let settled = |progress: &Progress| !progress.connected || progress.epoch >= epoch;
+                // The sender lives as long as `self`.
+                _ = progress.wait_for(settled).await;
+            }
+        };
+        if timeout(ACKNOWLEDGE_TIME, all_hold_it).await.is_err() {
+            tracing::warn!(epoch, "a connected shard is slow to take the new state");
+        }
+        Ok(next)
+    }
+
+    /// Asks a shard to take a size before it is persisted: the shard knows what it uses, and may
+    /// refuse. Should bootstrap die before it persists the size, it hands out the old one again.
+    async fn ask_size(&self, name: &str, size: u64) -> Result<(), WireError> {
+        let shard = self.shards.iter().find(|shard| shard.name == name);
+        let connection = shard.and_then(|shard| shard.connection.lock().clone());
+        let away = |why: String| {
+            let what = format!("shard {name:?}");
+            WireError::Unavailable { what, why }
+        };
+        let connection = connection.ok_or_else(|| away("it is not connected".to_owned()))?;
+        let operation = ShardOperation::SetSize(SetSize { size });
+        match ask(&connection, &operation).await {
+            Ok(_) => Ok(()),
+            Err(ClientError::Refused { error, .. }) => Err(error),
+            Err(error) => Err(away(error.to_string())),
+        }
+    }
+}
+
+impl Shard {
+    /// Connects, tells the newest state, and again, for ever.
+    async fn look_after(self, mut state: watch::Receiver<Arc<State>>, options: ConnectOptions) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let info = state.borrow().map.shard(&self.name).cloned();
+            let Some(info) = info else { return };
+            let ended = match self.connect(&info, &options).await {
+                Ok(connection) => {
+                    pause = FIRST_PAUSE;
+                    self.attend(&connection, &mut state).await
+                }
+                Err(why) => why,
+            };
+            *self.connection.lock() = None;
+            self.progress.send_modify(|progress| {
+                let why = Some(ended.clone());
+                if progress.why != why {
+                    tracing::warn!(shard = %self.name, why = %ended, "a shard is away");
+                }
+                *progress = Progress { connected: false, why, ..*progress };
+            });
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn connect(
+        &self,
+        info: &ShardInfo,
+        options: &ConnectOptions,
+    ) -> Result<Connection, String> {
+        let address = info.address();
+        let connection =
+            Connection::open(&address, options).await.map_err(|error| error.to_string())?;
+        if connection.welcome().role != Role::Shard {
+            return Err(format!("at {address} listens {}, no shard", connection.node()));
+        }
+        Ok(connection)
+    }
+
+    /// Keeps a connected shard up to the state until the connection is lost or it refuses;
+    /// returns why.
+    async fn attend(
+        &self,
+        connection: &Connection,
+        state: &mut watch::Receiver<Arc<State>>,
+    ) -> String {
+        loop {
+            let newest = Arc::clone(&state.borrow_and_update());
+            if let Err(why) = self.bring_up_to(connection, &newest).await {
+                return why;
+            }
+            *self.connection.lock() = Some(connection.clone());
+            let known = self.progress.borrow().connected;
+            if !known {
+                tracing::info!(shard = %self.name, epoch = newest.map.epoch, "a shard is ready");
+            }
+            self.progress.send_replace(Progress {
+                connected: true,
+                epoch: newest.map.epoch,
+                why: None,
+            });
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() {
+                    return "bootstrap is stopping".to_owned();
+                },
+                why = connection.closed() => return why,
+                // Telling the state again is the sign of life: it also mends what someone else
+                // may have changed.
+                () = sleep(PING_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Tells a shard the state: its assignment, then what its indexes lack and have too much.
+    async fn bring_up_to(&self, connection: &Connection, state: &State) -> Result<(), String> {
+        let assignment = state.assignment(&self.name).ok_or("it is not in the map any more")?;
+        let epoch = assignment.epoch;
+        let assigned = ask(connection, &ShardOperation::Assign(assignment)).await;
+        assigned.map_err(|error| refused(&error, epoch))?;
+        let failed = |error: ClientError| error.to_string();
+        let stat = stat(connection).await.map_err(failed)?;
+        for index in &stat.indexes {
+            if !state.indexes.iter().any(|known| known.id == index.id) {
+                let drop = DropIndex { id: index.id, name: &index.name };
+                ask(connection, &ShardOperation::DropIndex(drop)).await.map_err(failed)?;
+            }
+        }
+        for index in &state.indexes {
+            if !stat.indexes.iter().any(|held| held.id == index.id) {
+                let create = ShardOperation::CreateIndex(index.clone());
+                ask(connection, &create).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn ask(
+    connection: &Connection,
+    operation: &ShardOperation<'_>,
+) -> Result<ShardReply, ClientError> {
+    connection.shard(operation, Instant::now() + OPERATION_TIME).await
+}
+
+async fn stat(connection: &Connection) -> Result<Box<ShardStat>, ClientError> {
+    match ask(connection, &ShardOperation::Stat).await? {
+        ShardReply::Stat(stat) => Ok(stat),
+        other => Err(ClientError::Protocol {
+            node: connection.node().to_owned(),
+            what: format!("a stat was answered {other:?}"),
+        }),
+    }
+}
+
+/// Why a shard does not take the assignment, with what to do about it.
+fn refused(error: &ClientError, ours: u64) -> String {
+    let advice = match error.wire() {
+        Some(WireError::StaleEpoch { held, .. }) => format!(
+            "this bootstrap is at epoch {ours}, the shard at {held}: bootstrap runs on an old copy \
+             of its data; stop it and start it on the newest"
+        ),
+        Some(WireError::WrongCluster { .. }) => {
+            "start the shard on a data directory of this cluster, or on an empty one".to_owned()
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {advice}")
+}
+
+fn unavailable(why: String) -> WireError {
+    WireError::Unavailable { what: "bootstrap's state".to_owned(), why }
+}

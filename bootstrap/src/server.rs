@@ -1,0 +1,165 @@
+//! The life of a bootstrap process, and what it answers.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sherd_node::{Handler, Limits, Node, Responder, check_token};
+use sherd_protocol::message::{
+    BootstrapAnswer, BootstrapOperation, Hello, IndexName, Role, SetShardSize, Welcome,
+};
+use sherd_protocol::{PROTOCOL_VERSION, WireError, frame};
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+
+use crate::config::ClusterConfig;
+use crate::control::Control;
+use crate::error::Error;
+use crate::state::{Command, State, now};
+use crate::store::{Store, StoreError};
+
+/// What a bootstrap process is told when it starts, besides the cluster's config.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory; made if it is not there.
+    pub data: PathBuf,
+    /// The secret that a hello must show, and that is shown to shards. Default: none.
+    pub token: Option<String>,
+    /// The bounds on what peers can make the process hold.
+    pub limits: Limits,
+}
+
+impl Options {
+    /// The defaults, for a data directory.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self { data: data.into(), token: None, limits: Limits::default() }
+    }
+}
+
+/// What starting found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The cluster was made now, from the config.
+    pub is_new: bool,
+    /// In what the config differs from the persisted state, which wins.
+    pub differences: Vec<String>,
+}
+
+/// Serves the range map and the catalogue on `listener` until `shutdown` completes.
+///
+/// On the first start the map is taken from `config` and persisted; later the persisted one wins,
+/// and a config that differs is reported. `ready` is called once, before the first connection is
+/// accepted. Shards may come up before or after.
+///
+/// # Errors
+/// When the data directory is in use, damaged, of an unknown format or not writable.
+pub async fn run(
+    listener: TcpListener,
+    config: ClusterConfig,
+    options: Options,
+    ready: impl FnOnce(&Started),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let address = listener.local_addr().map_err(Error::Address)?;
+    let Options { data, token, limits } = options;
+    let opened = spawn_blocking(move || open(&data, &config)).await;
+    let (store, state, is_new, differences) =
+        opened.map_err(|_| Error::Panicked { what: "opening the state" })??;
+    for difference in &differences {
+        tracing::warn!(%difference, "the config differs from the cluster and is not applied");
+    }
+    let control = Arc::new(Control::new(store, state));
+    let shards = control.start(token.as_deref());
+    ready(&Started { address, is_new, differences });
+    Node::new(limits).serve(listener, Service { control, token }, shutdown).await;
+    drop(shards);
+    Ok(())
+}
+
+fn open(
+    data: &std::path::Path,
+    config: &ClusterConfig,
+) -> Result<(Store, State, bool, Vec<String>), Error> {
+    let (store, found) = Store::open(data)?;
+    if let Some(state) = found {
+        let differences = state.differences(config);
+        return Ok((store, state, false, differences));
+    }
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(Error::Random)?;
+    let state = State::new(config, format!("{:032x}", u128::from_be_bytes(id)));
+    store.write(&state).map_err(|error: StoreError| Error::from(error))?;
+    Ok((store, state, true, Vec::new()))
+}
+
+struct Service {
+    control: Arc<Control>,
+    token: Option<String>,
+}
+
+impl Handler for Service {
+    fn welcome(&self, hello: &Hello) -> Result<Welcome, WireError> {
+        check_token(self.token.as_deref(), hello)?;
+        let epoch = self.control.state().map.epoch;
+        let (version, role, name) = (PROTOCOL_VERSION, Role::Bootstrap, String::new());
+        Ok(Welcome { version, role, name, epoch })
+    }
+
+    fn handle(&self, operation: Bytes, responder: Responder) {
+        let control = &self.control;
+        match frame::decode::<BootstrapOperation<'_>>(&operation) {
+            Ok(BootstrapOperation::Map) => {
+                responder.send(&BootstrapAnswer::Map(control.state().map.clone()));
+            }
+            Ok(BootstrapOperation::Indexes) => {
+                responder.send(&BootstrapAnswer::Indexes(control.state().indexes.clone()));
+            }
+            Ok(BootstrapOperation::Status) => {
+                responder.send(&BootstrapAnswer::Status(control.status()));
+            }
+            Ok(BootstrapOperation::CreateIndex(IndexName { name })) => {
+                let command = Command::CreateIndex { name: name.to_owned() };
+                self.change(command, responder, index_named(name.to_owned()));
+            }
+            Ok(BootstrapOperation::DropIndex(IndexName { name })) => {
+                let dropped = index_named(name.to_owned())(&control.state());
+                let command = Command::DropIndex { name: name.to_owned() };
+                self.change(command, responder, move |_| dropped);
+            }
+            Ok(BootstrapOperation::SetSize(SetShardSize { shard, size })) => {
+                let command = Command::SetSize { shard: shard.to_owned(), size, at: now() };
+                self.change(command, responder, |_| BootstrapAnswer::Done);
+            }
+            Err(error) => responder.refuse(&WireError::bad_request("operation", error)),
+        }
+    }
+}
+
+impl Service {
+    /// Carries out a change on a task of its own and answers what `answer` makes of the new state.
+    fn change(
+        &self,
+        command: Command,
+        responder: Responder,
+        answer: impl FnOnce(&State) -> BootstrapAnswer + Send + 'static,
+    ) {
+        let control = Arc::clone(&self.control);
+        tokio::spawn(async move {
+            match control.change(command).await {
+                Ok(state) => responder.send(&answer(&state)),
+                Err(error) => responder.refuse(&error),
+            }
+        });
+    }
+}
+
+/// The answer that names the index of a state.
+fn index_named(name: String) -> impl FnOnce(&State) -> BootstrapAnswer {
+    move |state| match state.index(&name) {
+        Some(index) => BootstrapAnswer::Index(index.clone()),
+        None => BootstrapAnswer::Error(WireError::IndexNotFound { index: name }),
+    }
+}

@@ -1,0 +1,256 @@
+//! What bootstrap knows and persists: the range map, its history, and the index catalogue.
+//!
+//! It changes through one pure function, [`State::apply`], which takes a command and returns the
+//! new state. Whoever persists a state before showing it (today a file, later a consensus log)
+//! needs nothing else.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sherd_protocol::message::{Assignment, Index};
+use sherd_protocol::{RangeMap, WireError, name};
+
+use crate::config::ClusterConfig;
+
+/// How many past maps are remembered.
+const HISTORY_LENGTH: usize = 1000;
+
+/// What bootstrap knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Which shard owns what, at which epoch.
+    pub map: RangeMap,
+    /// The maps before this one, oldest first; epochs that changed the catalogue only are left out.
+    pub history: Vec<PastMap>,
+    /// The indexes there are, in the order in which they were created.
+    pub indexes: Vec<Index>,
+    /// The id of the next index: no id is given twice.
+    pub next_index_id: u32,
+}
+
+/// A map that was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastMap {
+    /// The map.
+    pub map: RangeMap,
+    /// When it was replaced, in milliseconds since 1970.
+    pub until: u64,
+    /// By what.
+    pub why: String,
+}
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Adds an index to the catalogue.
+    CreateIndex {
+        /// Its name.
+        name: String,
+    },
+    /// Takes an index out of the catalogue.
+    DropIndex {
+        /// Its name.
+        name: String,
+    },
+    /// Sets a shard's limit in bytes.
+    SetSize {
+        /// The shard's name.
+        shard: String,
+        /// The new limit.
+        size: u64,
+        /// When, in milliseconds since 1970.
+        at: u64,
+    },
+}
+
+impl State {
+    /// The state of a new cluster. `cluster` is its id.
+    pub fn new(config: &ClusterConfig, cluster: String) -> Self {
+        Self {
+            map: RangeMap {
+                cluster,
+                epoch: 1,
+                hash_method: config.hash_method,
+                shards: config.shards.clone(),
+                ranges: config.ranges.clone(),
+            },
+            history: Vec::new(),
+            indexes: Vec::new(),
+            next_index_id: 1,
+        }
+    }
+
+    /// The state after a command.
+    ///
+    /// # Errors
+    /// Why the command cannot be carried out.
+    pub fn apply(&self, command: &Command) -> Result<Self, WireError> {
+        let mut next = self.clone();
+        // Every change gets an epoch, those of the catalogue too: a bootstrap on an old copy of its
+        // data is refused by the shards, and so cannot drop the indexes that it does not know.
+        next.map.epoch += 1;
+        match command {
+            Command::CreateIndex { name } => {
+                name::check_index(name).map_err(|error| WireError::bad_request("name", error))?;
+                if self.index(name).is_some() {
+                    return Err(WireError::IndexExists { index: name.clone() });
+                }
+                next.indexes.push(Index { id: self.next_index_id, name: name.clone() });
+                next.next_index_id += 1;
+            }
+            Command::DropIndex { name } => {
+                if self.index(name).is_none() {
+                    return Err(WireError::IndexNotFound { index: name.clone() });
+                }
+                next.indexes.retain(|index| index.name != *name);
+            }
+            Command::SetSize { shard, size, at } => {
+                let position = self.map.shards.iter().position(|known| known.name == *shard);
+                let Some(position) = position else {
+                    let what = format!("there is no shard {shard:?}");
+                    return Err(WireError::bad_request("shard", what));
+                };
+                if *size == 0 {
+                    return Err(WireError::bad_request("size", "a shard needs at least 1 byte"));
+                }
+                next.remember(&self.map, *at, format!("size of shard {shard:?} set to {size}"));
+                next.map.shards[position].size = *size;
+            }
+        }
+        Ok(next)
+    }
+
+    /// The index of that name.
+    pub fn index(&self, name: &str) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.name == name)
+    }
+
+    /// What a shard is to be told; `None` for a shard that is not in the map.
+    pub fn assignment(&self, shard: &str) -> Option<Assignment> {
+        let info = self.map.shard(shard)?;
+        Some(Assignment {
+            cluster: self.map.cluster.clone(),
+            name: info.name.clone(),
+            epoch: self.map.epoch,
+            hash_method: self.map.hash_method,
+            ranges: self.map.ranges_of(shard),
+            size: info.size,
+        })
+    }
+
+    /// In what a config differs from the state, for a report: the state wins.
+    pub fn differences(&self, config: &ClusterConfig) -> Vec<String> {
+        let mut found = Vec::new();
+        let map = &self.map;
+        if map.hash_method != config.hash_method {
+            let (ours, theirs) = (map.hash_method, config.hash_method);
+            found.push(format!("hash_method: the cluster has {ours}, the config {theirs}"));
+        }
+        for shard in &config.shards {
+            match map.shard(&shard.name) {
+                None => found.push(format!("shard {:?}: only in the config", shard.name)),
+                Some(ours) if ours.address() != shard.address() => found.push(format!(
+                    "shard {:?}: host, port: the cluster has {}, the config {}",
+                    shard.name,
+                    ours.address(),
+                    shard.address()
+                )),
+                Some(ours) if ours.size != shard.size => found.push(format!(
+                    "shard {:?}: size: the cluster has {}, the config {}",
+                    shard.name, ours.size, shard.size
+                )),
+                Some(_) => {}
+            }
+        }
+        for shard in &map.shards {
+            if !config.shards.iter().any(|theirs| theirs.name == shard.name) {
+                found.push(format!("shard {:?}: only in the cluster", shard.name));
+            }
+        }
+        if map.ranges != config.ranges {
+            found.push(format!("ranges: the cluster has those of epoch {}", map.epoch));
+        }
+        found
+    }
+
+    /// Puts a map that is being replaced into the history.
+    fn remember(&mut self, past: &RangeMap, at: u64, why: String) {
+        self.history.push(PastMap { map: past.clone(), until: at, why });
+        if self.history.len() > HISTORY_LENGTH {
+            self.history.remove(0);
+        }
+    }
+}
+
+/// Now, in milliseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let text = r#"{"shards": [
+            {"name": "a", "start": 0, "end": 0.25, "size": 10, "host": "h", "port": 1},
+            {"name": "b", "start": 0.25, "end": 1, "size": 10, "host": "h", "port": 2}
+        ]}"#;
+        State::new(&ClusterConfig::parse(text).unwrap(), "c0ffee".to_owned())
+    }
+
+    fn create(name: &str) -> Command {
+        Command::CreateIndex { name: name.to_owned() }
+    }
+
+    fn drop_index(name: &str) -> Command {
+        Command::DropIndex { name: name.to_owned() }
+    }
+
+    #[test]
+    fn an_index_id_is_never_given_twice() {
+        let state = state().apply(&create("x")).unwrap().apply(&create("y")).unwrap();
+        let state = state.apply(&drop_index("y")).unwrap().apply(&create("y")).unwrap();
+        let ids: Vec<_> = state.indexes.iter().map(|index| (index.id, &*index.name)).collect();
+        assert_eq!(ids, [(1, "x"), (3, "y")]);
+        let exists = WireError::IndexExists { index: "x".to_owned() };
+        assert_eq!(state.apply(&create("x")), Err(exists));
+        let missing = WireError::IndexNotFound { index: "z".to_owned() };
+        assert_eq!(state.apply(&drop_index("z")), Err(missing));
+        assert!(matches!(state.apply(&create("no/slash")), Err(WireError::BadRequest(_))));
+    }
+
+    #[test]
+    fn a_new_size_makes_a_new_epoch_and_the_old_map_is_remembered() {
+        let before = state();
+        let set = |shard: &str, size| Command::SetSize { shard: shard.to_owned(), size, at: 7 };
+        let after = before.apply(&set("b", 99)).unwrap();
+        assert_eq!(after.map.epoch, before.map.epoch + 1);
+        assert_eq!(after.assignment("b").map(|assignment| assignment.size), Some(99));
+        assert_eq!(after.history.len(), 1);
+        assert_eq!(after.history[0].map, before.map);
+        assert_eq!(after.map.check(), Ok(()));
+        assert!(matches!(before.apply(&set("z", 1)), Err(WireError::BadRequest(_))));
+        assert!(matches!(before.apply(&set("a", 0)), Err(WireError::BadRequest(_))));
+    }
+
+    #[test]
+    fn differences_to_a_config_are_named() {
+        let text = r#"{"hash_method": "xxh3", "shards": [
+            {"name": "a", "start": 0, "end": 0.5, "size": 11, "host": "h", "port": 1},
+            {"name": "z", "start": 0.5, "end": 1, "size": 10, "host": "h", "port": 3}
+        ]}"#;
+        let found = state().differences(&ClusterConfig::parse(text).unwrap());
+        assert_eq!(
+            found,
+            [
+                "hash_method: the cluster has md5, the config xxh3",
+                "shard \"a\": size: the cluster has 10, the config 11",
+                "shard \"z\": only in the config",
+                "shard \"b\": only in the cluster",
+                "ranges: the cluster has those of epoch 1",
+            ]
+        );
+    }
+}
