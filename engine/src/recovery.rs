@@ -131,9 +131,7 @@ fn random_identity() -> Result<u128> {
     let mut bytes = [0; 16];
     match getrandom::fill(&mut bytes) {
         Ok(()) => Ok(u128::from_le_bytes(bytes)),
-        Err(error) => {
-            Err(Error::failed("draw random bytes", "the operating system", error.into()))
-        }
+        Err(error) => Err(Error::failed("draw random bytes", "the operating system", error.into())),
     }
 }
 
