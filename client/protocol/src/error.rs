@@ -70,6 +70,10 @@ impl std::fmt::Display for BadRequest {
 
 impl WireError {
     /// A bad request: what is wrong, and in which part of the request.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers hand over an error that they have no other use for"
+    )]
     pub fn bad_request(place: &str, what: impl ToString) -> Self {
         Self::BadRequest(BadRequest { what: what.to_string(), place: place.to_owned() })
     }

@@ -23,6 +23,10 @@ pub const LENGTH_BYTES: usize = 4;
 /// the bytes it promises, costs no memory.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 
+/// How much is said about what is wrong with a message: a fault quotes names that the message
+/// has, and one as long as a frame must not come back whole.
+const MAX_FAULT_CHARS: usize = 512;
+
 const _: () = assert!(crate::MAX_DOCUMENT_BYTES + 64 * 1024 < DEFAULT_MAX_FRAME_BYTES);
 
 /// Why a frame could not be read or made.
@@ -76,7 +80,9 @@ pub fn encode<T: Serialize>(
 /// document may.
 pub fn decode<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
     // The pass before serde's bounds the depth of fields that serde would skip by recursion.
-    let malformed = |what: &dyn std::fmt::Display| FrameError::Malformed(what.to_string());
+    let malformed = |what: &dyn std::fmt::Display| {
+        FrameError::Malformed(what.to_string().chars().take(MAX_FAULT_CHARS).collect())
+    };
     document::well_formed(body).map_err(|error| malformed(&error))?;
     rmp_serde::from_slice(body).map_err(|error| malformed(&error))
 }
@@ -174,5 +180,13 @@ mod tests {
     fn bytes_after_a_message_are_malformed() {
         assert_eq!(decode::<u32>(b"\x05").unwrap(), 5);
         assert!(matches!(decode::<u32>(b"\x05\x06"), Err(FrameError::Malformed(_))));
+        let name = "x".repeat(1 << 20);
+        let mut out = BytesMut::new();
+        encode(&mut out, &name, 2 << 20).unwrap();
+        let Err(FrameError::Malformed(fault)) = decode::<crate::HashMethod>(&out[LENGTH_BYTES..])
+        else {
+            panic!("no hash method has such a name");
+        };
+        assert_eq!(fault.chars().count(), MAX_FAULT_CHARS);
     }
 }

@@ -197,14 +197,18 @@ pub struct Remove<'a> {
     pub version: Option<u64>,
 }
 
+/// The most mutations of a batch: what a node holds of one in memory is many times the bytes of a
+/// short mutation on the wire.
+pub const MAX_BATCH_MUTATIONS: usize = 10_000;
+
 /// Several mutations, executed in their order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch<'a> {
-    /// What to do; all keys must belong to the shard.
+    /// What to do, at most [`MAX_BATCH_MUTATIONS`]; all keys must belong to the shard.
     #[serde(borrow)]
     pub mutations: Vec<Mutation<'a>>,
-    /// All or nothing: when one fails, those before it are undone and those after not tried.
-    /// Otherwise each stands for itself. Nobody sees a part of an atomic batch, also after a
+    /// All or nothing: when one is neither written nor removed, those before it are undone and
+    /// those after not tried. Otherwise each stands for itself. Nobody sees a part of an atomic batch, also after a
     /// crash.
     #[serde(default)]
     pub atomic: bool,
@@ -225,14 +229,14 @@ pub enum Mutation<'a> {
 pub struct Scan<'a> {
     /// The index.
     pub index: &'a str,
-    /// The positions to visit; answered `wrong_shard` when the shard does not own the position at
-    /// which the scan goes on.
+    /// The positions to visit; answered `wrong_shard` when the shard does not own all of them, or
+    /// all from that of `after` on.
     pub range: Range,
     /// Where the page before ended: documents after this one. Stays true while ranges move.
     #[serde(default, borrow)]
     pub after: Option<Cursor<'a>>,
-    /// The most documents in the page; a node may stop earlier, and never returns an empty page
-    /// with a `next` unless it made progress.
+    /// The most documents in the page, at least 1; a node may stop earlier, but not before the
+    /// first.
     pub limit: u32,
     /// Leaves the documents' bytes out.
     #[serde(default)]

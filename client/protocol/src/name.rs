@@ -8,6 +8,10 @@ pub const MAX_KEY_BYTES: usize = 1024;
 /// The longest index name, in characters; the shortest has one.
 pub const MAX_INDEX_NAME_BYTES: usize = 64;
 
+/// The longest label: the name of a shard, the id of a cluster, the owner of a lock. They come
+/// back in errors and stand in each manifest.
+pub const MAX_LABEL_BYTES: usize = 256;
+
 /// Why a name is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the messages say it")]
@@ -18,6 +22,8 @@ pub enum NameError {
         "an index name has 1 to {MAX_INDEX_NAME_BYTES} of the characters A-Z a-z 0-9 _ . -: {0:?} is not one"
     )]
     IndexName(String),
+    #[error("a {what} has 1 to {MAX_LABEL_BYTES} bytes, this one has {length}")]
+    LabelLength { what: &'static str, length: usize },
 }
 
 /// Checks a key: 1 to 1024 bytes.
@@ -45,6 +51,17 @@ pub fn check_index(name: &str) -> Result<(), NameError> {
     }
 }
 
+/// Checks a label: 1 to 256 bytes. `what` it is, is for the error.
+///
+/// # Errors
+/// When its length is outside.
+pub fn check_label(what: &'static str, label: &str) -> Result<(), NameError> {
+    match label.len() {
+        1..=MAX_LABEL_BYTES => Ok(()),
+        length => Err(NameError::LabelLength { what, length }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +76,11 @@ mod tests {
         assert_eq!(check_index(&"i".repeat(64)), Ok(()));
         for bad in ["", "a b", "a/b", "ä", &"i".repeat(65)] {
             assert_eq!(check_index(bad), Err(NameError::IndexName(bad.to_owned())));
+        }
+        assert_eq!(check_label("name", &"n".repeat(256)), Ok(()));
+        for length in [0, 257] {
+            let refused = Err(NameError::LabelLength { what: "name", length });
+            assert_eq!(check_label("name", &"n".repeat(length)), refused);
         }
     }
 }

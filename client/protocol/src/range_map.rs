@@ -88,7 +88,7 @@ impl OwnedRange {
 pub struct RangeMap {
     /// The cluster this map is of: 32 hex digits, drawn when the cluster was made.
     pub cluster: String,
-    /// Grows by one with every change of the map.
+    /// Grows by one with every change of the map or of the index catalogue.
     pub epoch: u64,
     /// How keys become positions; fixed for the life of the cluster.
     pub hash_method: HashMethod,

@@ -1,0 +1,500 @@
+//! The worked examples of `docs/protocol.md` against the crate, byte for byte.
+//!
+//! Each fenced block that begins with `hex NAME` is one frame, its annotations after a `;`. The
+//! message of that name in [`examples`] must encode to exactly these bytes, and they must decode
+//! to it. A block marked `hex NAME decodes` shows another encoding that a node accepts: it only
+//! has to decode. Every block has its message and every message its block. The worked computation
+//! of positions is compared step by step.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::BytesMut;
+use md5::{Digest, Md5};
+use sherd_protocol::message::*;
+use sherd_protocol::range_map::OwnedRange;
+use sherd_protocol::{
+    DEFAULT_MAX_FRAME_BYTES, HashMethod, Position, Range, RangeMap, ShardInfo, WireError, frame,
+};
+
+#[derive(Debug, PartialEq)]
+enum Message {
+    Hello(Hello),
+    HelloAnswer(HelloAnswer),
+    ToShard(u64, ShardOperation<'static>),
+    FromShard(u64, ShardAnswer<'static>),
+    ToBootstrap(u64, BootstrapOperation<'static>),
+    FromBootstrap(u64, BootstrapAnswer),
+}
+
+use Message::{FromBootstrap, FromShard, ToBootstrap, ToShard};
+
+impl Message {
+    fn encode(&self) -> Vec<u8> {
+        let mut wire = BytesMut::new();
+        let limit = DEFAULT_MAX_FRAME_BYTES;
+        match self {
+            Self::Hello(hello) => frame::encode(&mut wire, hello, limit),
+            Self::HelloAnswer(answer) => frame::encode(&mut wire, answer, limit),
+            ToShard(id, operation) => {
+                frame::encode(&mut wire, &Request { id: *id, operation }, limit)
+            }
+            FromShard(id, outcome) => frame::encode(&mut wire, &Answer { id: *id, outcome }, limit),
+            ToBootstrap(id, operation) => {
+                frame::encode(&mut wire, &Request { id: *id, operation }, limit)
+            }
+            FromBootstrap(id, outcome) => {
+                frame::encode(&mut wire, &Answer { id: *id, outcome }, limit)
+            }
+        }
+        .unwrap();
+        wire.to_vec()
+    }
+
+    /// Decodes `bytes` as a message of the same kind as `self`.
+    fn decode_alike(&self, bytes: &'static [u8]) -> Self {
+        let length = frame::body_length(bytes, DEFAULT_MAX_FRAME_BYTES).unwrap().unwrap();
+        let body = &bytes[frame::LENGTH_BYTES..];
+        assert_eq!(body.len(), length, "the length in front does not fit the body");
+        match self {
+            Self::Hello(_) => Self::Hello(frame::decode(body).unwrap()),
+            Self::HelloAnswer(_) => Self::HelloAnswer(frame::decode(body).unwrap()),
+            message => {
+                let (id, rest) = split_id(body).unwrap();
+                match message {
+                    ToShard(..) => ToShard(id, frame::decode(rest).unwrap()),
+                    FromShard(..) => FromShard(id, frame::decode(rest).unwrap()),
+                    ToBootstrap(..) => ToBootstrap(id, frame::decode(rest).unwrap()),
+                    _ => FromBootstrap(id, frame::decode(rest).unwrap()),
+                }
+            }
+        }
+    }
+}
+
+const CLUSTER: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+
+/// `"hello world"`, as a document.
+const HELLO_WORLD: &[u8] = b"\xabhello world";
+
+/// `{"hello": "world"}`, as a document.
+const HELLO_MAP: &[u8] = b"\x81\xa5hello\xa5world";
+
+fn write(condition: Condition) -> Write<'static> {
+    Write { index: "test_index", key: "test", document: HELLO_WORLD, condition }
+}
+
+fn key_of(key: &'static str) -> KeyOf<'static> {
+    KeyOf { index: "test_index", key }
+}
+
+fn examples() -> Vec<(&'static str, Message)> {
+    let scan = Scan {
+        index: "test_index",
+        range: Range { start: 0, end: 5_000_000 },
+        after: None,
+        limit: 1000,
+        keys_only: false,
+    };
+    let item =
+        |position, key, document| Item { position: Position(position), key, version: 7, document };
+    let shard = |name: &str, port| ShardInfo {
+        name: name.to_owned(),
+        host: "127.0.0.1".to_owned(),
+        port,
+        size: 1024,
+    };
+    let owned = |start, end, shard: &str| OwnedRange { start, end, shard: shard.to_owned() };
+    let index = || Index { id: 1, name: "test_index".to_owned() };
+    vec![
+        ("hello", Message::Hello(Hello { version: 1, client: "example".to_owned(), token: None })),
+        (
+            "hello_with_token",
+            Message::Hello(Hello {
+                version: 1,
+                client: "example".to_owned(),
+                token: Some("secret".to_owned()),
+            }),
+        ),
+        (
+            "welcome_of_a_shard",
+            Message::HelloAnswer(HelloAnswer::Welcome(Welcome {
+                version: 1,
+                role: Role::Shard,
+                name: "shard0-0.5".to_owned(),
+                epoch: 3,
+            })),
+        ),
+        (
+            "refused",
+            Message::HelloAnswer(HelloAnswer::Refused(WireError::UnsupportedVersion {
+                client: 2,
+                server: 1,
+            })),
+        ),
+        ("write", ToShard(1, ShardOperation::Write(write(Condition::Absent)))),
+        (
+            "write_of_a_version",
+            ToShard(
+                300,
+                ShardOperation::Write(Write {
+                    document: HELLO_MAP,
+                    ..write(Condition::Version(7))
+                }),
+            ),
+        ),
+        ("written", FromShard(1, ShardAnswer::Written { version: 7 })),
+        ("condition_failed", FromShard(1, ShardAnswer::ConditionFailed { version: Some(7) })),
+        (
+            "condition_failed_on_nothing",
+            FromShard(300, ShardAnswer::ConditionFailed { version: None }),
+        ),
+        ("read", ToShard(2, ShardOperation::Read(key_of("test")))),
+        (
+            "document",
+            FromShard(
+                2,
+                ShardAnswer::Document(Found {
+                    position: Position(1_671_936),
+                    version: 7,
+                    document: HELLO_WORLD,
+                }),
+            ),
+        ),
+        ("missing", FromShard(2, ShardAnswer::Missing)),
+        ("has", ToShard(3, ShardOperation::Has(key_of("test")))),
+        (
+            "has_it",
+            FromShard(
+                3,
+                ShardAnswer::Document(Found {
+                    position: Position(1_671_936),
+                    version: 7,
+                    document: b"",
+                }),
+            ),
+        ),
+        ("pop", ToShard(4, ShardOperation::Pop(key_of("test")))),
+        (
+            "remove",
+            ToShard(
+                5,
+                ShardOperation::Remove(Remove {
+                    index: "test_index",
+                    key: "test",
+                    version: Some(7),
+                }),
+            ),
+        ),
+        ("removed", FromShard(5, ShardAnswer::Removed { version: 8 })),
+        (
+            "batch",
+            ToShard(
+                6,
+                ShardOperation::Batch(Batch {
+                    mutations: vec![
+                        Mutation::Write(write(Condition::Any)),
+                        Mutation::Remove(Remove { index: "test_index", key: "4", version: None }),
+                    ],
+                    atomic: true,
+                }),
+            ),
+        ),
+        (
+            "batch_done",
+            FromShard(
+                6,
+                ShardAnswer::Batch(vec![
+                    MutationOutcome::Written { version: 9 },
+                    MutationOutcome::Removed { version: 10 },
+                ]),
+            ),
+        ),
+        (
+            "batch_undone",
+            FromShard(
+                6,
+                ShardAnswer::Batch(vec![MutationOutcome::Abandoned, MutationOutcome::Missing]),
+            ),
+        ),
+        ("scan", ToShard(7, ShardOperation::Scan(scan))),
+        (
+            "page",
+            FromShard(
+                7,
+                ShardAnswer::Page(Page {
+                    items: vec![
+                        item(900_864, "4", b"\xcb\x3f\xec\xcc\xcc\xcc\xcc\xcc\xcd"),
+                        item(1_671_936, "test", HELLO_WORLD),
+                    ],
+                    more: true,
+                }),
+            ),
+        ),
+        (
+            "scan_goes_on",
+            ToShard(
+                8,
+                ShardOperation::Scan(Scan {
+                    after: Some(Cursor { position: Position(1_671_936), key: "test" }),
+                    keys_only: true,
+                    ..scan
+                }),
+            ),
+        ),
+        ("stat", ToShard(9, ShardOperation::Stat)),
+        (
+            "stat_answer",
+            FromShard(
+                9,
+                ShardAnswer::Stat(Box::new(ShardStat {
+                    cluster: CLUSTER.to_owned(),
+                    name: "shard0-0.5".to_owned(),
+                    epoch: 3,
+                    ranges: vec![Range { start: 0, end: 5_000_000 }],
+                    max_size: 1024,
+                    used: 16,
+                    documents: 1,
+                    distribution: [0, 1, 0, 0, 0],
+                    indexes: vec![IndexStat {
+                        id: 1,
+                        name: "test_index".to_owned(),
+                        documents: 1,
+                        used: 16,
+                    }],
+                    locked_by: None,
+                    poisoned: None,
+                    durable_lsn: 9,
+                    checkpoint_lsn: 2,
+                    segments: 1,
+                    log_bytes: 67_108_864,
+                    connections: 2,
+                    pid: 4242,
+                })),
+            ),
+        ),
+        (
+            "assign",
+            ToShard(
+                10,
+                ShardOperation::Assign(Assignment {
+                    cluster: CLUSTER.to_owned(),
+                    name: "shard0-0.5".to_owned(),
+                    epoch: 3,
+                    hash_method: HashMethod::Md5,
+                    ranges: vec![Range { start: 0, end: 5_000_000 }],
+                    size: 1024,
+                }),
+            ),
+        ),
+        ("done", FromShard(10, ShardAnswer::Done)),
+        ("lock", ToShard(11, ShardOperation::Lock(Lock { owner: "backup" }))),
+        ("release", ToShard(12, ShardOperation::Release(Lock { owner: "backup" }))),
+        ("create_index_on_a_shard", ToShard(13, ShardOperation::CreateIndex(index()))),
+        (
+            "drop_index_on_a_shard",
+            ToShard(14, ShardOperation::DropIndex(DropIndex { id: 1, name: "test_index" })),
+        ),
+        ("set_size_of_a_shard", ToShard(15, ShardOperation::SetSize(SetSize { size: 65_536 }))),
+        (
+            "error_wrong_shard",
+            FromShard(16, ShardAnswer::Error(WireError::WrongShard { epoch: 4 })),
+        ),
+        (
+            "error_quota_exceeded",
+            FromShard(
+                17,
+                ShardAnswer::Error(WireError::QuotaExceeded {
+                    used: 1010,
+                    limit: 1024,
+                    needed: 16,
+                }),
+            ),
+        ),
+        (
+            "error_bad_request",
+            FromShard(
+                18,
+                ShardAnswer::Error(WireError::bad_request(
+                    "key",
+                    "a key has 1 to 1024 bytes, this one has 0",
+                )),
+            ),
+        ),
+        ("error_without_fields", FromShard(19, ShardAnswer::Error(WireError::ShuttingDown))),
+        ("map", ToBootstrap(1, BootstrapOperation::Map)),
+        (
+            "map_answer",
+            FromBootstrap(
+                1,
+                BootstrapAnswer::Map(RangeMap {
+                    cluster: CLUSTER.to_owned(),
+                    epoch: 3,
+                    hash_method: HashMethod::Md5,
+                    shards: vec![shard("shard0-0.5", 5050), shard("shard0.5-1", 5051)],
+                    ranges: vec![
+                        owned(0, 5_000_000, "shard0-0.5"),
+                        owned(5_000_000, 10_000_000, "shard0.5-1"),
+                    ],
+                }),
+            ),
+        ),
+        ("indexes", ToBootstrap(2, BootstrapOperation::Indexes)),
+        ("indexes_answer", FromBootstrap(2, BootstrapAnswer::Indexes(vec![index()]))),
+        (
+            "create_index",
+            ToBootstrap(3, BootstrapOperation::CreateIndex(IndexName { name: "test_index" })),
+        ),
+        ("index_answer", FromBootstrap(3, BootstrapAnswer::Index(index()))),
+        (
+            "drop_index",
+            ToBootstrap(4, BootstrapOperation::DropIndex(IndexName { name: "test_index" })),
+        ),
+        (
+            "set_size",
+            ToBootstrap(
+                5,
+                BootstrapOperation::SetSize(SetShardSize { shard: "shard0-0.5", size: 65_536 }),
+            ),
+        ),
+        ("status", ToBootstrap(6, BootstrapOperation::Status)),
+        (
+            "status_answer",
+            FromBootstrap(
+                6,
+                BootstrapAnswer::Status(vec![ShardStatus {
+                    name: "shard0-0.5".to_owned(),
+                    ready: false,
+                    why: Some("connection refused".to_owned()),
+                }]),
+            ),
+        ),
+    ]
+}
+
+struct Block {
+    name: String,
+    only_decodes: bool,
+    line: usize,
+    bytes: Vec<u8>,
+}
+
+fn document() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/protocol.md");
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The blocks of the document, and a check that what the annotations quote is what the bytes say.
+fn blocks() -> Vec<Block> {
+    let text = document();
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        if let Some(block) = &mut open {
+            if line == "```" {
+                blocks.extend(open.take());
+                continue;
+            }
+            let (hex, annotation) = line.split_once(';').unwrap_or((line, ""));
+            let bytes: Vec<u8> = hex
+                .split_whitespace()
+                .map(|byte| {
+                    assert_eq!(byte.len(), 2, "line {number}: {byte:?} is no byte in hex");
+                    u8::from_str_radix(byte, 16).unwrap()
+                })
+                .collect();
+            check_annotation(number, &bytes, annotation);
+            block.bytes.extend(bytes);
+        } else if let Some(marker) = line.strip_prefix("```hex ") {
+            let (name, decodes) = marker.split_once(' ').unwrap_or((marker, ""));
+            assert!(["", "decodes"].contains(&decodes), "line {number}: unknown mark {decodes:?}");
+            open = Some(Block {
+                name: name.to_owned(),
+                only_decodes: !decodes.is_empty(),
+                line: number,
+                bytes: Vec::new(),
+            });
+        }
+    }
+    assert!(open.is_none(), "the last block is not closed");
+    assert!(!blocks.is_empty(), "docs/protocol.md has no examples");
+    blocks
+}
+
+/// Each quoted word of an annotation stands in the bytes of its line, in the same order.
+fn check_annotation(number: usize, bytes: &[u8], annotation: &str) {
+    let mut from = 0;
+    for quoted in annotation.split('"').skip(1).step_by(2) {
+        let found = bytes[from..].windows(quoted.len().max(1)).position(|w| w == quoted.as_bytes());
+        from += found.unwrap_or_else(|| panic!("line {number}: {quoted:?} is not in the bytes"));
+        from += quoted.len();
+    }
+}
+
+#[test]
+fn every_example_of_the_document_is_what_the_crate_says() {
+    let messages: BTreeMap<_, _> = examples().into_iter().collect();
+    let mut unseen: Vec<_> = messages.keys().copied().collect();
+    for block in blocks() {
+        let at = format!("example {:?}, docs/protocol.md line {}", block.name, block.line);
+        let message = messages
+            .get(block.name.as_str())
+            .unwrap_or_else(|| panic!("{at}: no message of that name to compare with"));
+        if !block.only_decodes {
+            let encoded = message.encode();
+            assert_eq!(
+                hex(&block.bytes),
+                hex(&encoded),
+                "{at}: left in the document, right encoded"
+            );
+            let index = unseen.iter().position(|name| *name == block.name);
+            unseen.remove(index.unwrap_or_else(|| panic!("{at}: a second block of that name")));
+        }
+        assert_eq!(&message.decode_alike(block.bytes.leak()), message, "{at}: decoded");
+    }
+    let missing: Vec<_> =
+        unseen.iter().map(|name| format!("{name}: {}", hex(&messages[name].encode()))).collect();
+    assert!(missing.is_empty(), "messages without a block:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn the_worked_positions_of_the_document_are_right() {
+    let text = document();
+    let digest: [u8; 16] = Md5::digest(b"test").into();
+    let number = u128::from_be_bytes(digest);
+    let md5 = HashMethod::Md5.position("test").0;
+    let hash = twox_hash::XxHash3_64::oneshot(b"test");
+    let xxh3 = HashMethod::Xxh3.position("test").0;
+    let steps = [
+        format!("| MD5 | `{}` |", hex(&digest).replace(' ', "")),
+        format!("| as an integer | {number} |"),
+        format!("| rounded to a double | {} |", number as f64 as u128),
+        format!("| modulo 10,000,000 | **{md5}** |"),
+        format!("| as `hash_` | {} |", HashMethod::Md5.position("test").fraction()),
+        format!("the result would be {},", number % 10_000_000),
+        format!("| XXH3_64 | `{hash:016x}` |"),
+        format!("| as an integer | {hash} |"),
+        format!("| · 10,000,000 | {} |", u128::from(hash) * 10_000_000),
+        format!("| / 2^64, rounded down | **{xxh3}** |"),
+    ];
+    for step in steps {
+        assert!(text.contains(&step), "the document lacks {step:?}");
+    }
+    let table = text.split("```positions\n").nth(1).expect("a table of positions");
+    let rows = table.lines().skip(1).take_while(|line| *line != "```");
+    let mut count = 0;
+    for row in rows {
+        let columns: Vec<_> = row.split_whitespace().collect();
+        let [key, md5, xxh3] = columns[..] else { panic!("not three columns: {row:?}") };
+        assert_eq!(HashMethod::Md5.position(key).0.to_string(), md5, "{key}");
+        assert_eq!(HashMethod::Xxh3.position(key).0.to_string(), xxh3, "{key}");
+        count += 1;
+    }
+    assert!(count > 0, "the table of positions is empty");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}

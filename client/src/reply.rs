@@ -1,0 +1,86 @@
+//! Answers as a caller keeps them: documents are slices of the frame they came in, not copies.
+//!
+//! # Caveats
+//! A document kept keeps the memory of the answers that arrived along with it. Whoever keeps few
+//! of many for long should copy them ([`Bytes::copy_from_slice`]).
+
+use bytes::Bytes;
+use sherd_protocol::message::{MutationOutcome, ShardAnswer, ShardStat};
+use sherd_protocol::{FrameError, Position, WireError, frame};
+
+/// A stored document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Where its key falls on the ring.
+    pub position: Position,
+    /// Grows with every write of the key.
+    pub version: u64,
+    /// One MessagePack value; empty where only its presence was asked for.
+    pub bytes: Bytes,
+}
+
+/// A key with its document, from a scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The key.
+    pub key: String,
+    /// What is stored under it; its bytes are empty where only keys were asked for.
+    pub document: Document,
+}
+
+/// A part of a scan, in ring order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The documents.
+    pub items: Vec<Item>,
+    /// Whether there may be more after the last of them.
+    pub more: bool,
+}
+
+/// What a shard answered, other than an error.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "as in the protocol")]
+pub enum ShardReply {
+    Written { version: u64 },
+    Removed { version: u64 },
+    Document(Document),
+    Missing,
+    ConditionFailed { version: Option<u64> },
+    Batch(Vec<MutationOutcome>),
+    Page(Page),
+    Stat(Box<ShardStat>),
+    Done,
+}
+
+impl ShardReply {
+    /// Decodes an outcome; the error answer is the inner error.
+    pub(crate) fn decode(outcome: &Bytes) -> Result<Result<Self, WireError>, FrameError> {
+        let own = |borrowed: &[u8]| outcome.slice_ref(borrowed);
+        Ok(Ok(match frame::decode::<ShardAnswer<'_>>(outcome)? {
+            ShardAnswer::Written { version } => Self::Written { version },
+            ShardAnswer::Removed { version } => Self::Removed { version },
+            ShardAnswer::Document(found) => Self::Document(Document {
+                position: found.position,
+                version: found.version,
+                bytes: own(found.document),
+            }),
+            ShardAnswer::Missing => Self::Missing,
+            ShardAnswer::ConditionFailed { version } => Self::ConditionFailed { version },
+            ShardAnswer::Batch(outcomes) => Self::Batch(outcomes),
+            ShardAnswer::Page(page) => {
+                let items = page.items.iter().map(|item| Item {
+                    key: item.key.to_owned(),
+                    document: Document {
+                        position: item.position,
+                        version: item.version,
+                        bytes: own(item.document),
+                    },
+                });
+                Self::Page(Page { items: items.collect(), more: page.more })
+            }
+            ShardAnswer::Stat(stat) => Self::Stat(stat),
+            ShardAnswer::Done => Self::Done,
+            ShardAnswer::Error(error) => return Ok(Err(error)),
+        }))
+    }
+}
