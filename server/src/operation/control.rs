@@ -1,0 +1,92 @@
+//! What the control role asks: assignment, lock, catalogue and size. Each is durable before it is
+//! answered.
+
+use sherd_engine::Command;
+use sherd_node::Responder;
+use sherd_protocol::message::{Assignment, DropIndex, Index, Lock, SetSize, ShardAnswer};
+use sherd_protocol::ring::RING_SIZE;
+use sherd_protocol::{WireError, name};
+
+use crate::refusal::refusal;
+use crate::shard::Shard;
+
+pub(crate) fn assign(shard: &Shard, assignment: Assignment, responder: Responder) {
+    if let Err(error) = check_assignment(&assignment) {
+        return responder.refuse(&error);
+    }
+    let ranges = assignment.ranges.iter().map(|range| (range.start, range.end)).collect();
+    let command = Command::Assign(sherd_engine::Assignment {
+        cluster: assignment.cluster,
+        name: assignment.name,
+        hash_method: assignment.hash_method.to_string(),
+        epoch: assignment.epoch,
+        ranges,
+        limit: assignment.size,
+    });
+    submit(shard, command, responder);
+}
+
+pub(crate) fn lock(shard: &Shard, lock: Lock<'_>, responder: Responder) {
+    match name::check_label("owner", lock.owner) {
+        Ok(()) => submit(shard, Command::Lock { owner: lock.owner.to_owned() }, responder),
+        Err(error) => responder.refuse(&WireError::bad_request("owner", error)),
+    }
+}
+
+pub(crate) fn release(shard: &Shard, lock: Lock<'_>, responder: Responder) {
+    match name::check_label("owner", lock.owner) {
+        Ok(()) => submit(shard, Command::Release { owner: lock.owner.to_owned() }, responder),
+        Err(error) => responder.refuse(&WireError::bad_request("owner", error)),
+    }
+}
+
+pub(crate) fn create_index(shard: &Shard, index: Index, responder: Responder) {
+    match name::check_index(&index.name) {
+        Ok(()) => {
+            submit(shard, Command::CreateIndex { id: index.id, name: index.name }, responder);
+        }
+        Err(error) => responder.refuse(&WireError::bad_request("name", error)),
+    }
+}
+
+/// The id says which: an index created anew under the name is another one.
+pub(crate) fn drop_index(shard: &Shard, index: DropIndex<'_>, responder: Responder) {
+    submit(shard, Command::DropIndex { id: index.id }, responder);
+}
+
+pub(crate) fn set_size(shard: &Shard, set: SetSize, responder: Responder) {
+    submit(shard, Command::SetLimit { limit: set.size }, responder);
+}
+
+fn submit(shard: &Shard, command: Command, responder: Responder) {
+    let done = move |result: sherd_engine::Result<_>| match result {
+        Ok(_) => responder.send(&ShardAnswer::Done),
+        Err(error) => responder.refuse(&refusal(error, "")),
+    };
+    shard.engine.submit(command, Box::new(done));
+}
+
+fn check_assignment(assignment: &Assignment) -> Result<(), WireError> {
+    let label = |field: &'static str, label: &str| {
+        name::check_label(field, label).map_err(|error| WireError::bad_request(field, error))
+    };
+    label("cluster", &assignment.cluster)?;
+    label("name", &assignment.name)?;
+    if assignment.epoch == 0 {
+        return Err(WireError::bad_request("epoch", "a map's epoch is 1 at least"));
+    }
+    let mut free_from = 0;
+    for (i, range) in assignment.ranges.iter().enumerate() {
+        if range.start < free_from || range.end <= range.start || range.end > RING_SIZE {
+            return Err(WireError::bad_request(
+                &format!("ranges[{i}]"),
+                format!(
+                    "[{}, {}) is empty, not after the one before, or ends beyond {RING_SIZE}",
+                    range.start, range.end
+                ),
+            ));
+        }
+        free_from = range.end;
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! The operations of a shard, one module each.
+//!
+//! An operation checks its request, asks the engine, and sees to it that the responder answers:
+//! at once, or when the engine has done it. None blocks the connection's task.
+
+mod batch;
+mod control;
+mod mutation;
+mod pop;
+mod read;
+mod remove;
+mod scan;
+mod stat;
+mod write;
+
+pub(crate) use batch::batch;
+pub(crate) use control::{assign, create_index, drop_index, lock, release, set_size};
+pub use pop::MAX_POP_ATTEMPTS;
+pub(crate) use pop::pop;
+pub(crate) use read::{has, read};
+pub(crate) use remove::remove;
+pub(crate) use scan::scan;
+pub use scan::{MAX_PAGE_DOCUMENTS, MAX_SCANS_AT_ONCE, PAGE_BYTES};
+pub(crate) use stat::stat;
+pub(crate) use write::write;

@@ -1,0 +1,41 @@
+//! The engine's errors as they travel: all of them, in one place.
+
+use sherd_engine::Error;
+use sherd_protocol::WireError;
+
+/// What the client is told. The engine knows indexes by their ids; `index` is the name that the
+/// request had, empty where it had none.
+pub(crate) fn refusal(error: Error, index: &str) -> WireError {
+    match error {
+        // Dropped between the look-up of its id and the execution.
+        Error::IndexNotFound(_) => WireError::IndexNotFound { index: index.to_owned() },
+        Error::IndexExists { name, .. } => WireError::IndexExists { index: name },
+        Error::QuotaExceeded { used, limit, needed } => {
+            WireError::QuotaExceeded { used, limit, needed }
+        }
+        Error::WrongShard { epoch } => WireError::WrongShard { epoch },
+        Error::Locked { owner } => WireError::Locked { owner },
+        Error::TooLarge { what, size, limit } => {
+            WireError::TooLarge { what: what.to_owned(), size, limit }
+        }
+        Error::StaleEpoch { offered, held } => WireError::StaleEpoch { offered, held },
+        Error::WrongCluster { held, name, offered, .. } => {
+            WireError::WrongCluster { held, name, offered }
+        }
+        Error::Poisoned { reason } => WireError::Poisoned { reason: reason.as_ref().to_owned() },
+        Error::DiskFull { what } => WireError::DiskFull { what: what.as_ref().to_owned() },
+        Error::Corrupt { ref file, offset, .. } => {
+            // Rare, and whoever runs the shard must hear of it, not only who asked.
+            tracing::error!(%error, "a stored document is damaged");
+            WireError::Corrupt { file: file.display().to_string(), offset }
+        }
+        Error::Closed => WireError::ShuttingDown,
+        error @ (Error::InUse { .. }
+        | Error::UnknownFormat { .. }
+        | Error::Io { .. }
+        | Error::Index(_)) => {
+            tracing::error!(%error, "a request failed");
+            WireError::Internal { what: error.to_string() }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The life of a shard process: open, serve, drain, close.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use sherd_engine::{Engine, Recovery};
+use sherd_node::Node;
+use sherd_protocol::DEFAULT_MAX_FRAME_BYTES;
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::shard::{Service, Shard};
+
+/// Opens the data directory and serves it on `listener` until `shutdown` completes.
+///
+/// `ready` is called once, when the recovery is done and before the first connection is accepted.
+/// After `shutdown`, requests that arrive are refused, those in flight are finished, and the
+/// engine is checkpointed and closed.
+///
+/// # Errors
+/// When the directory cannot be opened, and when it cannot be closed cleanly: in particular
+/// [`sherd_engine::Error::Poisoned`] when writing had stopped on the way.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    ready: impl FnOnce(&Recovery, SocketAddr),
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let Config { data, engine: options, token, limits } = config;
+    if limits.frame_bytes < DEFAULT_MAX_FRAME_BYTES {
+        return Err(Error::FrameLimit { limit: limits.frame_bytes });
+    }
+    let address = listener.local_addr().map_err(Error::Address)?;
+    let (engine, recovery) = blocking("the recovery", {
+        let data = data.clone();
+        move || Engine::open(&data, options)
+    })
+    .await?
+    .map_err(|error| Error::Open { data: data.clone(), error })?;
+
+    let node = Node::new(limits);
+    let served = match Shard::new(engine.clone(), node.clone(), token) {
+        Ok(shard) => {
+            ready(&recovery, address);
+            node.serve(listener, Service(Arc::new(shard)), shutdown).await;
+            Ok(())
+        }
+        Err(label) => Err(Error::HashMethod { data: data.clone(), label }),
+    };
+    let closed = blocking("the checkpoint", move || engine.close()).await?;
+    served.and(closed.map_err(|error| Error::Close { data, error }))
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    spawn_blocking(work).await.map_err(|_| Error::Panicked { what })
+}
