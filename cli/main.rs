@@ -1,1 +1,75 @@
-fn main() {}
+//! `sherd`: the one binary, for those who run a cluster and those who use one.
+//!
+//! * `args`, `command`: what can be asked for, one module for each command;
+//! * `document`, `record`, `rows`, `units`: how people write and read what Sherd keeps;
+//! * `load`: rows on their way into a cluster;
+//! * `node`, `cluster`: the processes, alone and together;
+//! * `output`, `error`: results on standard output, everything else on standard error, and the
+//!   exit status.
+
+mod args;
+mod cluster;
+mod command;
+mod document;
+mod error;
+mod load;
+mod node;
+mod output;
+mod record;
+mod rows;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Cli;
+use error::Error;
+use output::say;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if error.is_unsaid() {
+                say!("{error}");
+            }
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Error> {
+    log_to_stderr(cli.command.default_log_level())?;
+    let context = cli.context()?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Error::Failed(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(cli.command.run(&context));
+    // Without waiting for reads that nobody needs any more.
+    runtime.shutdown_background();
+    result
+}
+
+/// Sends the log to standard error, filtered by `SHERD_LOG`.
+fn log_to_stderr(default: &str) -> Result<(), Error> {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+
+    let filter = match std::env::var("SHERD_LOG") {
+        Ok(filter) if !filter.is_empty() => EnvFilter::try_new(&filter).map_err(|error| {
+            Error::Usage(format!(
+                "SHERD_LOG={filter} is no filter ({error}): use a level such as debug, or \
+                 target=level pairs"
+            ))
+        })?,
+        _ => EnvFilter::new(default),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        // Complaining on a standard error that is closed would panic.
+        .log_internal_errors(false)
+        .init();
+    Ok(())
+}

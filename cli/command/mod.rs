@@ -1,0 +1,137 @@
+//! The commands, one module each.
+
+mod bootstrap;
+mod cat;
+mod has;
+mod index;
+mod keys;
+mod map;
+mod pop;
+mod read;
+mod remove;
+mod shard;
+mod stat;
+mod up;
+mod write;
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use sherd_client::{Client, ConnectOptions, Options};
+use sherd_protocol::name;
+
+use crate::error::Error;
+use crate::output::say;
+
+/// What all commands share.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    /// The address of the cluster's bootstrap.
+    pub(crate) bootstrap: String,
+    /// Results are for programs.
+    pub(crate) json: bool,
+    /// The cluster's shared secret.
+    pub(crate) token: Option<String>,
+}
+
+impl Context {
+    /// Connects to the cluster.
+    ///
+    /// # Errors
+    /// When bootstrap cannot be reached or refuses.
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
+        let connect = ConnectOptions { token: self.token.clone(), ..ConnectOptions::default() };
+        let options = Options { deadline: CONNECT_PATIENCE, connect, ..Options::default() };
+        match Client::connect(&self.bootstrap, options).await {
+            Ok(client) => Ok(client.with_deadline(Options::default().deadline)),
+            Err(error) => match reason_of_no_connection(&error) {
+                Some(reason) => Err(Error::Failed(format!(
+                    "no cluster answers at {}: {reason}; start one with `sherd up`, or name its \
+                     bootstrap with --bootstrap",
+                    self.bootstrap
+                ))),
+                None => Err(error.into()),
+            },
+        }
+    }
+}
+
+/// How long bootstrap may take to answer first. One that `up` starts again is back in less.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Why nobody answered, if that is what the error is about.
+fn reason_of_no_connection(error: &sherd_client::Error) -> Option<&str> {
+    match error {
+        sherd_client::Error::Connect { reason, .. } => Some(reason),
+        sherd_client::Error::Deadline { last, .. } => reason_of_no_connection(last),
+        _ => None,
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Up(up::Up),
+    Shard(shard::Shard),
+    Bootstrap(bootstrap::Bootstrap),
+    #[command(subcommand)]
+    Index(index::Index),
+    Write(write::Write),
+    Read(read::Read),
+    Has(has::Has),
+    Pop(pop::Pop),
+    Remove(remove::Remove),
+    Cat(cat::Cat),
+    Keys(keys::Keys),
+    Stat(stat::Stat),
+    Map(map::Map),
+}
+
+impl Command {
+    /// Nodes say what they do; other commands only what is wrong.
+    pub(crate) fn default_log_level(&self) -> &'static str {
+        match self {
+            Self::Shard(_) | Self::Bootstrap(_) => "info",
+            _ => "warn",
+        }
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Why it did not do its work.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        match self {
+            Self::Up(up) => up.run(context).await,
+            Self::Shard(shard) => shard.run(context).await,
+            Self::Bootstrap(bootstrap) => bootstrap.run(context).await,
+            Self::Index(index) => index.run(context).await,
+            Self::Write(write) => write.run(context).await,
+            Self::Read(read) => read.run(context).await,
+            Self::Has(has) => has.run(context).await,
+            Self::Pop(pop) => pop.run(context).await,
+            Self::Remove(remove) => remove.run(context).await,
+            Self::Cat(cat) => cat.run(context).await,
+            Self::Keys(keys) => keys.run(context).await,
+            Self::Stat(stat) => stat.run(context).await,
+            Self::Map(map) => map.run(context).await,
+        }
+    }
+}
+
+/// Parses the name of an index.
+fn parse_index(text: &str) -> Result<String, String> {
+    name::check_index(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// Parses a key.
+fn parse_key(text: &str) -> Result<String, String> {
+    name::check_key(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+/// Says that a key is not there; `false`, for whoever notes whether all are.
+fn missing(index: &str, key: &str) -> bool {
+    say!("key {key:?} is not in index {index:?}");
+    false
+}

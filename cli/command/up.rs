@@ -1,0 +1,73 @@
+//! `sherd up`: a whole cluster on this machine.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use crate::cluster::{self, DataDir, Options, Plan};
+use crate::error::Error;
+use crate::units::{Durability, parse_size};
+
+use super::Context;
+
+/// The most shards that `up` runs: each is a process of its own on this one machine.
+const MAX_SHARDS: u64 = 64;
+
+/// A whole cluster on this machine
+///
+/// Starts a bootstrap and some shards, each its own process, and keeps them running: one that ends
+/// is started again. Prints who is who, then a line starting with `ready HOST:PORT` each time all
+/// of it serves, and a line starting with `restarted` for each process started again. Ctrl-C or
+/// SIGTERM stops it cleanly.
+///
+/// The number of shards, their size, host and ports are fixed by the first start and kept in
+/// DIR/cluster.json, a bootstrap config; later starts take them from there.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// The data directory; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = "sherd-data")]
+    data: PathBuf,
+    /// How many shards [first start: 2]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u16>::new().range(1..=MAX_SHARDS))]
+    shards: Option<u16>,
+    /// The address to listen on [first start: 127.0.0.1]
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// The port of bootstrap, 0 for any; the shards have the ports after it [first start: 9192]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// How many bytes of keys and documents each shard may hold, such as 64MiB or 2GB
+    /// [first start: 4GiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
+    size: Option<u64>,
+    /// When a write is acknowledged: `always`, once it is on disk; or `interval:1s`, before, with
+    /// the disk synced at that interval: a power loss then costs what came in since the last sync
+    #[arg(long, value_name = "WHEN", default_value_t)]
+    durability: Durability,
+}
+
+impl Up {
+    /// Runs until asked to stop.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        let options =
+            Options { shards: self.shards, host: self.host, port: self.port, size: self.size };
+        // What cannot be is refused before a directory is made for it.
+        let new = Plan::new(&options)?;
+        let data = DataDir::open(&self.data)?;
+        let stored = data.load()?;
+        if let Some(plan) = &stored {
+            plan.check(&options)?;
+        }
+        let is_stored = stored.is_some();
+        cluster::run(context, &data, stored.unwrap_or(new), is_stored, self.durability).await
+    }
+}
+
+/// Parses the size of a shard, which is not 0.
+fn parse_shard_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("a shard needs room for at least 1 byte".to_owned()),
+        size => Ok(size),
+    }
+}

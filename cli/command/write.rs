@@ -1,0 +1,131 @@
+//! `sherd write`: one document, or rows from standard input.
+
+use std::io::{self, IsTerminal};
+
+use clap::Args;
+use serde::Serialize;
+use sherd_client::{Client, Condition};
+use sherd_protocol::WireError;
+
+use crate::document;
+use crate::error::Error;
+use crate::load::Load;
+use crate::output::{Output, say};
+
+use super::{Context, parse_index, parse_key};
+
+/// Write documents
+///
+/// One document: KEY and VALUE. Otherwise rows `key|value` from standard input, one a line, split
+/// at the first `|`. A value that parses as JSON is JSON, else it is a string.
+///
+/// Existing keys are left as they are, unless with --overwrite: a single one is an error (exit
+/// status 3), in rows they are counted. Of rows with the same key the first counts, with
+/// --overwrite the last. Lines end with LF or CR LF; lines of nothing but white space are passed
+/// over. A bad row is reported with its line number on standard error and does not stop the rest;
+/// the exit status is then 1. A row whose shard was lost before it answered is reported as
+/// unknown: it may have been written or not.
+#[derive(Debug, Args)]
+pub(crate) struct Write {
+    /// The index
+    #[arg(value_name = "INDEX", value_parser = parse_index)]
+    index: String,
+    /// The key of a single document
+    #[arg(
+        value_name = "KEY",
+        value_parser = parse_key,
+        requires = "value",
+        allow_negative_numbers = true
+    )]
+    key: Option<String>,
+    /// Its value
+    #[arg(value_name = "VALUE", allow_negative_numbers = true)]
+    value: Option<String>,
+    /// Create the index if it does not exist
+    #[arg(long)]
+    force: bool,
+    /// Replace the documents of existing keys
+    #[arg(long)]
+    overwrite: bool,
+}
+
+impl Write {
+    /// Writes.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        let client = context.connect().await?;
+        if self.force {
+            match client.create_index(&self.index).await {
+                Err(error) if matches!(error.wire(), Some(WireError::IndexExists { .. })) => {}
+                result => drop(result?),
+            }
+        }
+        match (&self.key, &self.value) {
+            (Some(key), Some(value)) => self.write_one(context, &client, key, value).await,
+            _ => self.write_rows(context, client).await,
+        }
+    }
+
+    fn condition(&self) -> Condition {
+        if self.overwrite { Condition::Any } else { Condition::Absent }
+    }
+
+    async fn write_one(
+        &self,
+        context: &Context,
+        client: &Client,
+        key: &str,
+        value: &str,
+    ) -> Result<(), Error> {
+        let document = document::parse(value)
+            .map_err(|fault| Error::Failed(format!("the value cannot be written: {fault}")))?;
+        let written = client.write(&self.index, key, &document, self.condition()).await;
+        let version = written.map_err(|error| match error {
+            sherd_client::Error::ConditionFailed { .. } => Error::DoesNotHold(format!(
+                "key {key:?} is in index {:?} already; --overwrite replaces its document",
+                self.index
+            )),
+            error => error.into(),
+        })?;
+        let mut output = Output::new();
+        if context.json {
+            let hash_ = client.position(key).fraction();
+            output.json(&Written { key, hash_, version })?;
+        } else {
+            output.line(format_args!("written, version {version}"))?;
+        }
+        output.flush()
+    }
+
+    async fn write_rows(&self, context: &Context, client: Client) -> Result<(), Error> {
+        // Asked beforehand, so that it is said once and not for each row.
+        if !client.indexes().await?.iter().any(|index| index.name == self.index) {
+            return Err(Error::DoesNotHold(format!(
+                "index {:?} does not exist; --force creates it",
+                self.index
+            )));
+        }
+        if io::stdin().is_terminal() {
+            say!("reading rows key|value from the terminal; Ctrl-D ends them");
+        }
+        let mut load = Load::new(client, self.index.clone(), self.condition());
+        let result = load.run().await;
+        let summary = load.finish().await;
+        let mut output = Output::new();
+        if context.json {
+            output.json(&summary)?;
+        } else {
+            output.line(summary)?;
+        }
+        output.flush()?;
+        result?;
+        if summary.is_complete() { Ok(()) } else { Err(Error::FailedSaid) }
+    }
+}
+
+/// A single document written, for programs.
+#[derive(Serialize)]
+struct Written<'a> {
+    key: &'a str,
+    hash_: f64,
+    version: u64,
+}

@@ -1,0 +1,86 @@
+//! Why a command ended, and the exit status that says so.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// What a command that did not do its work ends with.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    /// The command was called wrongly, beyond what the argument parser sees.
+    #[error("{0}")]
+    Usage(String),
+    /// The key, index or condition asked about does not hold.
+    #[error("{0}")]
+    DoesNotHold(String),
+    /// As the first two, but said already, item by item.
+    #[error("some of it does not hold")]
+    DoesNotHoldSaid,
+    #[error("some of it failed")]
+    FailedSaid,
+    /// Nobody reads the output any more: an end, not a failure.
+    #[error("standard output was closed")]
+    OutputClosed,
+    #[error("{0}")]
+    Failed(String),
+    #[error("cannot {what} {}: {error}", path.display())]
+    File { what: &'static str, path: PathBuf, error: io::Error },
+    #[error("cannot listen on {address}: {error}; {}", listen_hint(error))]
+    Listen { address: String, error: io::Error },
+    #[error(transparent)]
+    Client(Box<sherd_client::Error>),
+    #[error(transparent)]
+    Shard(Box<sherd_server::Error>),
+    #[error(transparent)]
+    Bootstrap(#[from] sherd_bootstrap::Error),
+}
+
+impl Error {
+    /// The exit status: 0 done, 1 failed, 2 wrong usage, 3 what was asked about does not hold.
+    pub(crate) fn exit_status(&self) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Usage(_) => 2,
+            Self::DoesNotHold(_) | Self::DoesNotHoldSaid => 3,
+            Self::Client(error) if error.does_not_hold() => 3,
+            _ => 1,
+        }
+    }
+
+    /// Whether the message is still to be printed.
+    pub(crate) fn is_unsaid(&self) -> bool {
+        !matches!(self, Self::DoesNotHoldSaid | Self::FailedSaid | Self::OutputClosed)
+    }
+
+    /// For `map_err`: what was being done to which file.
+    pub(crate) fn file(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::File { what, path, error }
+    }
+}
+
+impl From<sherd_client::Error> for Error {
+    fn from(error: sherd_client::Error) -> Self {
+        Self::Client(Box::new(error))
+    }
+}
+
+impl From<sherd_server::Error> for Error {
+    fn from(error: sherd_server::Error) -> Self {
+        Self::Shard(Box::new(error))
+    }
+}
+
+/// What to do about a failed bind.
+fn listen_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process has the port: stop it or use another --port",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address: check --host",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: use another --port",
+        _ => "check --host and --port",
+    }
+}

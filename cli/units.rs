@@ -1,0 +1,186 @@
+//! Sizes (`64MiB`, `2GB`), durations (`500ms`, `30s`) and the durability made of one.
+//!
+//! Whole numbers only, and no unit with two meanings: `64M` could be either of two sizes, so it is
+//! refused with both named.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The units of a size, in bytes, by their names in lower case.
+const SIZE_UNITS: [(&str, u64); 10] = [
+    ("", 1),
+    ("b", 1),
+    ("kb", 1000),
+    ("mb", 1000 * 1000),
+    ("gb", 1000 * 1000 * 1000),
+    ("tb", 1000 * 1000 * 1000 * 1000),
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+];
+
+/// The units of a duration, in milliseconds.
+const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+
+/// Parses a number of bytes.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = split(text, "bytes, such as 1024, 64MiB or 2GB")?;
+    let unit = unit.to_ascii_lowercase();
+    if let "k" | "m" | "g" | "t" = unit.as_str() {
+        let letter = unit.to_ascii_uppercase();
+        return Err(format!(
+            "{letter} has two meanings: use {letter}B (1000s) or {letter}iB (1024s)"
+        ));
+    }
+    let factor = factor(&SIZE_UNITS, &unit).ok_or_else(|| {
+        format!("{unit:?} is no unit of size: use B, KB, MB, GB, TB or KiB to TiB")
+    })?;
+    number.checked_mul(factor).ok_or_else(|| "over 2^64 bytes".to_owned())
+}
+
+/// Parses a duration.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text, "a duration, such as 500ms, 30s, 5m or 1h")?;
+    let factor = factor(&DURATION_UNITS, unit)
+        .ok_or_else(|| format!("{unit:?} is no unit of time: use ms, s, m or h"))?;
+    let milliseconds = number.checked_mul(factor).ok_or("the duration is too long")?;
+    Ok(Duration::from_millis(milliseconds))
+}
+
+/// Splits the number off its unit.
+fn split<'a>(text: &'a str, expected: &str) -> Result<(u64, &'a str), String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    if number.is_empty() || unit.starts_with(['.', ',']) {
+        return Err(format!("expected a whole number of {expected}"));
+    }
+    let number = number.parse().map_err(|_| format!("{number} is over 2^64"))?;
+    Ok((number, unit.trim_start()))
+}
+
+fn factor(units: &[(&str, u64)], unit: &str) -> Option<u64> {
+    units.iter().find(|(name, _)| *name == unit).map(|&(_, factor)| factor)
+}
+
+/// When a shard acknowledges a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// After it is on disk.
+    #[default]
+    Always,
+    /// Before; the disk is synced at this interval.
+    Interval(Duration),
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "always" => Ok(Self::Always),
+            Some(("interval", duration)) => match parse_duration(duration)? {
+                Duration::ZERO => Err("the interval must be longer than 0".to_owned()),
+                duration => Ok(Self::Interval(duration)),
+            },
+            _ => Err("use \"always\" or \"interval:1s\"".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Interval(duration) => write!(f, "interval:{}ms", duration.as_millis()),
+        }
+    }
+}
+
+/// A size as people read it: in the largest unit that keeps it at or above one, to one decimal.
+pub(crate) fn show_size(bytes: u64) -> String {
+    let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, factor)| bytes >= *factor) {
+        None => format!("{bytes} B"),
+        Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / *factor as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("7B", 7),
+            ("64MiB", 64 << 20),
+            ("64 mib", 64 << 20),
+            ("2GB", 2_000_000_000),
+            ("1kb", 1000),
+            ("16777215TiB", 16_777_215 << 40),
+            ("18446744073709551615", u64::MAX),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MiB", "-1", "1.5GiB", "1,5GiB", "64M", "1 2", "1XB", "1e3", "ä"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            parse_size("18446744073709551616"),
+            Err("18446744073709551616 is over 2^64".into())
+        );
+        assert_eq!(parse_size("16777216TiB"), Err("over 2^64 bytes".into()));
+        assert_eq!(
+            parse_size("64M"),
+            Err("M has two meanings: use MB (1000s) or MiB (1024s)".into())
+        );
+    }
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in
+            [("500ms", 500), ("30s", 30_000), ("5 m", 300_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "s", "5", "1.5s", "-1s", "1d", "18446744073709551615h"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durabilities_come_back_as_they_are_shown() {
+        for (text, shown) in [
+            ("always", "always"),
+            ("interval:1s", "interval:1000ms"),
+            ("interval:5ms", "interval:5ms"),
+        ] {
+            let durability: Durability = text.parse().unwrap();
+            assert_eq!(durability.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(durability));
+        }
+        for text in ["", "never", "interval", "interval:", "interval:0s", "always:1s"] {
+            assert!(text.parse::<Durability>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_as_shown() {
+        for (bytes, shown) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (4 << 30, "4.0 GiB")]
+        {
+            assert_eq!(show_size(bytes), shown);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+# `just verify` only looks; `just fix` changes.
+
+# Everything that a change must pass.
+verify: format lint doc test
+
+format:
+    cargo fmt --all --check
+
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+test:
+    cargo test --workspace
+
+# Licences, advisories and sources of the dependencies; needs cargo-deny.
+deny:
+    cargo deny check
+
+# Applies what can be applied automatically.
+fix:
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+    cargo fmt --all

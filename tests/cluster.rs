@@ -1,0 +1,246 @@
+//! Clusters put together by hand: `sherd shard` and `sherd bootstrap` with a config file.
+
+#![allow(clippy::unwrap_used, reason = "a helper fails its test by panicking")]
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use sherd_client::Client;
+use support::{Process, eventually, run, sherd};
+
+/// The config file of Pyshard's README, byte for byte.
+const SEED_CONFIG: &str = r#"{
+  "shards": [
+    {
+      "name": "shard0-0.5",
+      "start": 0.0,
+      "end": 0.5,
+      "size": 1024,
+      "host": "127.0.0.1",
+      "port": 5050
+    },
+    {
+      "name": "shard0.5-1",
+      "start": 0.5,
+      "end": 1.0,
+      "size": 1024,
+      "host": "127.0.0.1",
+      "port": 5051
+    }
+  ]
+}
+"#;
+
+/// The ports that it names, and bootstrap's by default.
+const SEED_PORTS: [u16; 3] = [5050, 5051, 9192];
+
+/// Set in the process that has a network of its own.
+const OWN_NETWORK: &str = "SHERD_TEST_OWN_NETWORK";
+
+/// Runs the test of that name again in a network namespace of its own, where fixed ports clash
+/// with nothing. `true` if this has been done; otherwise the caller is to go on itself, if the
+/// ports happen to be free.
+fn in_own_network(test: &str) -> bool {
+    if std::env::var_os(OWN_NETWORK).is_some() {
+        return false;
+    }
+    let unshare = |command: &str| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--map-root-user", "--net", "--", "sh", "-c"]);
+        unshare.arg(format!("ip link set lo up && {command}"));
+        unshare
+    };
+    let probe = unshare("true").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        return false;
+    }
+    let mut again = unshare("exec \"$0\" \"$@\"");
+    again.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    let status = again.env(OWN_NETWORK, "1").status().unwrap();
+    assert!(status.success(), "{test} failed in its own network");
+    true
+}
+
+fn shard(dir: &Path, name: &str, port: u16) -> Process {
+    let mut command = sherd();
+    command.arg("shard").arg("--data").arg(dir.join(name)).args(["--port", &port.to_string()]);
+    Process::start(&mut command)
+}
+
+fn bootstrap(dir: &Path, config: &str, port: Option<u16>) -> Process {
+    let path = dir.join("config_example.json");
+    std::fs::write(&path, config).unwrap();
+    let mut command = sherd();
+    command.arg("bootstrap").arg("--data").arg(dir.join("bootstrap")).arg("--config").arg(path);
+    if let Some(port) = port {
+        command.args(["--port", &port.to_string()]);
+    }
+    Process::start(&mut command)
+}
+
+/// Rows that fall on both shards of the seed's config, and what they look like.
+fn write_and_read(dir: &Path) {
+    let mut write = sherd();
+    let written = run(write.args(["write", "test_index", "--force"]), "4|0.9\n1|test\n");
+    assert_eq!(written.expect(0), "2 written, 0 existing, 0 failed\n");
+    let cat = run(sherd().args(["cat", "test_index"]), "").expect(0);
+    let rows = "4|{\"hash_\": 0.0900864, \"record\": 0.9}\n1|{\"hash_\": 0.8541952, \"record\": \"test\"}\n";
+    assert_eq!(cat, rows, "{}", dir.display());
+    let stat = run(sherd().args(["stat", "--json"]), "").expect(0);
+    let stat: Value = serde_json::from_str(&stat).unwrap();
+    for (name, start, end) in [("shard0-0.5", 0.0, 0.5), ("shard0.5-1", 0.5, 1.0)] {
+        assert_eq!(stat[name]["start"], json!(start));
+        assert_eq!(stat[name]["end"], json!(end));
+        assert_eq!(stat[name]["empty"], json!(false));
+        assert_eq!(stat[name]["max_size"], json!(1024));
+    }
+}
+
+#[test]
+fn the_seeds_config_unchanged_in_any_start_order() {
+    if in_own_network("the_seeds_config_unchanged_in_any_start_order") {
+        return;
+    }
+    if let Some(taken) =
+        SEED_PORTS.iter().find(|port| TcpListener::bind(("127.0.0.1", **port)).is_err())
+    {
+        eprintln!("skipped: port {taken} is taken, and a network of its own is not permitted");
+        return;
+    }
+    for bootstrap_first in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let start_bootstrap = || {
+            let mut bootstrap = bootstrap(dir.path(), SEED_CONFIG, None);
+            assert_eq!(bootstrap.wait_ready(), SocketAddr::from(([127, 0, 0, 1], 9192)));
+            bootstrap
+        };
+        let start_shards = || {
+            [5050, 5051].map(|port| {
+                let mut shard = shard(dir.path(), &format!("shard{port}"), port);
+                assert_eq!(shard.wait_ready(), SocketAddr::from(([127, 0, 0, 1], port)));
+                shard
+            })
+        };
+        let (mut bootstrap, mut shards);
+        if bootstrap_first {
+            bootstrap = start_bootstrap();
+            shards = start_shards();
+        } else {
+            shards = start_shards();
+            bootstrap = start_bootstrap();
+        }
+        write_and_read(dir.path());
+        bootstrap.stop();
+        shards.iter_mut().for_each(Process::stop);
+    }
+}
+
+/// A config with the seed's shards on other ports.
+fn config_on(ports: [u16; 2]) -> Value {
+    let mut config: Value = serde_json::from_str(SEED_CONFIG).unwrap();
+    config["shards"][0]["port"] = json!(ports[0]);
+    config["shards"][1]["port"] = json!(ports[1]);
+    config
+}
+
+#[test]
+fn each_fault_of_the_config_is_refused_with_shard_and_field() {
+    type Change = fn(&mut Value);
+    let faults: [(&str, Change, &[&str]); 12] = [
+        (
+            "duplicate name",
+            |c| c["shards"][1]["name"] = json!("shard0-0.5"),
+            &["shard0-0.5", "name"],
+        ),
+        (
+            "some marked",
+            |c| drop(c["shards"][1].as_object_mut().unwrap().remove("start")),
+            &["shard0.5-1", "start"],
+        ),
+        ("gap", |c| c["shards"][1]["start"] = json!(0.6), &["shard0.5-1", "start"]),
+        ("overlap", |c| c["shards"][1]["start"] = json!(0.4), &["shard0.5-1", "start"]),
+        ("end before start", |c| c["shards"][1]["end"] = json!(0.25), &["shard0.5-1", "end"]),
+        ("not ending at 1.0", |c| c["shards"][1]["end"] = json!(0.9), &["shard0.5-1", "end"]),
+        ("not starting at 0.0", |c| c["shards"][0]["start"] = json!(0.1), &["shard0-0.5", "start"]),
+        ("not a number", |c| c["shards"][0]["end"] = json!("half"), &["shard0-0.5", "end"]),
+        ("unknown field", |c| c["shards"][1]["colour"] = json!("red"), &["shard0.5-1", "colour"]),
+        (
+            "no port",
+            |c| drop(c["shards"][1].as_object_mut().unwrap().remove("port")),
+            &["shard0.5-1", "port"],
+        ),
+        ("size no number", |c| c["shards"][0]["size"] = json!(-1), &["shard0-0.5", "size"]),
+        ("unknown field at the top", |c| c["colour"] = json!("red"), &["colour"]),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (fault, change, named) in faults {
+        let mut config = config_on([5050, 5051]);
+        change(&mut config);
+        let mut refused = bootstrap(dir.path(), &config.to_string(), Some(0));
+        assert_eq!(refused.wait().code(), Some(1), "{fault}");
+        let said = refused.stderr();
+        for name in named {
+            assert!(said.contains(name), "{fault}: {name:?} is not named in {said:?}");
+        }
+        assert!(said.lines().any(|line| line.starts_with("sherd: ")), "{said:?}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    let mut refused = bootstrap(dir.path(), "not json", Some(0));
+    assert_eq!(refused.wait().code(), Some(1));
+}
+
+#[test]
+fn shards_serve_after_a_restart_while_bootstrap_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
+    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+    let mut bootstrap = bootstrap(dir.path(), &config_on(ports).to_string(), Some(0));
+    let address = bootstrap.wait_ready();
+    let written =
+        run(sherd().args(["-b", &address.to_string(), "write", "i", "--force"]), "4|0.9\n1|test\n");
+    written.expect(0);
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let client = connect(address).await;
+        assert!(client.has("i", "1").await.unwrap().is_some());
+        bootstrap.kill();
+        for (name, port, process) in [("shard0", ports[0], 0), ("shard1", ports[1], 1)] {
+            shards[process].kill();
+            shards[process] = shard(dir.path(), name, port);
+            shards[process].wait_ready();
+        }
+        for key in ["1", "4"] {
+            assert!(client.has("i", key).await.unwrap().is_some(), "{key}");
+        }
+        client.write("i", "new", &b"\x01"[..], Default::default()).await.unwrap();
+    });
+}
+
+async fn connect(address: SocketAddr) -> Client {
+    Client::connect(&address.to_string(), Default::default()).await.unwrap()
+}
+
+#[test]
+fn a_config_that_differs_later_is_reported_and_not_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
+    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+    let mut config = config_on(ports);
+    let mut first = bootstrap(dir.path(), &config.to_string(), Some(0));
+    let map = |process: &mut Process| {
+        let address = process.wait_ready().to_string();
+        run(sherd().args(["-b", &address, "map", "--json"]), "").expect(0)
+    };
+    let before = map(&mut first);
+    first.stop();
+    config["shards"][0]["end"] = json!(0.25);
+    config["shards"][1]["start"] = json!(0.25);
+    let mut second = bootstrap(dir.path(), &config.to_string(), Some(0));
+    assert_eq!(map(&mut second), before);
+    assert!(eventually(|| second.stderr().contains("differs")), "{}", second.stderr());
+}
