@@ -185,13 +185,13 @@ impl Shard {
             let info = state.borrow().map.shard(&self.name).cloned();
             let Some(info) = info else { return };
             let ended = match self.connect(&info, &options).await {
-                Ok(connection) => {
-                    pause = FIRST_PAUSE;
-                    self.attend(&connection, &mut state).await
-                }
+                Ok(connection) => self.attend(&connection, &mut state).await,
                 Err(why) => why,
             };
-            *self.connection.lock() = None;
+            if self.connection.lock().take().is_some() {
+                // It was up to the state: not one that refuses, to be left alone for longer.
+                pause = FIRST_PAUSE;
+            }
             self.progress.send_modify(|progress| {
                 let why = Some(ended.clone());
                 if progress.why != why {

@@ -318,7 +318,7 @@ fn use_index(
 ) -> std::result::Result<Replayed, Unusable> {
     let begun = Instant::now();
     let index = store.open()?;
-    tracing::info!(elapsed = ?begun.elapsed(), "opened the index");
+    tracing::debug!(elapsed = ?begun.elapsed(), "opened the index");
     let used = try_index(&index, log, manifest);
     used.map(|(view, end, records)| Replayed { view, index: Arc::clone(&index), end, records })
         .inspect_err(|_| {
@@ -349,10 +349,10 @@ fn try_index(
             replay.view.overlay.active.dropped.push(id);
         }
     }
-    tracing::info!(records = replay.records, elapsed = ?begun.elapsed(), "replayed the log");
+    tracing::debug!(records = replay.records, elapsed = ?begun.elapsed(), "replayed the log");
     let begun = Instant::now();
     let counted = read::recount(&replay.view, index.as_ref())?;
-    tracing::info!(
+    tracing::debug!(
         documents = counted.totals.documents, elapsed = ?begun.elapsed(), "recounted the index"
     );
     let state = &mut replay.view.state;
