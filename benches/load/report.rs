@@ -1,0 +1,138 @@
+//! What the load tool prints.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::arguments::{Arguments, Operation, Target};
+use crate::generator::Measured;
+
+/// The figures of a round.
+pub(crate) struct Round {
+    target: Target,
+    arguments: Arguments,
+    operations: u64,
+    seconds: f64,
+    /// Microseconds within which that part of the operations was answered.
+    p50: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+}
+
+impl Round {
+    pub(crate) fn new(target: Target, arguments: &Arguments, measured: &Measured) -> Self {
+        let latencies = &measured.latencies;
+        Self {
+            target,
+            arguments: arguments.clone(),
+            operations: latencies.len(),
+            seconds: measured.time.as_secs_f64(),
+            p50: latencies.value_at_quantile(0.5),
+            p99: latencies.value_at_quantile(0.99),
+            p999: latencies.value_at_quantile(0.999),
+            max: latencies.max(),
+        }
+    }
+
+    fn per_second(&self) -> f64 {
+        self.operations as f64 / self.seconds
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "target": target_name(self.target),
+            "operation": operation_name(self.arguments.operation),
+            "connections": self.arguments.connections,
+            "pipeline": self.arguments.pipeline,
+            "documents": self.arguments.documents,
+            "size": self.arguments.size,
+            "seconds": self.seconds,
+            "operations": self.operations,
+            "per_second": self.per_second(),
+            "p50_us": self.p50,
+            "p99_us": self.p99,
+            "p99_9_us": self.p999,
+            "max_us": self.max,
+        })
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = |microseconds: u64| microseconds as f64 / 1000.0;
+        write!(
+            f,
+            "{:5} {:5} {:3} x {:2} of {} B: {:8.0}/s, p50 {:.2} ms, p99 {:.2}, p99.9 {:.2}, \
+             max {:.1}",
+            target_name(self.target),
+            operation_name(self.arguments.operation),
+            self.arguments.connections,
+            self.arguments.pipeline,
+            self.arguments.size,
+            self.per_second(),
+            milliseconds(self.p50),
+            milliseconds(self.p99),
+            milliseconds(self.p999),
+            milliseconds(self.max),
+        )
+    }
+}
+
+/// The rounds of both targets.
+#[derive(Default)]
+pub(crate) struct Comparison {
+    pub(crate) sherd: Vec<Round>,
+    pub(crate) redis: Vec<Round>,
+}
+
+impl Comparison {
+    fn medians(&self) -> (f64, f64) {
+        let median = |rounds: &[Round]| median(rounds.iter().map(Round::per_second).collect());
+        (median(&self.sherd), median(&self.redis))
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let (sherd, redis) = self.medians();
+        let rounds = self.sherd.iter().chain(&self.redis).map(Round::json);
+        json!({
+            "rounds": rounds.collect::<Vec<_>>(),
+            "sherd_per_second": sherd,
+            "redis_per_second": redis,
+            "ratio": sherd / redis,
+        })
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sherd, redis) = self.medians();
+        let ratio = sherd / redis;
+        write!(f, "medians: sherd {sherd:.0}/s, redis {redis:.0}/s, sherd / redis = {ratio:.2}")
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+fn target_name(target: Target) -> &'static str {
+    match target {
+        Target::Sherd => "sherd",
+        Target::Redis => "redis",
+    }
+}
+
+fn operation_name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Write => "write",
+        Operation::Read => "read",
+        Operation::Mixed => "mixed",
+    }
+}
