@@ -254,10 +254,8 @@ mod tests {
     #[test]
     fn batches_are_cut_by_rows_and_by_bytes() {
         let rows: String = (0..2500).map(|n| format!("{n}|{n}\n")).collect();
-        assert_eq!(
-            batches(io::Cursor::new(rows)),
-            [(1000, 0, false), (1000, 0, false), (500, 0, false)]
-        );
+        let sizes: Vec<_> = batches(io::Cursor::new(rows)).iter().map(|batch| batch.0).collect();
+        assert_eq!(sizes, [1000, 1000, 500, 0]);
         let large = format!("{{}}|{}\n", "x".repeat(BATCH_BYTES)).repeat(2);
         let sizes = batches(io::Cursor::new(large));
         assert!(sizes.iter().all(|batch| batch.0 <= 1), "{sizes:?}");

@@ -19,6 +19,7 @@ mod record;
 mod rows;
 mod units;
 
+use std::num::NonZero;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -42,12 +43,22 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Error> {
     log_to_stderr(cli.command.default_log_level())?;
     let context = cli.context()?;
-    let runtime = tokio::runtime::Runtime::new()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_threads())
+        .enable_all()
+        .build()
         .map_err(|error| Error::Failed(format!("cannot start the runtime: {error}")))?;
     let result = runtime.block_on(cli.command.run(&context));
     // Without waiting for reads that nobody needs any more.
     runtime.shutdown_background();
     result
+}
+
+/// One core is left to the thread that a shard writes on: with as many threads for connections as
+/// there are cores, they take turns with it, and every write waits for one of these turns.
+fn worker_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    cores.saturating_sub(1).max(1)
 }
 
 /// Sends the log to standard error, filtered by `SHERD_LOG`.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::document::to_json;
 use crate::error::Error;
 
-/// Buffered standard output. What is not flushed by [`Output::finish`] is lost only where the
+/// Buffered standard output. What is not flushed by [`Output::flush`] is lost only where the
 /// command fails.
 pub(crate) struct Output {
     writer: BufWriter<StdoutLock<'static>>,

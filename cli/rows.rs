@@ -184,7 +184,10 @@ fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn read(input: &[u8]) -> Vec<Result<(u64, String, Vec<u8>), (u64, RowFault)>> {
+    /// Line, key and document, or line and fault.
+    type Parsed = Result<(u64, String, Vec<u8>), (u64, RowFault)>;
+
+    fn read(input: &[u8]) -> Vec<Parsed> {
         // A buffer of one byte, so that every boundary is met.
         let mut rows = Rows::new(BufReader::with_capacity(1, input));
         let mut all = Vec::new();
@@ -197,7 +200,7 @@ mod tests {
         all
     }
 
-    fn row(line: u64, key: &str, value: &str) -> Result<(u64, String, Vec<u8>), (u64, RowFault)> {
+    fn row(line: u64, key: &str, value: &str) -> Parsed {
         Ok((line, key.to_owned(), document::parse(value).unwrap()))
     }
 

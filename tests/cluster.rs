@@ -60,8 +60,10 @@ fn in_own_network(test: &str) -> bool {
     }
     let mut again = unshare("exec \"$0\" \"$@\"");
     again.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
-    let status = again.env(OWN_NETWORK, "1").status().unwrap();
-    assert!(status.success(), "{test} failed in its own network");
+    let output = again.env(OWN_NETWORK, "1").output().unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    assert!(output.status.success(), "{test} failed in its own network: {}{}", said[0], said[1]);
     true
 }
 

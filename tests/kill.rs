@@ -298,7 +298,7 @@ async fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
         let running: Vec<_> = workers.drain(..).map(|w| tokio::spawn(w.round())).collect();
         let moment = rng.random_range(0..CLIENTS * STEPS_OF_A_ROUND * 3 / 4);
         while shared.answers.load(Ordering::Relaxed) < moment
-            && !running.iter().all(|worker| worker.is_finished())
+            && !running.iter().all(tokio::task::JoinHandle::is_finished)
         {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }

@@ -73,7 +73,12 @@ fn sigterm_and_ctrl_c_stop_every_process_cleanly() {
         signal(cluster.up.pid(), stop);
         assert_eq!(cluster.up.wait().code(), Some(0), "{}", cluster.up.stderr());
         assert!(members.iter().all(|member| !is_running(member.pid)));
-        assert!(!cluster.up.stderr().contains("killed"), "{}", cluster.up.stderr());
+        let stderr = cluster.up.stderr();
+        for member in &members {
+            assert!(stderr.contains(&format!("{} | ", member.name)), "{stderr}");
+            assert!(!stderr.contains(&format!("sherd: {}", member.name)), "{stderr}");
+        }
+        assert_eq!(stderr.matches("stopping on SIGTERM").count(), 3, "{stderr}");
     }
 }
 
@@ -180,5 +185,20 @@ fn a_crash_loop_is_said_and_slows_down() {
     let stderr = up.stderr();
     assert!(stderr.contains("shard1 | sherd: "), "{stderr}");
     assert!(!stderr.contains("shard0 (process"), "{stderr}");
+    up.stop();
+}
+
+#[test]
+fn a_port_of_a_stored_cluster_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_on(dir.path(), ["--port", "0"]);
+    let address = cluster.address;
+    cluster.stop();
+    let taken = TcpListener::bind(address).unwrap();
+    let mut up = Process::start(sherd().args(["up", "--data"]).arg(dir.path()));
+    let waits = format!("{address} for bootstrap is in use: waiting");
+    assert!(eventually(|| up.stderr().contains(&waits)), "{}", up.stderr());
+    drop(taken);
+    assert_eq!(up.wait_ready(), address);
     up.stop();
 }

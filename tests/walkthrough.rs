@@ -2,7 +2,9 @@
 
 mod support;
 
-use support::Cluster;
+use std::process::Command;
+
+use support::{Cluster, run};
 
 const ROWS: &str = "1|test\n2|{\"test\": \"test\"}\n3|42\n4|0.9\n";
 
@@ -52,4 +54,44 @@ fn hello_world_is_read_back_and_what_was_popped_is_gone() {
     assert_eq!(gone.expect(3), "");
     cluster.run(["pop", "test_index", "test1"]).expect(3);
     assert_eq!(cluster.run(["read", "test_index", "test"]).expect(0), hello);
+}
+
+/// The commands of the README's walk through and what it says they print, as one text.
+fn readme() -> String {
+    let readme = include_str!("../README.md");
+    let blocks = readme.split("```console\n").skip(1);
+    blocks.filter_map(|block| block.split("```").next()).collect()
+}
+
+/// What differs from run to run, made the same: process ids, ports, and the widths of columns.
+fn normalized(text: &str) -> Vec<String> {
+    let word = |word: &str| match word.rsplit_once(':') {
+        Some(("127.0.0.1", _)) => "ADDRESS".to_owned(),
+        _ if word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_digit()) => "PID".to_owned(),
+        _ => word.to_owned(),
+    };
+    let line = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn the_readme_says_what_its_commands_print() {
+    let readme = readme();
+    let cluster = Cluster::start();
+    let mut script = String::from("status=0\n");
+    for command in readme.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        let quoted = command.replace('\'', r"'\''");
+        // Each command sees the status of the one before, for `echo $?`.
+        script += &format!("printf '$ %s\\n' '{quoted}'; (exit $status)\n{command}\nstatus=$?\n");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut path =
+        std::path::Path::new(env!("CARGO_BIN_EXE_sherd")).parent().unwrap().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("exec 2>&1\n{script}")]).current_dir(dir.path());
+    shell.env("PATH", path).env("SHERD_BOOTSTRAP", cluster.address.to_string());
+    shell.env_remove("SHERD_TOKEN").env_remove("SHERD_LOG");
+    assert_eq!(normalized(&run(&mut shell, "").stdout), normalized(&readme));
 }

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// A child that has served this long did not end because of how it was started.
@@ -22,8 +23,16 @@ const STABLE_AFTER: Duration = Duration::from_secs(1);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// The longest wait where it has served at all: a process that is killed again and again is still
+/// back within two seconds each time.
+const LONGEST_WAIT_AFTER_SERVING: Duration = Duration::from_secs(1);
+
 /// How long a child may take to stop before it is killed: it may have a checkpoint to write.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the last output of a child that has ended may take to pass on: it is in the pipe, so
+/// this matters only where nobody reads ours.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -46,8 +55,8 @@ pub(super) enum Event {
     /// It ended by itself and will be started again after `wait`, for the `failures`th time in a
     /// row.
     Ended { child: usize, how: String, failures: u32, wait: Duration },
-    /// It was asked to stop and did, or was killed because it did not.
-    Stopped { child: usize, killed: bool },
+    /// It was asked to stop and did; how, if not cleanly.
+    Stopped { child: usize, unclean: Option<String> },
 }
 
 /// What the children are to do.
@@ -83,11 +92,13 @@ pub(super) async fn supervise(
                         _ = events.send(Event::Ready { child, pid, address }).await;
                     }
                     ended = running.child.wait() => {
+                        running.last_words().await;
                         break format!("(process {pid}) ended with {}", describe(ended));
                     }
                     () = wished(&mut wish, spec.until) => {
-                        let killed = running.stop(&mut wish).await;
-                        _ = events.send(Event::Stopped { child, killed }).await;
+                        let unclean = running.stop(&mut wish).await;
+                        running.last_words().await;
+                        _ = events.send(Event::Stopped { child, unclean }).await;
                         return;
                     }
                 }
@@ -99,7 +110,7 @@ pub(super) async fn supervise(
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = wished(&mut wish, spec.until) => {
-                _ = events.send(Event::Stopped { child, killed: false }).await;
+                _ = events.send(Event::Stopped { child, unclean: None }).await;
                 return;
             }
         }
@@ -127,6 +138,8 @@ struct Running {
     _stdin: Option<ChildStdin>,
     /// The address of its ready line, until that has come.
     ready: Option<oneshot::Receiver<SocketAddr>>,
+    /// Pass on what it says; end with it.
+    outputs: JoinSet<()>,
 }
 
 impl Running {
@@ -144,30 +157,40 @@ impl Running {
             .kill_on_drop(true)
             .spawn()?;
         let (tell_ready, ready) = oneshot::channel();
+        let mut outputs = JoinSet::new();
         if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(pass_stdout(spec.name.clone(), stdout, tell_ready));
+            outputs.spawn(pass_stdout(spec.name.clone(), stdout, tell_ready));
         }
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(pass_stderr(spec.name.clone(), stderr));
+            outputs.spawn(pass_stderr(spec.name.clone(), stderr));
         }
         let pid = child.id().unwrap_or_default();
-        Ok(Self { pid, _stdin: child.stdin.take(), child, ready: Some(ready) })
+        Ok(Self { pid, _stdin: child.stdin.take(), child, ready: Some(ready), outputs })
     }
 
-    /// Asks it to stop and waits until it has; `true` if it had to be killed.
-    async fn stop(&mut self, wish: &mut watch::Receiver<Wish>) -> bool {
+    /// Waits until all that it said has been passed on, once it has ended.
+    async fn last_words(&mut self) {
+        let all = async { while self.outputs.join_next().await.is_some() {} };
+        _ = tokio::time::timeout(LAST_WORDS, all).await;
+    }
+
+    /// Asks it to stop and waits until it has; how, if not cleanly.
+    async fn stop(&mut self, wish: &mut watch::Receiver<Wish>) -> Option<String> {
         // Until it is waited for, its id is not given to another process.
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(pid) = pid {
             _ = kill_process(pid, Signal::TERM);
         }
         tokio::select! {
-            _ = self.child.wait() => return false,
+            ended = self.child.wait() => {
+                let clean = ended.as_ref().is_ok_and(ExitStatus::success);
+                return (!clean).then(|| format!("ended with {}", describe(ended)));
+            }
             () = tokio::time::sleep(STOP_TIMEOUT) => {}
             () = wished(wish, Wish::Die) => {}
         }
         _ = self.child.kill().await;
-        true
+        Some("did not stop in time and was killed".to_owned())
     }
 }
 
@@ -256,13 +279,15 @@ impl Backoff {
     }
 
     fn ended(&mut self) -> Duration {
-        let stable = self.serving_since.take().is_some_and(|since| since.elapsed() >= STABLE_AFTER);
+        let served = self.serving_since.take();
+        let stable = served.is_some_and(|since| since.elapsed() >= STABLE_AFTER);
         self.failures = if stable { 1 } else { self.failures.saturating_add(1) };
+        let longest = if served.is_some() { LONGEST_WAIT_AFTER_SERVING } else { LONGEST_WAIT };
         match self.failures {
             0 | 1 => Duration::ZERO,
             failures => {
                 let doubled = 2u32.saturating_pow(failures - 2);
-                FIRST_WAIT.saturating_mul(doubled).min(LONGEST_WAIT)
+                FIRST_WAIT.saturating_mul(doubled).min(longest)
             }
         }
     }
@@ -287,6 +312,8 @@ mod tests {
         assert_eq!(backoff.ended(), FIRST_WAIT);
         backoff.failures = u32::MAX;
         assert_eq!(backoff.ended(), LONGEST_WAIT);
+        backoff.served();
+        assert_eq!(backoff.ended(), LONGEST_WAIT_AFTER_SERVING);
     }
 
     #[test]

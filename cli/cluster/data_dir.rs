@@ -23,8 +23,6 @@ impl DataDir {
     /// When another process holds it, or it cannot be written.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         fs::create_dir_all(path).map_err(Error::file("make the directory", path))?;
-        // Children get it as an argument, and people read it in the table.
-        let path = path.canonicalize().map_err(Error::file("open", path))?;
         let lock_path = path.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -35,12 +33,12 @@ impl DataDir {
             .map_err(Error::file("open", &lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(&path, &mut lock)),
+            Err(TryLockError::WouldBlock) => return Err(in_use(path, &mut lock)),
             Err(TryLockError::Error(error)) => return Err(Error::file("lock", lock_path)(error)),
         }
         let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         written.map_err(Error::file("write", lock_path))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// The directory of one of the cluster's processes.

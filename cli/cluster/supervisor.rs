@@ -104,10 +104,14 @@ async fn ports_free(plan: &Plan, stored: bool) -> Result<(), Error> {
     loop {
         match plan.check_ports() {
             Err(Error::Listen { address, error })
-                if stored
-                    && error.kind() == std::io::ErrorKind::AddrInUse
-                    && Instant::now() < deadline =>
+                if stored && error.kind() == std::io::ErrorKind::AddrInUse =>
             {
+                if Instant::now() >= deadline {
+                    return Err(Error::Failed(format!(
+                        "{address} is in use by another process, and the cluster's ports are \
+                         fixed: stop that process"
+                    )));
+                }
                 if !said {
                     said = true;
                     say!("{address} is in use: waiting for an earlier run to finish");
@@ -323,9 +327,9 @@ impl Cluster<'_> {
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(Event::Stopped { child, killed }) => {
-                        if killed {
-                            say!("{} did not stop in time and was killed", members[child].name);
+                    Some(Event::Stopped { child, unclean }) => {
+                        if let Some(how) = unclean {
+                            say!("{} {how}", members[child].name);
                         }
                         strengthen(&wish, Wish::StopAll);
                     }

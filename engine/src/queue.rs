@@ -4,9 +4,9 @@
 //! or a swap. How much may wait is bounded by the callers, who know whom to slow down.
 
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::command::Command;
 use crate::engine::Completion;
@@ -31,8 +31,9 @@ struct State {
     closed: bool,
     /// Closed without a checkpoint.
     abandoned: bool,
-    /// The sequencer waits: only then is it worth a system call to wake it.
-    waiting: bool,
+    /// How many tasks the sequencer waits for, 0 when it does not: only when they are there is it
+    /// worth a system call to wake it.
+    awaited: usize,
 }
 
 impl Queue {
@@ -48,31 +49,53 @@ impl Queue {
             return;
         }
         state.tasks.push(task);
-        let waiting = std::mem::take(&mut state.waiting);
+        let wake = state.awaited > 0 && state.tasks.len() >= state.awaited;
+        if wake {
+            state.awaited = 0;
+        }
         drop(state);
-        if waiting {
+        if wake {
             self.filled.notify_one();
         }
     }
 
-    /// Waits for tasks, to the deadline at most, and takes them all. `false` when the queue is
+    /// Waits for a task, to the deadline at most, then takes all there are. Where fewer than
+    /// `gather` are there, waits for more, for `gather_time` at most. `false` when the queue is
     /// closed: these are the last.
-    pub(crate) fn take(&self, tasks: &mut Vec<Task>, deadline: Option<Instant>) -> bool {
+    pub(crate) fn take(
+        &self,
+        tasks: &mut Vec<Task>,
+        deadline: Option<Instant>,
+        gather: usize,
+        gather_time: Duration,
+    ) -> bool {
         let mut state = self.state.lock();
-        while state.tasks.is_empty() && !state.closed {
-            state.waiting = true;
+        self.wait(&mut state, 1, deadline);
+        if !state.tasks.is_empty() && state.tasks.len() < gather {
+            self.wait(&mut state, gather, Some(Instant::now() + gather_time));
+        }
+        std::mem::swap(&mut state.tasks, tasks);
+        !state.closed
+    }
+
+    /// How many tasks wait.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().tasks.len()
+    }
+
+    fn wait(&self, state: &mut MutexGuard<'_, State>, tasks: usize, deadline: Option<Instant>) {
+        while state.tasks.len() < tasks && !state.closed {
+            state.awaited = tasks;
             match deadline {
                 Some(deadline) => {
-                    if self.filled.wait_until(&mut state, deadline).timed_out() {
+                    if self.filled.wait_until(state, deadline).timed_out() {
                         break;
                     }
                 }
-                None => self.filled.wait(&mut state),
+                None => self.filled.wait(state),
             }
         }
-        state.waiting = false;
-        std::mem::swap(&mut state.tasks, tasks);
-        !state.closed
+        state.awaited = 0;
     }
 
     /// Takes no more tasks; those that wait are still worked off. With `abandon`, there is no

@@ -4,6 +4,10 @@
 //! what is published, appends all effects as one batch, makes it durable once, publishes the
 //! effects, then answers. Durable, visible, acknowledged: in this order.
 //!
+//! A sync takes the time of some hundred evaluations, so batches should be large. Where many
+//! callers are at work, a batch therefore waits for those that the batch before answered: they are
+//! about to ask again. It waits no longer than it takes to sync twice.
+//!
 //! After a failed write or sync nothing more is written: commands are answered with the reason. A
 //! full disk is different: the batch is refused as a whole, and the next one is tried.
 
@@ -31,6 +35,20 @@ use crate::state::{Change, State};
 /// later waits longer.
 const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// From how many callers on a batch waits for those that were just answered to come back. Few
+/// callers never wait for each other.
+const GATHER_CALLERS: usize = 4;
+
+/// How long a batch waits for them at most, in syncs as they took lately: for longer, it would be
+/// better to sync what is there.
+const GATHER_SYNCS: u32 = 2;
+
+/// How long a batch waits for them at most, where syncs take long.
+const MAX_GATHER_TIME: Duration = Duration::from_millis(1);
+
+/// The share of a new measurement in the running mean of the time that a sync takes, as a divisor.
+const SYNC_TIME_WEIGHT: u32 = 8;
+
 /// The bytes a record of a control effect is given room for, besides its strings.
 const CONTROL_RECORD_BYTES: usize = 1024;
 
@@ -53,6 +71,8 @@ pub(crate) struct Sequencer {
     /// Why the running checkpoint does not come to its end.
     checkpoint_error: Option<Error>,
     last_sync: Instant,
+    /// How long a sync took lately: a running mean.
+    sync_time: Duration,
     last_freeze: Instant,
     scratch: Vec<u8>,
 }
@@ -99,6 +119,7 @@ impl Sequencer {
             checkpoint_running: false,
             checkpoint_error: None,
             last_sync: Instant::now(),
+            sync_time: Duration::ZERO,
             last_freeze: Instant::now(),
             scratch: Vec::new(),
         }
@@ -107,8 +128,11 @@ impl Sequencer {
     /// Works until the queue is closed. Returns whether all is written and checkpointed.
     pub(crate) fn run(mut self) -> Result<()> {
         let mut tasks = Vec::new();
+        let mut gather = 1;
         loop {
-            let open = self.queue.take(&mut tasks, self.next_deadline());
+            let gather_time = (self.sync_time * GATHER_SYNCS).min(MAX_GATHER_TIME);
+            let open = self.queue.take(&mut tasks, self.next_deadline(), gather, gather_time);
+            let taken = tasks.len();
             for task in tasks.drain(..) {
                 match task {
                     Task::Command(command, done) => self.handle(command, done),
@@ -119,6 +143,9 @@ impl Sequencer {
                 }
             }
             self.commit();
+            let callers = taken + self.queue.len();
+            let waits_for_syncs = self.options.durability == Durability::Always;
+            gather = if waits_for_syncs && callers >= GATHER_CALLERS { callers } else { 1 };
             self.sync_when_due();
             self.freeze_when_due();
             if !open {
@@ -456,8 +483,12 @@ impl Sequencer {
     }
 
     fn sync(&mut self) -> Result<()> {
+        let begun = Instant::now();
         self.log.sync()?;
         self.last_sync = Instant::now();
+        let took = self.last_sync - begun;
+        self.sync_time += took / SYNC_TIME_WEIGHT;
+        self.sync_time -= self.sync_time / SYNC_TIME_WEIGHT;
         self.shared.durable_lsn.store(self.log.durable_lsn(), Ordering::Release);
         Ok(())
     }

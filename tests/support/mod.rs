@@ -91,6 +91,8 @@ pub(crate) struct Process {
     /// Standard output so far.
     seen: Vec<String>,
     stderr: Arc<Mutex<String>>,
+    /// Fills `stderr`.
+    reader: Option<JoinHandle<()>>,
     _stdin: Option<ChildStdin>,
 }
 
@@ -109,7 +111,7 @@ impl Process {
         let stderr = Arc::new(Mutex::new(String::new()));
         let mut from = child.stderr.take().expect("stderr is a pipe");
         let to = Arc::clone(&stderr);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(read @ 1..) = from.read(&mut buffer) {
                 to.lock()
@@ -118,7 +120,8 @@ impl Process {
             }
         });
         let stdin = child.stdin.take();
-        Self { child, lines, seen: Vec::new(), stderr, _stdin: stdin }
+        let reader = Some(reader);
+        Self { child, lines, seen: Vec::new(), stderr, reader, _stdin: stdin }
     }
 
     /// The process id.
@@ -170,7 +173,7 @@ impl Process {
         _ = self.child.wait();
     }
 
-    /// Waits until it ends.
+    /// Waits until it ends and all that it said is known.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
@@ -179,6 +182,9 @@ impl Process {
             status.is_some()
         });
         assert!(ended, "it does not end\nstderr: {}", self.stderr());
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("stderr is read to its end");
+        }
         status.expect("it has ended")
     }
 
