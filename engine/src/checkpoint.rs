@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::log::Lsn;
 use crate::manifest::Manifest;
@@ -23,6 +23,12 @@ use crate::state::State;
 
 /// How long a failed checkpoint waits before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What sled may write for a key, generously: an entry, and its share of the pages around it.
+const INDEX_BYTES_PER_KEY: u64 = 1024;
+
+/// What sled and the manifest may write besides.
+const INDEX_RESERVE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A frozen overlay and the state at its end.
 pub(crate) struct Snapshot {
@@ -51,6 +57,7 @@ pub(crate) fn run(shared: &Shared, snapshots: &Receiver<Snapshot>, reports: &Sen
 }
 
 fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
+    check_space(shared, &snapshot.generation)?;
     drain(shared.index.as_ref(), &snapshot.generation)?;
     shared.index.flush(snapshot.lsn)?;
     let segments = shared.segments.all().iter().map(|segment| segment.number).collect();
@@ -62,6 +69,22 @@ fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     shared.view.write().overlay.drops += 1;
     shared.cache.remove(&snapshot.generation);
     shared.view.write().overlay.frozen = None;
+    Ok(())
+}
+
+/// Refuses a checkpoint that the disk may be too full for. sled, once it has met a full disk, fails
+/// for good, and reads with it; a checkpoint that waits costs memory only.
+fn check_space(shared: &Shared, generation: &Generation) -> Result<()> {
+    let failed = |error| Error::io("ask for the free space of", &shared.dir, error);
+    let free = shared.fs.free_bytes(&shared.dir).map_err(failed)?;
+    let needed = generation.keys as u64 * INDEX_BYTES_PER_KEY + INDEX_RESERVE_BYTES;
+    if free < needed {
+        let what = format!(
+            "{free} bytes are free, a checkpoint asks for {needed} ({})",
+            shared.dir.display()
+        );
+        return Err(Error::DiskFull { what: what.into() });
+    }
     Ok(())
 }
 

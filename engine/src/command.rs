@@ -70,6 +70,9 @@ pub struct Assignment {
     pub hash_method: String,
     /// The range map's epoch; never goes back.
     pub epoch: u64,
+    /// What the map and the catalogue of that epoch came from, as a hash of their history: one
+    /// epoch has one. Kept and told, not understood.
+    pub lineage: u64,
     /// The half-open ranges `(start, end)` of positions owned, in ring order.
     pub ranges: Vec<(u32, u32)>,
     /// The limit on the bytes of keys and documents.

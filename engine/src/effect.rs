@@ -17,9 +17,10 @@
 //! | 32 | 4 | replaced: length of the record |
 //! | 36 | 4 | length of the document; of a remove 0 |
 //! | 40 | 16 | replaced: content hash |
-//! | 56 | 2 | length of the key |
-//! | 58 | 6 | 0 |
-//! | 64 | | the key, then the document |
+//! | 56 | 8 | replaced: version |
+//! | 64 | 2 | length of the key |
+//! | 66 | 6 | 0 |
+//! | 72 | | the key, then the document |
 //!
 //! The payload of the other kinds is a MessagePack map from field name to value.
 
@@ -39,7 +40,7 @@ const RELEASE: u8 = 7;
 const SET_LIMIT: u8 = 8;
 
 /// The bytes of a put's or remove's payload before the key.
-const DOCUMENT_FIXED_BYTES: usize = 64;
+const DOCUMENT_FIXED_BYTES: usize = 72;
 
 /// What an effect on a document took the place of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub(crate) struct Replaced {
     /// Of the record.
     pub(crate) length: u32,
     pub(crate) content_hash: u128,
+    pub(crate) version: Version,
 }
 
 /// A document stored: the latest under its key until another effect on the key.
@@ -200,7 +202,7 @@ fn encode_document(
     key: &[u8],
     document: &[u8],
 ) {
-    let nothing = Replaced { bytes: 0, segment: 0, length: 0, content_hash: 0 };
+    let nothing = Replaced { bytes: 0, segment: 0, length: 0, content_hash: 0, version: 0 };
     let replaced = replaced.unwrap_or(nothing);
     out.extend_from_slice(&index.to_le_bytes());
     out.extend_from_slice(&position.to_le_bytes());
@@ -211,6 +213,7 @@ fn encode_document(
     out.extend_from_slice(&replaced.length.to_le_bytes());
     out.extend_from_slice(&(document.len() as u32).to_le_bytes());
     out.extend_from_slice(&replaced.content_hash.to_le_bytes());
+    out.extend_from_slice(&replaced.version.to_le_bytes());
     out.extend_from_slice(&(key.len() as u16).to_le_bytes());
     out.extend_from_slice(&[0; 6]);
     out.extend_from_slice(key);
@@ -222,7 +225,7 @@ fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
         return Err("the payload is too short");
     }
     let document_bytes = u32_at(payload, 36) as usize;
-    let key_bytes = (u32_at(payload, 56) & 0xffff) as usize;
+    let key_bytes = (u32_at(payload, 64) & 0xffff) as usize;
     let rest = &payload[DOCUMENT_FIXED_BYTES..];
     let (Some(key), Some(document)) =
         (rest.get(..key_bytes), rest.get(key_bytes..key_bytes.saturating_add(document_bytes)))
@@ -234,6 +237,7 @@ fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
         segment: u32_at(payload, 28),
         length: u32_at(payload, 32),
         content_hash: u128_at(payload, 40),
+        version: u64_at(payload, 56),
     };
     Ok(Put {
         index: u32_at(payload, 0),
@@ -263,7 +267,8 @@ mod tests {
 
     #[test]
     fn effects_come_back_as_they_went() {
-        let replaced = Replaced { bytes: 9, segment: 2, length: 104, content_hash: u128::MAX - 1 };
+        let content_hash = u128::MAX - 1;
+        let replaced = Replaced { bytes: 9, segment: 2, length: 104, content_hash, version: 3 };
         let put = Put {
             index: 3,
             position: 9_999_999,
@@ -284,6 +289,7 @@ mod tests {
                 name: "shard0".to_owned(),
                 hash_method: "md5".to_owned(),
                 epoch: 4,
+                lineage: 0,
                 ranges: vec![(0, 5), (7, 9)],
                 limit: 1024,
             }),
@@ -294,8 +300,8 @@ mod tests {
         for effect in effects {
             let mut bytes = Vec::new();
             record::append(&mut bytes, 1, 0, effect.kind(), |out| effect.encode(out));
-            record::seal(&mut bytes);
-            let record = record::decode(&bytes).unwrap();
+            record::seal(&mut bytes, &record::Checksum::of(1));
+            let record = record::decode(&bytes, &record::Checksum::of(1)).unwrap();
             assert_eq!(Effect::decode(record.kind, record.payload), Ok(effect));
         }
     }

@@ -15,6 +15,8 @@ pub enum Error {
     IndexNotFound(IndexId),
     #[error("index {name:?} exists with id {id}")]
     IndexExists { id: IndexId, name: String },
+    #[error("index {name:?} is to have id {id}, which an index had before")]
+    IndexIdUsed { id: IndexId, name: String },
     #[error("{used} of {limit} bytes are used and {needed} more are needed")]
     QuotaExceeded { used: u64, limit: u64, needed: u64 },
     /// The position is outside the owned ranges of the assignment of `epoch`; 0 without one.
@@ -33,6 +35,10 @@ pub enum Error {
     /// A write or a sync failed. Nothing more is written until the directory is opened anew.
     #[error("writing stopped: {reason}")]
     Poisoned { reason: Arc<str> },
+    /// A write to the log or its sync failed under this command: whether it will be there after a
+    /// restart is not known.
+    #[error("whether it happened is unknown: {reason}")]
+    OutcomeUnknown { reason: Arc<str> },
     #[error("the disk is full: {what}")]
     DiskFull { what: Arc<str> },
     /// Bytes that were durable have changed.
@@ -63,7 +69,8 @@ impl Error {
     /// An I/O error: what was being done to which file.
     pub(crate) fn io(what: &'static str, file: impl Into<PathBuf>, error: std::io::Error) -> Self {
         let file = file.into();
-        if error.kind() == std::io::ErrorKind::StorageFull {
+        let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
+        if full.contains(&error.kind()) {
             Self::DiskFull { what: format!("{what} ({})", file.display()).into() }
         } else {
             Self::failed(what, file, error)

@@ -21,6 +21,7 @@
 //!     name: "shard0".to_owned(),
 //!     hash_method: "md5".to_owned(),
 //!     epoch: 1,
+//!     lineage: 0,
 //!     ranges: vec![(0, 10_000_000)],
 //!     limit: 1 << 20,
 //! }))?;

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
 use crate::log::Lsn;
 use crate::log::record::u32_at;
-use crate::state::{IndexState, State, Totals};
+use crate::state::{IndexState, State};
 
 const NAME: &str = "MANIFEST";
 const MAGIC: &[u8; 8] = b"SHERDMAN";
@@ -43,8 +43,8 @@ pub(crate) struct Manifest {
     pub(crate) assignment: Option<Assignment>,
     /// Who holds the lock.
     pub(crate) locked_by: Option<String>,
-    /// Over all indexes.
-    pub(crate) totals: Totals,
+    /// The highest id that an index ever had.
+    pub(crate) highest_index_id: IndexId,
     /// The segments there were at the checkpoint.
     pub(crate) segments: Vec<u32>,
 }
@@ -67,7 +67,7 @@ impl Manifest {
             indexes: state.indexes.clone(),
             assignment: state.assignment.as_deref().cloned(),
             locked_by: state.locked_by.clone(),
-            totals: state.totals,
+            highest_index_id: state.highest_index_id,
             segments,
         }
     }
@@ -77,7 +77,7 @@ impl Manifest {
             self.indexes.clone(),
             self.assignment.clone(),
             self.locked_by.clone(),
-            self.totals,
+            self.highest_index_id,
         )
     }
 
@@ -156,23 +156,26 @@ fn checksum(header: &[u8], body: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Totals;
 
     fn manifest() -> Manifest {
-        let totals = Totals { documents: 3, bytes: 99, digest: u128::MAX / 3 };
+        let totals = Totals { documents: 3, bytes: 99, digest: u128::MAX / 3, versions: 9 };
+        let index = IndexState { name: "cities".into(), totals, distribution: [0; 5] };
         Manifest {
             identity: u128::MAX / 7,
             checkpoint_lsn: 12,
-            indexes: BTreeMap::from([(4, IndexState { name: "cities".into(), totals })]),
+            indexes: BTreeMap::from([(4, index)]),
             assignment: Some(Assignment {
                 cluster: "c".to_owned(),
                 name: "shard0".to_owned(),
                 hash_method: "md5".to_owned(),
                 epoch: 2,
+                lineage: 0,
                 ranges: vec![(0, 10_000_000)],
                 limit: 1024,
             }),
             locked_by: Some("bootstrap".to_owned()),
-            totals,
+            highest_index_id: 4,
             segments: vec![1, 2],
         }
     }

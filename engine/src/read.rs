@@ -16,7 +16,7 @@ use crate::index::{Entry, Index, IndexKey};
 use crate::log::record;
 use crate::overlay::Overlay;
 use crate::shared::{Shared, View};
-use crate::state::State;
+use crate::state::{BINS, Share, State, Totals};
 
 /// How many entries of a page are looked up at a time: the sequencer cannot publish meanwhile.
 const ENTRIES_AT_A_TIME: usize = 256;
@@ -120,7 +120,7 @@ impl Shared {
             },
         )?;
         let bytes = Bytes::from(bytes);
-        let record = record::decode(&bytes).map_err(corrupt)?;
+        let record = record::decode(&bytes, &self.checksum).map_err(corrupt)?;
         match Effect::decode(record.kind, record.payload).map_err(corrupt)? {
             Effect::Put(put)
                 if put.index == index
@@ -201,26 +201,23 @@ fn next_merged(sources: &mut [Peekable<Source<'_>>]) -> Option<Result<(IndexKey,
 
 /// The published documents of all indexes, counted one by one.
 pub(crate) fn recount(view: &View, on_disk: &dyn Index) -> Result<State> {
-    let mut state = view.state.clone();
-    state.totals = Default::default();
-    state.distribution = Default::default();
-    for (&id, index) in &view.state.indexes {
-        let mut totals = crate::state::Totals::default();
-        let everything = merged(&view.overlay, on_disk, id, Bound::Unbounded, &[0xff; 8])?;
-        for item in everything {
+    let mut counted = view.state.clone();
+    counted.used = 0;
+    for &id in view.state.indexes.keys() {
+        let mut totals = Totals::default();
+        let mut distribution = [0; BINS];
+        for item in merged(&view.overlay, on_disk, id, Bound::Unbounded, &[0xff; 8])? {
             let (key, entry) = item?;
-            totals.add(u64::from(entry.bytes), entry.content_hash);
-            if let Some(bin) = state.bin(key.position()) {
-                state.distribution[bin] += 1;
+            totals.add(Share::from(&entry));
+            if let Some(bin) = view.state.bin(key.position()) {
+                distribution[bin] += 1;
             }
         }
-        state.totals.documents += totals.documents;
-        state.totals.bytes += totals.bytes;
-        state.totals.digest = state.totals.digest.wrapping_add(totals.digest);
-        if let Some(counted) = state.indexes.get_mut(&id) {
-            counted.totals = totals;
+        counted.used += totals.bytes;
+        if let Some(index) = counted.indexes.get_mut(&id) {
+            index.totals = totals;
+            index.distribution = distribution;
         }
-        debug_assert_eq!(index.name, state.indexes[&id].name);
     }
-    Ok(state)
+    Ok(counted)
 }

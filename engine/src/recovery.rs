@@ -26,15 +26,16 @@ use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::index::{Entry, Index, IndexKey, IndexStore};
+use crate::log::record::Checksum;
 use crate::log::{
-    Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, read_header, read_segment,
+    Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, Source, read_header, read_segment,
     segment_number,
 };
 use crate::manifest::Manifest;
 use crate::overlay::Overlay;
 use crate::read;
 use crate::shared::{Poison, Shared, View};
-use crate::state::{Change, State};
+use crate::state::{Change, Share, State};
 
 /// The directory of the log's segments, in the data directory.
 const LOG_DIR: &str = "log";
@@ -57,8 +58,13 @@ pub(crate) fn recover(
     options: &Options,
 ) -> Result<Recovered> {
     let log_dir = dir.join(LOG_DIR);
+    // Also what an earlier process made and did not sync before it was killed: it is about to be
+    // used, and must not be lost afterwards.
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
     fs.create_dir_all(&log_dir)
+        .and_then(|()| fs.sync_dir(&log_dir))
         .and_then(|()| fs.sync_dir(dir))
+        .and_then(|()| fs.sync_dir(parent.unwrap_or(Path::new("."))))
         .map_err(|error| Error::io("make the data directory", dir, error))?;
     let lock = fs.lock(&dir.join(LOCK_FILE)).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => Error::InUse { dir: dir.to_owned() },
@@ -107,6 +113,7 @@ pub(crate) fn recover(
         fs,
         dir: dir.to_owned(),
         identity: manifest.identity,
+        checksum: log.checksum,
         _lock: lock,
     });
     Ok(Recovered { shared, log: log_writer, report: Recovery { replayed: records, rebuilt } })
@@ -138,6 +145,7 @@ fn random_identity() -> Result<u128> {
 /// The segments as they are found, before anything is replayed.
 struct Log {
     segments: Arc<Segments>,
+    checksum: Checksum,
     /// In the order of their numbers.
     found: Vec<Found>,
 }
@@ -191,7 +199,7 @@ impl Log {
             }
             found.push(Found { segment, sealed: None });
         }
-        Ok(Self { segments, found })
+        Ok(Self { segments, checksum: Checksum::of(manifest.identity), found })
     }
 
     /// Visits the records after `lsn`, in order.
@@ -212,7 +220,8 @@ impl Log {
             }
             let bytes = read_file(segment)?;
             let sealed = found.sealed;
-            let end = read_segment(&segment.path, &bytes, segment.first_lsn, sealed, |located| {
+            let source = Source { path: &segment.path, bytes: &bytes, checksum: &self.checksum };
+            let end = read_segment(source, segment.first_lsn, sealed, |located| {
                 if located.record.lsn > after { visit(segment, located) } else { Ok(()) }
             })?;
             if let Some(length) = sealed {
@@ -353,20 +362,20 @@ fn try_index(
     let begun = Instant::now();
     let counted = read::recount(&replay.view, index.as_ref())?;
     tracing::debug!(
-        documents = counted.totals.documents, elapsed = ?begun.elapsed(), "recounted the index"
+        documents = counted.documents(), elapsed = ?begun.elapsed(), "recounted the index"
     );
     let state = &mut replay.view.state;
-    if (counted.totals, &counted.indexes) != (state.totals, &state.indexes) {
+    if !counted.same_totals(state) {
         let why = format!(
             "it has {} documents of {} bytes where the log amounts to {} of {}",
-            counted.totals.documents,
-            counted.totals.bytes,
-            state.totals.documents,
-            state.totals.bytes
+            counted.documents(),
+            counted.used,
+            state.documents(),
+            state.used
         );
         return Err(Unusable::Index(why));
     }
-    state.distribution = counted.distribution;
+    state.take_distribution(&counted);
     Ok((replay.view, end, replay.records))
 }
 
@@ -393,7 +402,7 @@ fn rebuild(
         }
         Ok(())
     })?;
-    let consistent = at_checkpoint.is_some_and(|state| state.indexes == manifest.indexes);
+    let consistent = at_checkpoint.is_some_and(|state| state.same_totals(&manifest.state()));
     if !consistent {
         return Err(Error::corrupt(
             Manifest::path(dir),
@@ -402,10 +411,10 @@ fn rebuild(
         ));
     }
     let counted = read::recount(&replay.view, index.as_ref())?;
-    if counted.indexes != replay.view.state.indexes {
+    if !counted.same_totals(&replay.view.state) {
         return Err(Error::Index("rebuilt, it does not count right".into()));
     }
-    replay.view.state.distribution = counted.distribution;
+    replay.view.state.take_distribution(&counted);
     Ok(Replayed { view: replay.view, index, end, records: replay.records })
 }
 
@@ -446,7 +455,7 @@ impl Replay {
                     expires_at: put.expires_at,
                     content_hash,
                 };
-                let replaced = put.replaced.map(|replaced| (replaced.bytes, replaced.content_hash));
+                let replaced = put.replaced.as_ref().map(Share::from);
                 let key = IndexKey::new(put.position, put.key);
                 Change::Document { index: put.index, key, entry: Some(entry), replaced }
             }
@@ -454,7 +463,7 @@ impl Replay {
                 index: remove.index,
                 key: IndexKey::new(remove.position, remove.key),
                 entry: None,
-                replaced: Some((remove.replaced.bytes, remove.replaced.content_hash)),
+                replaced: Some(Share::from(&remove.replaced)),
             },
             Effect::CreateIndex(fields) => Change::Control(Effect::CreateIndex(fields)),
             Effect::DropIndex(fields) => Change::Control(Effect::DropIndex(fields)),

@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Snapshot;
@@ -29,7 +29,7 @@ use crate::log::{LogWriter, record};
 use crate::queue::{Queue, Task};
 use crate::read;
 use crate::shared::Shared;
-use crate::state::{Change, State};
+use crate::state::{Change, Share, State};
 
 /// A batch is made durable when it has this many bytes, whatever still waits: what is acknowledged
 /// later waits longer.
@@ -185,7 +185,7 @@ impl Sequencer {
         let outcomes = mutations.iter().map(|mutation| {
             let start = self.batch.bytes.len();
             let outcome = self.evaluate(mutation);
-            record::seal(&mut self.batch.bytes[start..]);
+            record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             outcome
         });
         Ok(Outcome::Mutated(outcomes.collect()))
@@ -217,7 +217,7 @@ impl Sequencer {
                 return outcomes;
             }
         }
-        record::seal(&mut self.batch.bytes[start..]);
+        record::seal(&mut self.batch.bytes[start..], self.log.checksum());
         outcomes
     }
 
@@ -258,6 +258,7 @@ impl Sequencer {
             segment: entry.segment,
             length: entry.length,
             content_hash: entry.content_hash,
+            version: entry.version,
         });
         match mutation {
             Mutation::Write { document, condition, .. } => {
@@ -323,7 +324,7 @@ impl Sequencer {
     /// Refuses what would take the bytes over the limit. What takes no more than it gives back is
     /// never refused.
     fn check_limit(&self, bytes: u64, replaced: u64) -> Result<()> {
-        let used = self.state.totals.bytes;
+        let used = self.state.used;
         let limit = self.state.limit();
         let needed = bytes.saturating_sub(replaced);
         if needed > 0 && used + needed > limit {
@@ -338,7 +339,7 @@ impl Sequencer {
         entry: Option<Entry>,
         replaced: Option<Replaced>,
     ) {
-        let replaced = replaced.map(|replaced| (replaced.bytes, replaced.content_hash));
+        let replaced = replaced.as_ref().map(Share::from);
         let change = Change::Document { index, key: key.clone(), entry, replaced };
         self.state.apply(&change);
         self.batch.changes.push(change);
@@ -356,13 +357,13 @@ impl Sequencer {
         self.make_room(CONTROL_RECORD_BYTES + encoded.len())?;
         let old_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         self.record(&effect);
-        record::seal(&mut self.batch.bytes);
+        record::seal(&mut self.batch.bytes, self.log.checksum());
         let change = Change::Control(effect);
         self.state.apply(&change);
         self.batch.changes.push(change);
         self.try_commit()?;
         let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
-        if old_ranges != new_ranges && self.state.totals.documents > 0 {
+        if old_ranges != new_ranges && self.state.documents() > 0 {
             self.recount_distribution()?;
         }
         Ok(Outcome::Done)
@@ -376,7 +377,10 @@ impl Sequencer {
             Command::CreateIndex { id, name } => {
                 match (state.indexes.get(&id), state.index_id(&name)) {
                     (Some(index), _) if *index.name == *name => None,
-                    (None, None) => Some(Effect::CreateIndex(CreateIndex { id, name })),
+                    (None, None) if id > state.highest_index_id => {
+                        Some(Effect::CreateIndex(CreateIndex { id, name }))
+                    }
+                    (None, None) => return Err(Error::IndexIdUsed { id, name }),
                     (Some(index), _) => {
                         return Err(Error::IndexExists { id, name: index.name.as_ref().into() });
                     }
@@ -405,7 +409,7 @@ impl Sequencer {
                 if state.assignment.is_none() {
                     return Err(Error::WrongShard { epoch: 0 });
                 }
-                let used = state.totals.bytes;
+                let used = state.used;
                 if used > limit {
                     return Err(Error::QuotaExceeded { used, limit, needed: 0 });
                 }
@@ -418,8 +422,10 @@ impl Sequencer {
     /// that stay the same do not come here.
     fn recount_distribution(&mut self) -> Result<()> {
         let counted = read::recount(&self.shared.view.read(), self.shared.index.as_ref())?;
-        self.state.distribution = counted.distribution;
-        self.shared.view.write().state.distribution = counted.distribution;
+        let mut view = self.shared.view.write();
+        for state in [&mut self.state, &mut view.state] {
+            state.take_distribution(&counted);
+        }
         Ok(())
     }
 
@@ -454,8 +460,7 @@ impl Sequencer {
         let written = self.write_batch();
         match &written {
             Ok(()) => self.publish(),
-            Err(error) => {
-                self.poison_unless_harmless(error);
+            Err(_) => {
                 self.batch.changes.clear();
                 self.state = self.shared.view.read().state.clone();
             }
@@ -475,11 +480,19 @@ impl Sequencer {
             return Ok(());
         }
         self.shared.poison.check()?;
-        self.log.append(&self.batch.bytes, self.batch.records)?;
-        if self.options.durability == Durability::Always {
-            self.sync()?;
-        }
-        Ok(())
+        let appended = self.log.append(&self.batch.bytes, self.batch.records);
+        let written = match self.options.durability {
+            Durability::Always => appended.and_then(|()| self.sync()),
+            Durability::Interval(_) => appended,
+        };
+        written.map_err(|error| match error {
+            Error::DiskFull { .. } => error,
+            error => {
+                self.shared.poison.set(&error);
+                // The bytes may be on disk, all or some: a restart may find them.
+                Error::OutcomeUnknown { reason: error.to_string().into() }
+            }
+        })
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -518,7 +531,9 @@ impl Sequencer {
     /// When to look again although no command came.
     fn next_deadline(&self) -> Option<Instant> {
         let sync = match self.options.durability {
-            Durability::Interval(interval) if self.unsynced() => Some(self.last_sync + interval),
+            Durability::Interval(interval) if self.unsynced() && !self.shared.poison.is_set() => {
+                Some(self.last_sync + interval)
+            }
             _ => None,
         };
         let idle = (!self.shared.view.read().overlay.active.is_empty())
@@ -577,22 +592,27 @@ impl Sequencer {
     fn note_checkpoint(&mut self, wait: bool) {
         while self.checkpoint_running {
             let report = if wait {
-                self.checkpointed.recv().ok()
+                self.checkpointed.recv().map_err(|_| TryRecvError::Disconnected)
             } else {
-                self.checkpointed.try_recv().ok()
+                self.checkpointed.try_recv()
             };
             match report {
-                Some(Ok(())) => {
+                Ok(Ok(())) => {
                     self.checkpoint_running = false;
                     self.checkpoint_error = None;
                 }
-                Some(Err(error)) => {
+                Ok(Err(error)) => {
                     self.checkpoint_error = Some(error);
                     if wait {
                         return;
                     }
                 }
-                None => return,
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    let what = Error::Index("the checkpointer ended unexpectedly".into());
+                    self.shared.poison.set(&what);
+                    self.checkpoint_running = false;
+                }
             }
         }
     }

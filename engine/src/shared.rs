@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::index::{Entry, Index, IndexKey};
 use crate::log::Segments;
+use crate::log::record::Checksum;
 use crate::overlay::Overlay;
 use crate::state::{Change, State};
 use crate::{IndexId, Stat};
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) fs: Arc<dyn Fs>,
     pub(crate) dir: PathBuf,
     pub(crate) identity: u128,
+    /// Of the log's records.
+    pub(crate) checksum: Checksum,
     /// Held as long as anything of the engine lives.
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
 }
@@ -85,9 +88,9 @@ impl Shared {
             .collect();
         indexes.sort_by(|a, b| a.name.cmp(&b.name));
         Stat {
-            documents: state.totals.documents,
-            used: state.totals.bytes,
-            distribution: state.distribution,
+            documents: state.documents(),
+            used: state.used,
+            distribution: state.distribution(),
             indexes,
             locked_by: state.locked_by.clone(),
             poisoned: self.poison.reason().map(|reason| reason.as_ref().to_owned()),
@@ -118,12 +121,16 @@ impl Poison {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.poisoned.load(Ordering::Acquire)
+        if self.is_set()
             && let Some(reason) = self.reason()
         {
             return Err(Error::Poisoned { reason });
         }
         Ok(())
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
     }
 
     pub(crate) fn reason(&self) -> Option<Arc<str>> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Assignment, IndexId};
-use crate::effect::Effect;
+use crate::command::{Assignment, IndexId, Version};
+use crate::effect::{Effect, Replaced};
 use crate::index::{Entry, IndexKey};
 
 /// How many bins the distribution of documents over the owned ranges has.
@@ -23,21 +23,47 @@ pub(crate) struct Totals {
     pub(crate) bytes: u64,
     /// Of the content hashes, modulo 2^128: the same for the same documents in any order.
     pub(crate) digest: u128,
+    /// Of the versions, modulo 2^64: tells a document from an older one of the same content.
+    pub(crate) versions: u64,
+}
+
+/// What a document adds to totals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) bytes: u32,
+    pub(crate) content_hash: u128,
+    pub(crate) version: Version,
+}
+
+impl From<&Entry> for Share {
+    fn from(entry: &Entry) -> Self {
+        let Entry { bytes, content_hash, version, .. } = *entry;
+        Self { bytes, content_hash, version }
+    }
+}
+
+impl From<&Replaced> for Share {
+    fn from(replaced: &Replaced) -> Self {
+        let Replaced { bytes, content_hash, version, .. } = *replaced;
+        Self { bytes, content_hash, version }
+    }
 }
 
 impl Totals {
-    pub(crate) fn add(&mut self, bytes: u64, content_hash: u128) {
+    pub(crate) fn add(&mut self, share: Share) {
         self.documents += 1;
-        self.bytes += bytes;
-        self.digest = self.digest.wrapping_add(content_hash);
+        self.bytes += u64::from(share.bytes);
+        self.digest = self.digest.wrapping_add(share.content_hash);
+        self.versions = self.versions.wrapping_add(share.version);
     }
 
-    pub(crate) fn subtract(&mut self, bytes: u64, content_hash: u128) {
+    fn subtract(&mut self, share: Share) {
         // Saturating, for a log that lies must not bring the process down; the recount at
         // opening finds such totals out.
         self.documents = self.documents.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.digest = self.digest.wrapping_sub(content_hash);
+        self.bytes = self.bytes.saturating_sub(u64::from(share.bytes));
+        self.digest = self.digest.wrapping_sub(share.content_hash);
+        self.versions = self.versions.wrapping_sub(share.version);
     }
 }
 
@@ -46,6 +72,10 @@ impl Totals {
 pub(crate) struct IndexState {
     pub(crate) name: Arc<str>,
     pub(crate) totals: Totals,
+    /// Documents by fifths of the owned ranges. Not kept up by a change of the ranges, and not
+    /// persisted: whoever applies one, and whoever opens, recounts.
+    #[serde(skip)]
+    pub(crate) distribution: [u64; BINS],
 }
 
 /// What an effect changes.
@@ -56,8 +86,8 @@ pub(crate) enum Change {
         index: IndexId,
         key: IndexKey,
         entry: Option<Entry>,
-        /// Bytes and content hash of what was there before.
-        replaced: Option<(u32, u128)>,
+        /// What was there before.
+        replaced: Option<Share>,
     },
     /// Any other effect.
     Control(Effect<'static>),
@@ -70,10 +100,10 @@ pub(crate) struct State {
     ids: HashMap<Arc<str>, IndexId>,
     pub(crate) assignment: Option<Arc<Assignment>>,
     pub(crate) locked_by: Option<String>,
-    pub(crate) totals: Totals,
-    /// Documents by fifths of the owned ranges. Not kept up by a change of the ranges: whoever
-    /// applies one recounts.
-    pub(crate) distribution: [u64; BINS],
+    /// The bytes of all keys and documents.
+    pub(crate) used: u64,
+    /// The highest id that an index ever had: a second index of an id would be taken for the first.
+    pub(crate) highest_index_id: IndexId,
 }
 
 impl State {
@@ -81,11 +111,49 @@ impl State {
         indexes: BTreeMap<IndexId, IndexState>,
         assignment: Option<Assignment>,
         locked_by: Option<String>,
-        totals: Totals,
+        highest_index_id: IndexId,
     ) -> Self {
         let ids = indexes.iter().map(|(&id, index)| (Arc::clone(&index.name), id)).collect();
         let assignment = assignment.map(Arc::new);
-        Self { indexes, ids, assignment, locked_by, totals, distribution: [0; BINS] }
+        let used = indexes.values().map(|index| index.totals.bytes).sum();
+        Self { indexes, ids, assignment, locked_by, used, highest_index_id }
+    }
+
+    /// How many documents there are.
+    pub(crate) fn documents(&self) -> u64 {
+        self.indexes.values().map(|index| index.totals.documents).sum()
+    }
+
+    /// Documents by fifths of the owned ranges, in ring order.
+    pub(crate) fn distribution(&self) -> [u64; BINS] {
+        let mut sums = [0; BINS];
+        for index in self.indexes.values() {
+            for (sum, count) in sums.iter_mut().zip(index.distribution) {
+                *sum += count;
+            }
+        }
+        sums
+    }
+
+    /// Takes over the distribution that a recount came to.
+    pub(crate) fn take_distribution(&mut self, counted: &Self) {
+        for (id, index) in &mut self.indexes {
+            if let Some(counted) = counted.indexes.get(id) {
+                index.distribution = counted.distribution;
+            }
+        }
+    }
+
+    /// Whether both have the same indexes with the same totals.
+    pub(crate) fn same_totals(&self, other: &Self) -> bool {
+        let totals = |state: &Self| -> Vec<_> {
+            state
+                .indexes
+                .iter()
+                .map(|(&id, index)| (id, index.name.clone(), index.totals))
+                .collect()
+        };
+        totals(self) == totals(other)
     }
 
     /// The id of the index of that name.
@@ -99,16 +167,16 @@ impl State {
             Change::Document { index, key, entry, replaced } => {
                 let bin = self.bin(key.position());
                 let Some(of_index) = self.indexes.get_mut(index) else { return };
-                for totals in [&mut self.totals, &mut of_index.totals] {
-                    if let Some((bytes, content_hash)) = *replaced {
-                        totals.subtract(u64::from(bytes), content_hash);
-                    }
-                    if let Some(entry) = entry {
-                        totals.add(u64::from(entry.bytes), entry.content_hash);
-                    }
+                if let Some(share) = *replaced {
+                    of_index.totals.subtract(share);
+                    self.used = self.used.saturating_sub(u64::from(share.bytes));
+                }
+                if let Some(entry) = entry {
+                    of_index.totals.add(Share::from(entry));
+                    self.used += u64::from(entry.bytes);
                 }
                 if let Some(bin) = bin {
-                    let count = &mut self.distribution[bin];
+                    let count = &mut of_index.distribution[bin];
                     *count -= u64::from(replaced.is_some()).min(*count);
                     *count += u64::from(entry.is_some());
                 }
@@ -122,15 +190,14 @@ impl State {
             Effect::CreateIndex(create) => {
                 let name: Arc<str> = create.name.as_str().into();
                 self.ids.insert(Arc::clone(&name), create.id);
-                self.indexes.insert(create.id, IndexState { name, totals: Totals::default() });
+                let index = IndexState { name, totals: Totals::default(), distribution: [0; BINS] };
+                self.indexes.insert(create.id, index);
+                self.highest_index_id = self.highest_index_id.max(create.id);
             }
             Effect::DropIndex(drop) => {
                 if let Some(index) = self.indexes.remove(&drop.id) {
                     self.ids.remove(&index.name);
-                    let Totals { documents, bytes, digest } = index.totals;
-                    self.totals.documents = self.totals.documents.saturating_sub(documents);
-                    self.totals.bytes = self.totals.bytes.saturating_sub(bytes);
-                    self.totals.digest = self.totals.digest.wrapping_sub(digest);
+                    self.used = self.used.saturating_sub(index.totals.bytes);
                 }
             }
             Effect::Assign(assignment) => self.assignment = Some(Arc::new(assignment.clone())),
@@ -193,10 +260,11 @@ mod tests {
             name: "s".to_owned(),
             hash_method: "md5".to_owned(),
             epoch: 1,
+            lineage: 0,
             ranges: ranges.to_vec(),
             limit: 100,
         };
-        State::new(BTreeMap::new(), Some(assignment), None, Totals::default())
+        State::new(BTreeMap::new(), Some(assignment), None, 0)
     }
 
     #[test]

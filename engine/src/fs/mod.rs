@@ -47,6 +47,9 @@ pub trait Fs: Send + Sync {
     /// Makes creations, renames and removals in a directory durable.
     fn sync_dir(&self, dir: &Path) -> Result<()>;
 
+    /// How many more bytes the filesystem of a directory has room for.
+    fn free_bytes(&self, dir: &Path) -> Result<u64>;
+
     /// Takes the exclusive lock that a file stands for, until the guard is dropped or the process
     /// ends; `WouldBlock` when another holds it.
     fn lock(&self, path: &Path) -> Result<Box<dyn Any + Send + Sync>>;

@@ -11,6 +11,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Error, ErrorKind, Result};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +54,9 @@ struct State {
 struct Inode {
     visible: Vec<u8>,
     durable: Vec<u8>,
+    /// What was written since the last sync, also one that failed: Linux then takes the bytes for
+    /// clean, and a later sync does not write them.
+    dirty: Vec<Range<usize>>,
 }
 
 impl SimFs {
@@ -85,6 +89,7 @@ impl SimFs {
                 }
             }
             inode.visible = inode.durable.clone();
+            inode.dirty.clear();
         }
     }
 
@@ -99,6 +104,15 @@ impl SimFs {
         self.0.lock().fault = None;
     }
 
+    /// Stops the process but not the machine: what was written stays visible, synced or not. Open
+    /// handles and locks are void.
+    pub fn stop_process(&self) {
+        let mut state = self.0.lock();
+        state.generation += 1;
+        state.locks.clear();
+        state.fault = None;
+    }
+
     /// The bytes of a file as the process sees them.
     pub fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.0.lock();
@@ -109,7 +123,8 @@ impl SimFs {
     pub fn damage(&self, path: &Path, bytes: Vec<u8>) {
         let mut state = self.0.lock();
         if let Some(&inode) = state.visible.get(path) {
-            state.inodes[inode] = Inode { visible: bytes.clone(), durable: bytes };
+            let dirty = Vec::new();
+            state.inodes[inode] = Inode { visible: bytes.clone(), durable: bytes, dirty };
         }
     }
 
@@ -187,6 +202,10 @@ impl Fs for SimFs {
         Ok(())
     }
 
+    fn free_bytes(&self, _: &Path) -> Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn lock(&self, path: &Path) -> Result<Box<dyn Any + Send + Sync>> {
         let mut state = self.0.lock();
         if state.locks.insert(path.to_owned(), ()).is_some() {
@@ -242,21 +261,28 @@ impl File for SimFile {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.with(|state, inode| {
             state.check(Fault::Write)?;
-            let file = &mut state.inodes[inode].visible;
+            let Inode { visible, dirty, .. } = &mut state.inodes[inode];
             let end = offset as usize + bytes.len();
-            if file.len() < end {
-                file.resize(end, 0);
+            if visible.len() < end {
+                visible.resize(end, 0);
             }
-            file[offset as usize..end].copy_from_slice(bytes);
+            visible[offset as usize..end].copy_from_slice(bytes);
+            dirty.push(offset as usize..end);
             Ok(())
         })
     }
 
     fn sync_data(&self) -> Result<()> {
         self.with(|state, inode| {
-            state.check(Fault::Sync)?;
-            let inode = &mut state.inodes[inode];
-            inode.durable.clone_from(&inode.visible);
+            let failed = state.check(Fault::Sync);
+            let Inode { visible, durable, dirty } = &mut state.inodes[inode];
+            let dirty = std::mem::take(dirty);
+            failed?;
+            durable.resize(visible.len(), 0);
+            for range in dirty {
+                let range = range.start.min(visible.len())..range.end.min(visible.len());
+                durable[range.clone()].copy_from_slice(&visible[range]);
+            }
             Ok(())
         })
     }

@@ -29,6 +29,21 @@ impl MemoryStore {
         Self::default()
     }
 
+    /// The entries as they are.
+    pub fn snapshot(&self) -> Self {
+        let state = self.0.read();
+        let copy = State { visible: state.visible.clone(), durable: state.durable.clone() };
+        Self(Arc::new(RwLock::new(copy)))
+    }
+
+    /// Goes back to older entries without saying so: an index that lost writes unnoticed.
+    pub fn restore_entries(&self, older: &Self) {
+        let older = older.0.read();
+        let mut state = self.0.write();
+        state.visible.1 = older.visible.1.clone();
+        state.durable.1 = older.durable.1.clone();
+    }
+
     /// Forgets what was put since the last flush, or, where `unflushed` says so, keeps it: sled
     /// may do either.
     pub fn crash(&self, unflushed: bool) {

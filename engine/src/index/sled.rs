@@ -192,6 +192,10 @@ fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
     // Unwind safety: after a panic the index is only ever dropped or set aside.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
+        // What the disk or the system refuses says nothing of what is in the index.
+        Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => {
+            Err(Error::io("use the index", "sled's files", error))
+        }
         Ok(Err(error)) => Err(Error::Index(error.to_string().into())),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -200,6 +204,13 @@ fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
             Err(Error::Index(what.into()))
         }
     }
+}
+
+/// Whether sled reports by an I/O error that its files are not what it wrote.
+fn is_damage(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, Other, UnexpectedEof};
+    matches!(error.kind(), InvalidData | InvalidInput | NotFound | Other | UnexpectedEof)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Syncs every file below `dir`, and the directories.

@@ -17,7 +17,7 @@ pub(crate) mod record;
 mod segment;
 mod writer;
 
-pub(crate) use reader::{Located, SegmentEnd, read_segment};
+pub(crate) use reader::{Located, SegmentEnd, Source, read_segment};
 pub(crate) use segment::{SEGMENT_HEADER_BYTES, Segment, Segments, read_header, segment_number};
 pub(crate) use writer::LogWriter;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::log::Lsn;
-use crate::log::record::{self, ALIGNMENT, HEADER_BYTES, Record, u64_at};
+use crate::log::record::{self, ALIGNMENT, Checksum, HEADER_BYTES, Record, u64_at};
 use crate::log::segment::SEGMENT_HEADER_BYTES;
 
 /// A record and where it lies in its segment.
@@ -25,17 +25,24 @@ pub(crate) struct SegmentEnd {
     pub(crate) torn: bool,
 }
 
+/// A segment's file as it was read.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) checksum: &'a Checksum,
+}
+
 /// Visits the records of a segment, whole groups only, in the order of their LSNs.
 ///
-/// `bytes` is the whole file, `first_lsn` what its header says. `sealed` is the length that the
+/// `first_lsn` is what its header says. `sealed` is the length that the
 /// next segment's header gives; the last segment has none, and only there may the end be torn.
 ///
 /// # Errors
 /// [`Error::Corrupt`] at the first record that was durable and does not check out; what `visit`
 /// returns.
 pub(crate) fn read_segment(
-    path: &Path,
-    bytes: &[u8],
+    Source { path, bytes, checksum }: Source<'_>,
     first_lsn: Lsn,
     sealed: Option<u32>,
     mut visit: impl FnMut(Located<'_>) -> Result<()>,
@@ -49,9 +56,9 @@ pub(crate) fn read_segment(
     let mut next_lsn = first_lsn;
     let mut group = Vec::new();
     while offset < bytes.len() {
-        let record = match record::decode(&bytes[offset..]) {
+        let record = match record::decode(&bytes[offset..], checksum) {
             Ok(record) if record.lsn == next_lsn => record,
-            _ if sealed.is_none() && !was_durable(bytes, offset, next_lsn) => break,
+            _ if sealed.is_none() && !was_durable(bytes, checksum, offset, next_lsn) => break,
             Ok(_) => return Err(Error::corrupt(path, offset, "the record's LSN is out of order")),
             Err(what) => return Err(Error::corrupt(path, offset, what)),
         };
@@ -76,17 +83,20 @@ pub(crate) fn read_segment(
 ///
 /// Records of one batch say the same durable LSN, that of the batch before, so nothing in a torn
 /// batch testifies for itself; and nothing is written behind a batch before it is durable.
-fn was_durable(bytes: &[u8], offset: usize, lsn: Lsn) -> bool {
+fn was_durable(bytes: &[u8], checksum: &Checksum, offset: usize, lsn: Lsn) -> bool {
     let last_start = bytes.len().saturating_sub(HEADER_BYTES);
+    // No more records than fit can lie in between.
+    let last_lsn = lsn + ((bytes.len() - offset) / HEADER_BYTES) as u64;
     let plausible = |start: &usize| {
         let bytes = &bytes[*start..];
         // Cheap tests first: most of a tail is zeros.
-        u64_at(bytes, 16) >= lsn && u64_at(bytes, 8) > u64_at(bytes, 16)
+        let (found, durable) = (u64_at(bytes, 8), u64_at(bytes, 16));
+        durable >= lsn && found > durable && found <= last_lsn
     };
     (offset + ALIGNMENT..=last_start)
         .step_by(ALIGNMENT)
         .filter(plausible)
-        .any(|start| record::decode(&bytes[start..]).is_ok())
+        .any(|start| record::decode(&bytes[start..], checksum).is_ok())
 }
 
 #[cfg(test)]
@@ -105,7 +115,7 @@ mod tests {
                     out.extend_from_slice(&payload);
                 });
             }
-            record::seal(&mut bytes[start..]);
+            record::seal(&mut bytes[start..], &Checksum::of(1));
             ends.push(bytes.len());
         }
         (bytes, ends)
@@ -113,7 +123,8 @@ mod tests {
 
     fn read(bytes: &[u8], sealed: Option<u32>) -> Result<(SegmentEnd, u64)> {
         let mut visited = 0;
-        let end = read_segment(Path::new("s"), bytes, 1, sealed, |located| {
+        let source = Source { path: Path::new("s"), bytes, checksum: &Checksum::of(1) };
+        let end = read_segment(source, 1, sealed, |located| {
             visited += 1;
             assert_eq!(located.record.lsn, visited);
             Ok(())

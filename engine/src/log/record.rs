@@ -2,7 +2,7 @@
 //!
 //! | offset | bytes | field |
 //! | --- | --- | --- |
-//! | 0 | 4 | CRC-32 (IEEE) of all that follows in the record, padding included |
+//! | 0 | 4 | CRC-32 (IEEE) of the identity of the data directory (16 bytes) and of all that follows in the record, padding included |
 //! | 4 | 4 | length of the record in bytes, a multiple of 8 |
 //! | 8 | 8 | LSN |
 //! | 16 | 8 | the last LSN that was durable when this record was written |
@@ -14,6 +14,9 @@
 //!
 //! Integers are little-endian. Records of one atomic batch form a *group*: consecutive LSNs, of
 //! which the last carries the flag. A group whose last record is missing never happened.
+//!
+//! The identity makes the records of one directory unlike those of any other: a document may hold
+//! the bytes of a log, and they must not be taken for records of this one.
 //!
 //! The durable LSN tells a torn tail from damage. A record that does not check out, with a later
 //! record behind it that says it was durable, was damaged after it was synced; without such a
@@ -43,6 +46,24 @@ pub(crate) struct Record<'a> {
     pub(crate) length: usize,
 }
 
+/// Computes the checksums of a data directory's records.
+#[derive(Clone)]
+pub(crate) struct Checksum(crc32fast::Hasher);
+
+impl Checksum {
+    pub(crate) fn of(identity: u128) -> Self {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&identity.to_le_bytes());
+        Self(hasher)
+    }
+
+    fn sum(&self, record: &[u8]) -> u32 {
+        let mut hasher = self.0.clone();
+        hasher.update(&record[4..]);
+        hasher.finalize()
+    }
+}
+
 /// Appends a record to `out`; `payload` appends its payload. The CRC is left for [`seal`], which
 /// also says which record is the last of its group.
 pub(crate) fn append(
@@ -65,14 +86,14 @@ pub(crate) fn append(
 }
 
 /// Fills in the checksums of the records in `group` and marks the last.
-pub(crate) fn seal(mut group: &mut [u8]) {
+pub(crate) fn seal(mut group: &mut [u8], checksum: &Checksum) {
     while !group.is_empty() {
         let length = u32_at(group, 4) as usize;
         let (record, rest) = group.split_at_mut(length);
         if rest.is_empty() {
             record[29] |= LAST_OF_GROUP;
         }
-        let crc = crc32fast::hash(&record[4..]);
+        let crc = checksum.sum(record);
         record[..4].copy_from_slice(&crc.to_le_bytes());
         group = rest;
     }
@@ -82,7 +103,7 @@ pub(crate) fn seal(mut group: &mut [u8]) {
 ///
 /// # Errors
 /// What does not check out.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, &'static str> {
+pub(crate) fn decode<'a>(bytes: &'a [u8], checksum: &Checksum) -> Result<Record<'a>, &'static str> {
     if bytes.len() < HEADER_BYTES {
         return Err("the record's header is cut off");
     }
@@ -91,7 +112,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Record<'_>, &'static str> {
         return Err("the record's length is impossible");
     }
     let Some(record) = bytes.get(..length) else { return Err("the record is cut off") };
-    if crc32fast::hash(&record[4..]) != u32_at(record, 0) {
+    if checksum.sum(record) != u32_at(record, 0) {
         return Err("the record's checksum is wrong");
     }
     if u32_at(record, 24) != TERM || record[29] & !LAST_OF_GROUP != 0 || record[30..32] != [0, 0] {
@@ -136,34 +157,39 @@ mod tests {
         let mut bytes = Vec::new();
         append(&mut bytes, 7, 6, 1, |out| out.extend_from_slice(b"first"));
         append(&mut bytes, 8, 6, 2, |out| out.extend_from_slice(b"the second"));
-        seal(&mut bytes);
+        seal(&mut bytes, &Checksum::of(1));
         bytes
     }
 
     #[test]
     fn records_come_back_and_the_last_of_a_group_is_marked() {
         let bytes = group();
-        let first = decode(&bytes).unwrap();
+        let first = decode(&bytes, &Checksum::of(1)).unwrap();
         assert_eq!((first.lsn, first.durable, first.kind), (7, 6, 1));
         assert_eq!(first.payload, b"first\0\0\0");
         assert!(!first.last_of_group);
-        let second = decode(&bytes[first.length..]).unwrap();
+        let second = decode(&bytes[first.length..], &Checksum::of(1)).unwrap();
         assert_eq!(second.payload, b"the second\0\0\0\0\0\0");
         assert!(second.last_of_group);
         assert_eq!(first.length + second.length, bytes.len());
     }
 
     #[test]
+    fn a_record_of_another_directory_is_none_here() {
+        assert!(decode(&group(), &Checksum::of(2)).is_err());
+    }
+
+    #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
         let bytes = group();
-        let first = decode(&bytes).unwrap();
+        let first = decode(&bytes, &Checksum::of(1)).unwrap();
         for bit in 0..first.length * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&flipped).is_err(), "bit {bit}");
+            assert!(decode(&flipped, &Checksum::of(1)).is_err(), "bit {bit}");
         }
         for cut in 0..first.length {
-            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(decode(&bytes[..cut], &Checksum::of(1)).is_err(), "cut at {cut}");
         }
     }
 }

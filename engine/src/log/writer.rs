@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::fs::{File, Fs};
 use crate::log::Lsn;
 use crate::log::reader::SegmentEnd;
+use crate::log::record::Checksum;
 use crate::log::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Segments, segment_name};
 
 /// The name of the segment prepared for use.
@@ -36,6 +37,7 @@ pub(crate) struct LogWriter {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     identity: u128,
+    checksum: Checksum,
     segments: Arc<Segments>,
     segment_bytes: u32,
     active: Active,
@@ -87,6 +89,7 @@ impl LogWriter {
             fs,
             dir,
             identity,
+            checksum: Checksum::of(identity),
             segments,
             segment_bytes,
             active,
@@ -100,6 +103,11 @@ impl LogWriter {
 
     pub(crate) fn next_lsn(&self) -> Lsn {
         self.next_lsn
+    }
+
+    /// For the records of a batch.
+    pub(crate) fn checksum(&self) -> &Checksum {
+        &self.checksum
     }
 
     pub(crate) fn durable_lsn(&self) -> Lsn {
@@ -234,11 +242,24 @@ fn clean_tail(segment: Arc<Segment>, end: SegmentEnd) -> Result<Active> {
         write_zeros(segment.file.as_ref(), u64::from(end.offset), capacity).map_err(failed)?;
     }
     // Also where nothing is torn: the last records may have been read from the cache of the
-    // operating system, and nothing may be served that is not durable.
+    // operating system, and nothing may be served that is not durable. A sync alone would not do:
+    // where one failed before, Linux takes the bytes for clean and writes them no more.
+    rewrite(segment.file.as_ref(), end.offset).map_err(failed)?;
     segment.file.sync_data().map_err(failed)?;
     let capacity = u32::try_from(capacity)
         .map_err(|_| Error::corrupt(&segment.path, 0, "the segment is over 4 GiB"))?;
     Ok(Active { end: end.offset, capacity: capacity.max(end.offset), full: false, segment })
+}
+
+/// Writes what a file holds up to `end` once more.
+fn rewrite(file: &dyn File, end: u32) -> std::io::Result<()> {
+    let mut piece = vec![0; ZEROS_BYTES];
+    for start in (0..u64::from(end)).step_by(ZEROS_BYTES) {
+        let count = (u64::from(end) - start).min(ZEROS_BYTES as u64) as usize;
+        file.read_exact_at(&mut piece[..count], start)?;
+        file.write_all_at(&piece[..count], start)?;
+    }
+    Ok(())
 }
 
 fn prepare_spare(fs: &dyn Fs, dir: &Path, capacity: u32) -> Result<Spare> {

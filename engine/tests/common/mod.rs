@@ -37,6 +37,7 @@ pub fn assignment(epoch: u64, ranges: &[(u32, u32)], limit: u64) -> Assignment {
         name: "shard0".to_owned(),
         hash_method: "md5".to_owned(),
         epoch,
+        lineage: 0,
         ranges: ranges.to_vec(),
         limit,
     }
