@@ -6,8 +6,9 @@
 //! the connection. What a shard is told is the whole state, never a step, so nothing depends on
 //! which steps it has seen.
 //!
-//! A shard that refuses (it belongs to another cluster, or holds a newer epoch because this
-//! bootstrap runs on an old copy of its data) is left as it is; the status says why.
+//! A shard that refuses because it belongs to another cluster is left as it is, and so is one that
+//! holds a state that this bootstrap's does not come from: bootstrap then runs on an old copy of its
+//! data. The status says why.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::state::{Command, State};
+use crate::state::{Command, Kinship, State};
 use crate::store::Store;
 
 /// How long a change waits for the connected shards. One that has not answered by then is slow or
@@ -66,6 +67,8 @@ struct Progress {
     connected: bool,
     /// The epoch of the state it holds.
     epoch: u64,
+    /// It holds a state that this bootstrap's does not come from.
+    stranger: bool,
     /// Why it does not hold the newest.
     why: Option<String>,
 }
@@ -130,10 +133,37 @@ impl Control {
         if let Some(why) = &*failed {
             return Err(unavailable(why.clone()));
         }
+        self.check_kinship()?;
+        if let Command::DropIndex { name } = &command
+            && self.state().is_dropped(name)
+        {
+            return self.confirm_drop(name).await;
+        }
+        if !self.state().dropped.is_empty() && self.away(self.state().map.epoch).is_empty() {
+            let forgotten = Arc::new(self.state().apply(&Command::ForgetDropped)?);
+            self.persist(&mut failed, forgotten).await?;
+        }
         let next = Arc::new(self.state().apply(&command)?);
         if let Command::SetSize { shard, size, .. } = &command {
             self.ask_size(shard, *size).await?;
         }
+        self.persist(&mut failed, Arc::clone(&next)).await?;
+        if let Command::DropIndex { name } = &command {
+            return self.confirm_drop(name).await;
+        }
+        let epoch = next.map.epoch;
+        if !self.hold(epoch, |progress| !progress.connected).await {
+            tracing::warn!(epoch, "a connected shard is slow to take the new state");
+        }
+        Ok(next)
+    }
+
+    /// Persists a state and shows it.
+    async fn persist(
+        &self,
+        failed: &mut Option<String>,
+        next: Arc<State>,
+    ) -> Result<(), WireError> {
         let (store, persisted) = (Arc::clone(&self.store), Arc::clone(&next));
         let written = spawn_blocking(move || store.write(&persisted)).await;
         let written = written.map_err(|error| error.to_string());
@@ -142,20 +172,62 @@ impl Control {
             *failed = Some(why.clone());
             return Err(unavailable(why));
         }
-        self.state.send_replace(Arc::clone(&next));
-        let epoch = next.map.epoch;
+        self.state.send_replace(next);
+        Ok(())
+    }
+
+    /// Waits, within bounds, until every shard holds the state of `epoch`, those for which `excused`
+    /// is true excepted. Returns whether they do.
+    async fn hold(&self, epoch: u64, excused: impl Fn(&Progress) -> bool) -> bool {
         let all_hold_it = async {
             for shard in &self.shards {
                 let mut progress = shard.progress.subscribe();
-                let settled = |progress: &Progress| !progress.connected || progress.epoch >= epoch;
+                let holds = |progress: &Progress| {
+                    progress.connected && progress.epoch >= epoch || excused(progress)
+                };
                 // The sender lives as long as `self`.
-                _ = progress.wait_for(settled).await;
+                _ = progress.wait_for(holds).await;
             }
         };
-        if timeout(ACKNOWLEDGE_TIME, all_hold_it).await.is_err() {
-            tracing::warn!(epoch, "a connected shard is slow to take the new state");
+        timeout(ACKNOWLEDGE_TIME, all_hold_it).await.is_ok()
+    }
+
+    /// The shards that do not hold the state of `epoch`.
+    fn away(&self, epoch: u64) -> Vec<&str> {
+        let is_away = |shard: &&Shard| {
+            let progress = shard.progress.borrow();
+            !progress.connected || progress.epoch < epoch
+        };
+        self.shards.iter().filter(is_away).map(|shard| shard.name.as_str()).collect()
+    }
+
+    /// Waits until no shard holds a dropped index any more. A shard that is away would still serve
+    /// it for a moment on its return, so without all of them the drop is not done.
+    async fn confirm_drop(&self, name: &str) -> Result<Arc<State>, WireError> {
+        let state = self.state();
+        if self.hold(state.map.epoch, |_| false).await {
+            return Ok(state);
         }
-        Ok(next)
+        let away = self.away(state.map.epoch).join(", ");
+        Err(WireError::Unavailable {
+            what: format!("index {name:?}"),
+            why: format!(
+                "it is dropped, but {away} is away and will hold it until it is back; start it, \
+                 and drop the index again to be sure"
+            ),
+        })
+    }
+
+    /// Refuses changes while a shard holds a state that this one does not come from.
+    fn check_kinship(&self) -> Result<(), WireError> {
+        for shard in &self.shards {
+            let progress = shard.progress.borrow();
+            if progress.stranger {
+                let why = progress.why.clone().unwrap_or_default();
+                return Err(unavailable(format!("shard {}: {why}", shard.name)));
+            }
+        }
+        Ok(())
     }
 
     /// Asks a shard to take a size before it is persisted: the shard knows what it uses, and may
@@ -238,6 +310,7 @@ impl Shard {
             self.progress.send_replace(Progress {
                 connected: true,
                 epoch: newest.map.epoch,
+                stranger: false,
                 why: None,
             });
             tokio::select! {
@@ -256,18 +329,31 @@ impl Shard {
     async fn bring_up_to(&self, connection: &Connection, state: &State) -> Result<(), String> {
         let assignment = state.assignment(&self.name).ok_or("it is not in the map any more")?;
         let epoch = assignment.epoch;
-        let assigned = ask(connection, &ShardOperation::Assign(assignment)).await;
-        assigned.map_err(|error| refused(&error, epoch))?;
         let failed = |error: ClientError| error.to_string();
-        let stat = stat(connection).await.map_err(failed)?;
-        for index in &stat.indexes {
+        let held = stat(connection).await.map_err(failed)?;
+        let is_stranger = held.cluster == state.map.cluster
+            && state.kinship(held.epoch, held.lineage) == Kinship::Stranger;
+        self.progress.send_if_modified(|progress| {
+            std::mem::replace(&mut progress.stranger, is_stranger) != is_stranger
+        });
+        if is_stranger {
+            return Err(format!(
+                "this bootstrap is at epoch {epoch}, the shard holds an epoch {} that this one \
+                 does not know: bootstrap runs on an old copy of its data; stop it and start it on \
+                 the newest",
+                held.epoch
+            ));
+        }
+        let assigned = ask(connection, &ShardOperation::Assign(assignment)).await;
+        assigned.map_err(|error| refused(&error))?;
+        for index in &held.indexes {
             if !state.indexes.iter().any(|known| known.id == index.id) {
                 let drop = DropIndex { id: index.id, name: &index.name };
                 ask(connection, &ShardOperation::DropIndex(drop)).await.map_err(failed)?;
             }
         }
         for index in &state.indexes {
-            if !stat.indexes.iter().any(|held| held.id == index.id) {
+            if !held.indexes.iter().any(|held| held.id == index.id) {
                 let create = ShardOperation::CreateIndex(index.clone());
                 ask(connection, &create).await.map_err(failed)?;
             }
@@ -294,18 +380,13 @@ async fn stat(connection: &Connection) -> Result<Box<ShardStat>, ClientError> {
 }
 
 /// Why a shard does not take the assignment, with what to do about it.
-fn refused(error: &ClientError, ours: u64) -> String {
-    let advice = match error.wire() {
-        Some(WireError::StaleEpoch { held, .. }) => format!(
-            "this bootstrap is at epoch {ours}, the shard at {held}: bootstrap runs on an old copy \
-             of its data; stop it and start it on the newest"
+fn refused(error: &ClientError) -> String {
+    match error.wire() {
+        Some(WireError::WrongCluster { .. }) => format!(
+            "{error}; start the shard on a data directory of this cluster, or on an empty one"
         ),
-        Some(WireError::WrongCluster { .. }) => {
-            "start the shard on a data directory of this cluster, or on an empty one".to_owned()
-        }
-        _ => return error.to_string(),
-    };
-    format!("{error}; {advice}")
+        _ => error.to_string(),
+    }
 }
 
 fn unavailable(why: String) -> WireError {

@@ -19,5 +19,5 @@ mod store;
 pub use config::{ClusterConfig, ConfigError, DEFAULT_HOST, DEFAULT_PORT};
 pub use error::Error;
 pub use server::{Options, Started, run};
-pub use state::{Command, PastMap, State};
+pub use state::{Ancestor, Command, PastMap, State};
 pub use store::StoreError;

@@ -9,11 +9,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Assignment, Index};
 use sherd_protocol::{RangeMap, WireError, name};
+use twox_hash::XxHash3_64;
 
 use crate::config::ClusterConfig;
 
 /// How many past maps are remembered.
 const HISTORY_LENGTH: usize = 1000;
+
+/// How many epochs of the lineage are remembered: a shard may have missed that many changes.
+const LINEAGE_LENGTH: usize = 10_000;
 
 /// What bootstrap knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,30 @@ pub struct State {
     pub indexes: Vec<Index>,
     /// The id of the next index: no id is given twice.
     pub next_index_id: u32,
+    /// Indexes that were dropped, and that a shard which is away may still hold. Until all have
+    /// confirmed, no index of the same name is created: that shard would take writes for the new
+    /// one into the old one.
+    pub dropped: Vec<Index>,
+    /// The epochs that led here, oldest first, the present one last.
+    pub lineage: Vec<Ancestor>,
+}
+
+/// An epoch of the lineage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// The epoch.
+    pub epoch: u64,
+    /// A hash of the state at that epoch and of all before it.
+    pub hash: u64,
+}
+
+/// How a state that a shard holds relates to this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kinship {
+    /// It is this one or led to it, as far as is remembered.
+    Ancestor,
+    /// It came after this one, or from another history: this state is an old copy.
+    Stranger,
 }
 
 /// A map that was replaced.
@@ -52,6 +80,8 @@ pub enum Command {
         /// Its name.
         name: String,
     },
+    /// Forgets the dropped indexes: every shard has confirmed that it holds none of them.
+    ForgetDropped,
     /// Sets a shard's limit in bytes.
     SetSize {
         /// The shard's name.
@@ -66,7 +96,7 @@ pub enum Command {
 impl State {
     /// The state of a new cluster. `cluster` is its id.
     pub fn new(config: &ClusterConfig, cluster: String) -> Self {
-        Self {
+        let mut state = Self {
             map: RangeMap {
                 cluster,
                 epoch: 1,
@@ -77,7 +107,11 @@ impl State {
             history: Vec::new(),
             indexes: Vec::new(),
             next_index_id: 1,
-        }
+            dropped: Vec::new(),
+            lineage: Vec::new(),
+        };
+        state.extend_lineage();
+        state
     }
 
     /// The state after a command.
@@ -86,8 +120,8 @@ impl State {
     /// Why the command cannot be carried out.
     pub fn apply(&self, command: &Command) -> Result<Self, WireError> {
         let mut next = self.clone();
-        // Every change gets an epoch, those of the catalogue too: a bootstrap on an old copy of its
-        // data is refused by the shards, and so cannot drop the indexes that it does not know.
+        // Every change gets an epoch, those of the catalogue too: so a bootstrap on an old copy of
+        // its data is found out, before it makes shards drop the indexes that it does not know.
         next.map.epoch += 1;
         match command {
             Command::CreateIndex { name } => {
@@ -95,15 +129,22 @@ impl State {
                 if self.index(name).is_some() {
                     return Err(WireError::IndexExists { index: name.clone() });
                 }
+                if self.is_dropped(name) {
+                    let what = format!("the name of index {name:?}");
+                    let why = "it was dropped, and not all shards have confirmed it".to_owned();
+                    return Err(WireError::Unavailable { what, why });
+                }
                 next.indexes.push(Index { id: self.next_index_id, name: name.clone() });
                 next.next_index_id += 1;
             }
             Command::DropIndex { name } => {
-                if self.index(name).is_none() {
+                let Some(index) = self.index(name) else {
                     return Err(WireError::IndexNotFound { index: name.clone() });
-                }
+                };
+                next.dropped.push(index.clone());
                 next.indexes.retain(|index| index.name != *name);
             }
+            Command::ForgetDropped => next.dropped.clear(),
             Command::SetSize { shard, size, at } => {
                 let position = self.map.shards.iter().position(|known| known.name == *shard);
                 let Some(position) = position else {
@@ -117,7 +158,36 @@ impl State {
                 next.map.shards[position].size = *size;
             }
         }
+        next.extend_lineage();
         Ok(next)
+    }
+
+    /// Whether an index of that name was dropped and may still be held by a shard.
+    pub fn is_dropped(&self, name: &str) -> bool {
+        self.dropped.iter().any(|index| index.name == name)
+    }
+
+    /// How the state that a shard holds relates to this one.
+    pub(crate) fn kinship(&self, epoch: u64, hash: u64) -> Kinship {
+        let before_memory = self.lineage.first().is_some_and(|oldest| epoch < oldest.epoch);
+        if before_memory || self.lineage.contains(&Ancestor { epoch, hash }) {
+            Kinship::Ancestor
+        } else {
+            Kinship::Stranger
+        }
+    }
+
+    /// Adds this state to its lineage.
+    fn extend_lineage(&mut self) {
+        let before = self.lineage.last().map_or(0, |ancestor| ancestor.hash);
+        let told = (&self.map, &self.indexes, &self.dropped, self.next_index_id, before);
+        // Plain structures of strings and integers into memory: there is nothing to fail.
+        let bytes = serde_json::to_vec(&told).unwrap_or_default();
+        let hash = XxHash3_64::oneshot(&bytes);
+        self.lineage.push(Ancestor { epoch: self.map.epoch, hash });
+        if self.lineage.len() > LINEAGE_LENGTH {
+            self.lineage.remove(0);
+        }
     }
 
     /// The index of that name.
@@ -132,6 +202,7 @@ impl State {
             cluster: self.map.cluster.clone(),
             name: info.name.clone(),
             epoch: self.map.epoch,
+            lineage: self.lineage.last().map_or(0, |ancestor| ancestor.hash),
             hash_method: self.map.hash_method,
             ranges: self.map.ranges_of(shard),
             size: info.size,
@@ -211,7 +282,10 @@ mod tests {
     #[test]
     fn an_index_id_is_never_given_twice() {
         let state = state().apply(&create("x")).unwrap().apply(&create("y")).unwrap();
-        let state = state.apply(&drop_index("y")).unwrap().apply(&create("y")).unwrap();
+        let dropped = state.apply(&drop_index("y")).unwrap();
+        let too_early = dropped.apply(&create("y"));
+        assert!(matches!(too_early, Err(WireError::Unavailable { .. })), "{too_early:?}");
+        let state = dropped.apply(&Command::ForgetDropped).unwrap().apply(&create("y")).unwrap();
         let ids: Vec<_> = state.indexes.iter().map(|index| (index.id, &*index.name)).collect();
         assert_eq!(ids, [(1, "x"), (3, "y")]);
         let exists = WireError::IndexExists { index: "x".to_owned() };
@@ -219,6 +293,22 @@ mod tests {
         let missing = WireError::IndexNotFound { index: "z".to_owned() };
         assert_eq!(state.apply(&drop_index("z")), Err(missing));
         assert!(matches!(state.apply(&create("no/slash")), Err(WireError::BadRequest(_))));
+    }
+
+    #[test]
+    fn an_old_copy_knows_its_descendants_for_strangers() {
+        let newest = |state: &State| *state.lineage.last().unwrap();
+        let old = state().apply(&create("x")).unwrap();
+        let held = newest(&old.apply(&create("y")).unwrap());
+        assert_eq!(old.kinship(held.epoch, held.hash), Kinship::Stranger);
+        // Also when the copy has gone on by itself to the same epoch and beyond.
+        let strayed = old.apply(&create("z")).unwrap();
+        assert_eq!(strayed.map.epoch, held.epoch);
+        assert_eq!(strayed.kinship(held.epoch, held.hash), Kinship::Stranger);
+        let further = strayed.apply(&drop_index("z")).unwrap();
+        assert_eq!(further.kinship(held.epoch, held.hash), Kinship::Stranger);
+        let Ancestor { epoch, hash } = newest(&old);
+        assert_eq!(further.kinship(epoch, hash), Kinship::Ancestor);
     }
 
     #[test]

@@ -679,7 +679,9 @@ fn check_assignment(held: Option<&Assignment>, offered: &Assignment) -> Result<(
             offered_name: offered.name.clone(),
         });
     }
-    if offered.epoch < held.epoch {
+    // Of two states of one epoch, one is not of this history.
+    let other_history = offered.epoch == held.epoch && offered.lineage != held.lineage;
+    if offered.epoch < held.epoch || other_history {
         return Err(Error::StaleEpoch { offered: offered.epoch, held: held.epoch });
     }
     Ok(())
