@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -18,6 +19,16 @@ use crate::error::Error;
 pub(crate) async fn listen(host: &str, port: u16) -> Result<TcpListener, Error> {
     let listener = TcpListener::bind((host, port)).await;
     listener.map_err(|error| Error::Listen { address: format!("{host}:{port}"), error })
+}
+
+/// Lets the process open as many files as the system allows it: each segment of a log and each
+/// connection is one, and the usual limit of 1024 is meant for programs that use `select`.
+pub(crate) fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit on open files stays at {:?}", limit.current);
+    }
 }
 
 /// Prints the line that says that the node serves. Whoever started it may have gone away since,

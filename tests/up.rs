@@ -202,3 +202,20 @@ fn a_port_of_a_stored_cluster_is_waited_for() {
     assert_eq!(up.wait_ready(), address);
     up.stop();
 }
+
+/// Each segment of the log is an open file: at the usual limit of 1024, a shard stopped writing
+/// after some 30 GB of history.
+#[test]
+fn a_shard_opens_as_many_files_as_it_may() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let program = sherd().get_program().to_owned();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 64; exec \"$0\" shard --port 0 --data \"$1\""]);
+    let mut shard = Process::start(shell.arg(program).arg(dir.path()));
+    shard.wait_ready();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", shard.pid())).expect("/proc");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let numbers: Vec<_> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "soft and hard limit: {line}");
+    shard.stop();
+}

@@ -6,7 +6,7 @@ use clap::Args;
 use sherd_bootstrap::{ClusterConfig, Options, Started};
 
 use crate::error::Error;
-use crate::node::{announce, listen, stop_requested};
+use crate::node::{announce, listen, raise_file_limit, stop_requested};
 
 use super::Context;
 
@@ -39,6 +39,7 @@ pub(crate) struct Bootstrap {
 impl Bootstrap {
     /// Runs until asked to stop.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        raise_file_limit();
         let shutdown = stop_requested(self.exit_with_parent)?;
         let text = std::fs::read_to_string(&self.config);
         let text = text.map_err(Error::file("read", &self.config))?;

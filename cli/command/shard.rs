@@ -6,7 +6,7 @@ use clap::Args;
 use sherd_engine::Options;
 
 use crate::error::Error;
-use crate::node::{announce, listen, stop_requested};
+use crate::node::{announce, listen, raise_file_limit, stop_requested};
 use crate::units::Durability;
 
 use super::Context;
@@ -39,6 +39,7 @@ pub(crate) struct Shard {
 impl Shard {
     /// Runs until asked to stop.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        raise_file_limit();
         let shutdown = stop_requested(self.exit_with_parent)?;
         let listener = listen(&self.host, self.port).await?;
         let durability = match self.durability {
