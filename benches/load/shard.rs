@@ -37,6 +37,7 @@ pub(crate) async fn start(data: &Path) -> Result<(Process, String), Error> {
         cluster: "load".to_owned(),
         name: "load".to_owned(),
         epoch: 1,
+        lineage: 0,
         hash_method: HashMethod::default(),
         ranges: vec![Range::FULL],
         size: SIZE_BYTES,

@@ -28,6 +28,10 @@ use crate::store::Store;
 /// gone, and gets the change when it is back.
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
 
+/// How long a drop waits for all shards. Other changes wait meanwhile, and whoever asked is told
+/// which shards are missing.
+const CONFIRM_TIME: Duration = Duration::from_secs(2);
+
 /// How long a shard may take for one control operation.
 const OPERATION_TIME: Duration = Duration::from_secs(5);
 
@@ -134,10 +138,14 @@ impl Control {
             return Err(unavailable(why.clone()));
         }
         self.check_kinship()?;
-        if let Command::DropIndex { name } = &command
-            && self.state().is_dropped(name)
-        {
-            return self.confirm_drop(name).await;
+        match &command {
+            Command::DropIndex { name } if self.state().is_dropped(name) => {
+                return self.confirm_drop(name).await;
+            }
+            Command::CreateIndex { name } if self.state().is_dropped(name) => {
+                self.confirm_drop(name).await?;
+            }
+            _ => {}
         }
         if !self.state().dropped.is_empty() && self.away(self.state().map.epoch).is_empty() {
             let forgotten = Arc::new(self.state().apply(&Command::ForgetDropped)?);
@@ -152,7 +160,7 @@ impl Control {
             return self.confirm_drop(name).await;
         }
         let epoch = next.map.epoch;
-        if !self.hold(epoch, |progress| !progress.connected).await {
+        if !self.hold(epoch, |progress| !progress.connected, ACKNOWLEDGE_TIME).await {
             tracing::warn!(epoch, "a connected shard is slow to take the new state");
         }
         Ok(next)
@@ -178,7 +186,12 @@ impl Control {
 
     /// Waits, within bounds, until every shard holds the state of `epoch`, those for which `excused`
     /// is true excepted. Returns whether they do.
-    async fn hold(&self, epoch: u64, excused: impl Fn(&Progress) -> bool) -> bool {
+    async fn hold(
+        &self,
+        epoch: u64,
+        excused: impl Fn(&Progress) -> bool,
+        within: Duration,
+    ) -> bool {
         let all_hold_it = async {
             for shard in &self.shards {
                 let mut progress = shard.progress.subscribe();
@@ -189,7 +202,7 @@ impl Control {
                 _ = progress.wait_for(holds).await;
             }
         };
-        timeout(ACKNOWLEDGE_TIME, all_hold_it).await.is_ok()
+        timeout(within, all_hold_it).await.is_ok()
     }
 
     /// The shards that do not hold the state of `epoch`.
@@ -205,17 +218,11 @@ impl Control {
     /// it for a moment on its return, so without all of them the drop is not done.
     async fn confirm_drop(&self, name: &str) -> Result<Arc<State>, WireError> {
         let state = self.state();
-        if self.hold(state.map.epoch, |_| false).await {
+        if self.hold(state.map.epoch, |_| false, CONFIRM_TIME).await {
             return Ok(state);
         }
-        let away = self.away(state.map.epoch).join(", ");
-        Err(WireError::Unavailable {
-            what: format!("index {name:?}"),
-            why: format!(
-                "it is dropped, but {away} is away and will hold it until it is back; start it, \
-                 and drop the index again to be sure"
-            ),
-        })
+        let shards = self.away(state.map.epoch).join(", ");
+        Err(WireError::IndexHeld { index: name.to_owned(), shards })
     }
 
     /// Refuses changes while a shard holds a state that this one does not come from.

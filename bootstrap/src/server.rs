@@ -125,9 +125,15 @@ impl Handler for Service {
                 self.change(command, responder, index_named(name.to_owned()));
             }
             Ok(BootstrapOperation::DropIndex(IndexName { name })) => {
-                let dropped = index_named(name.to_owned())(&control.state());
+                // Also one that is dropped already, and is asked for again to be sure.
+                let state = control.state();
+                let mut known = state.indexes.iter().chain(&state.dropped);
+                let dropped = known.find(|index| index.name == name).cloned();
                 let command = Command::DropIndex { name: name.to_owned() };
-                self.change(command, responder, move |_| dropped);
+                let missing = WireError::IndexNotFound { index: name.to_owned() };
+                self.change(command, responder, move |_| {
+                    dropped.map_or(BootstrapAnswer::Error(missing), BootstrapAnswer::Index)
+                });
             }
             Ok(BootstrapOperation::SetSize(SetShardSize { shard, size })) => {
                 let command = Command::SetSize { shard: shard.to_owned(), size, at: now() };

@@ -130,9 +130,8 @@ impl State {
                     return Err(WireError::IndexExists { index: name.clone() });
                 }
                 if self.is_dropped(name) {
-                    let what = format!("the name of index {name:?}");
-                    let why = "it was dropped, and not all shards have confirmed it".to_owned();
-                    return Err(WireError::Unavailable { what, why });
+                    let shards = "not all have confirmed it".to_owned();
+                    return Err(WireError::IndexHeld { index: name.clone(), shards });
                 }
                 next.indexes.push(Index { id: self.next_index_id, name: name.clone() });
                 next.next_index_id += 1;
@@ -284,7 +283,7 @@ mod tests {
         let state = state().apply(&create("x")).unwrap().apply(&create("y")).unwrap();
         let dropped = state.apply(&drop_index("y")).unwrap();
         let too_early = dropped.apply(&create("y"));
-        assert!(matches!(too_early, Err(WireError::Unavailable { .. })), "{too_early:?}");
+        assert!(matches!(too_early, Err(WireError::IndexHeld { .. })), "{too_early:?}");
         let state = dropped.apply(&Command::ForgetDropped).unwrap().apply(&create("y")).unwrap();
         let ids: Vec<_> = state.indexes.iter().map(|index| (index.id, &*index.name)).collect();
         assert_eq!(ids, [(1, "x"), (3, "y")]);

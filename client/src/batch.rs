@@ -75,6 +75,11 @@ impl Mutation {
         }
     }
 
+    /// The part of a batch's call that is this change.
+    fn call<'a>(&'a self, of_batch: Call<'a>) -> Call<'a> {
+        Call { operation: self.operation(), index: self.index(), key: self.key(), ..of_batch }
+    }
+
     fn bytes(&self) -> usize {
         let document = match self {
             Self::Write { document, .. } => document.len(),
@@ -250,10 +255,7 @@ impl Client {
                 }
                 Err((error, Remedy::Nothing)) => {
                     let failed = now.iter().map(|&place| {
-                        let mutation = &mutations[place];
-                        let (index, key) = (mutation.index(), mutation.key());
-                        let call = Call { operation: mutation.operation(), index, key, ..call };
-                        (place, Err(call.failed(error.clone())))
+                        (place, Err(mutations[place].call(call).failed(error.clone())))
                     });
                     round.settled.extend(failed);
                 }
@@ -319,7 +321,7 @@ impl Client {
                 }
             }
             if !is_repeated {
-                settled.push((place, Err(error)));
+                settled.push((place, Err(mutations[place].call(call).failed(error))));
             }
         }
         Ok((settled, repeat))

@@ -1,8 +1,8 @@
 //! One call, attempted until it succeeds, fails for good, or its deadline passes.
 //!
 //! What is tried again is what cannot do harm: requests that were refused without effect or never
-//! sent, and those sent that change nothing. A change that was sent and not answered is reported
-//! as of unknown outcome, never repeated.
+//! sent, and those sent that change nothing. A change that was sent and not answered, or whose
+//! shard cannot say, is reported as of unknown outcome, never repeated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,11 +69,16 @@ impl Call<'_> {
         }
     }
 
-    /// A failure as the caller sees it: a change that was sent is of unknown outcome.
+    /// A failure as the caller sees it: a change that was sent and not answered, or not for sure,
+    /// is of unknown outcome.
     pub(crate) fn failed(&self, error: Error) -> Error {
         let (node, reason) = match error {
             Error::Unanswered { node, reason } if self.changes => (node, reason),
             Error::Protocol { node, what } if self.changes => (node, what),
+            Error::Refused {
+                node,
+                error: error @ (WireError::OutcomeUnknown { .. } | WireError::Internal { .. }),
+            } if self.changes => (node, error.to_string()),
             other => return other,
         };
         let Self { operation, index, key, .. } = *self;

@@ -93,11 +93,13 @@ impl Client {
         }
     }
 
-    /// Drops an index with its documents, on all shards. A shard that is down does it when it is
-    /// back.
+    /// Drops an index with its documents, on all shards. The index is gone from the catalogue at
+    /// once, but the drop is not confirmed, nor the name free again, before every shard has done
+    /// it.
     ///
     /// # Errors
-    /// [`Error::does_not_hold`] where there is none of that name.
+    /// [`Error::does_not_hold`] where there is none of that name. While a shard is down it fails in
+    /// the end, or its outcome is unknown: dropping again is safe.
     pub async fn drop_index(&self, index: &str) -> Result<(), Error> {
         name::check_index(index)?;
         let operation = BootstrapOperation::DropIndex(IndexName { name: index });
@@ -183,7 +185,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::ConditionFailed`]; [`Error::OutcomeUnknown`] when the shard was lost before it
-    /// answered.
+    /// answered, or its log failed under the write.
     pub async fn write(
         &self,
         index: &str,
@@ -232,7 +234,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::read`], and [`Error::OutcomeUnknown`] when the shard was lost before it
-    /// answered: the document may be gone.
+    /// answered, or its log failed under the pop: the document may be gone.
     pub async fn pop(&self, index: &str, key: &str) -> Result<Option<Document>, Error> {
         let operation = ShardOperation::Pop(KeyOf { index, key });
         match self.ask("pop", index, key, true, &operation).await? {

@@ -40,7 +40,8 @@ pub enum Error {
     /// Nothing was changed.
     #[error("{}", condition_text(index, key, *condition, *version))]
     ConditionFailed { index: String, key: String, condition: Condition, version: Option<u64> },
-    /// The node refused the request, which had no effect.
+    /// The node refused the request, which had no effect; but see
+    /// [`WireError::OutcomeUnknown`].
     #[error("{node}: {error}")]
     Refused { node: String, error: WireError },
     /// There is no shard of that name.
@@ -74,7 +75,7 @@ pub enum Error {
     #[error("{node} broke the protocol: {what}; check that its version is this client's")]
     Protocol { node: String, what: String },
 
-    /// A change was sent and not answered.
+    /// A change was sent, and not answered, or the shard's log failed under it.
     #[error(transparent)]
     OutcomeUnknown(Box<OutcomeUnknown>),
     /// Tried until the deadline, every time without an effect.
@@ -85,7 +86,7 @@ pub enum Error {
 /// A change that may or may not have happened.
 #[derive(Clone, Debug, ThisError, PartialEq, Eq)]
 #[error(
-    "it is unknown whether {what} happened: {node} was sent the request and did not answer \
+    "it is unknown whether {what} happened: {node} was sent the request and did not confirm it \
      ({reason}); look before repeating it"
 )]
 #[expect(missing_docs, reason = "described above")]
@@ -118,7 +119,13 @@ impl Error {
 
     /// Whether the call may have had an effect, or not.
     pub fn is_outcome_unknown(&self) -> bool {
-        matches!(self, Self::OutcomeUnknown(_) | Self::Unanswered { .. } | Self::Protocol { .. })
+        matches!(
+            self,
+            Self::OutcomeUnknown(_)
+                | Self::Unanswered { .. }
+                | Self::Protocol { .. }
+                | Self::Refused { error: WireError::OutcomeUnknown { .. }, .. }
+        )
     }
 
     /// Whether what the call named, or what it made a condition, does not hold: the index does not

@@ -219,3 +219,32 @@ async fn an_atomic_batch_without_an_answer_is_of_unknown_outcome_as_a_whole() {
     assert_eq!(unknown.operation, "atomic batch");
     assert!(error.is_outcome_unknown() && !error.is_retryable());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_under_which_the_log_failed_are_of_unknown_outcome_one_by_one() {
+    let failed = || WireError::OutcomeUnknown { reason: "disk on fire".to_owned() };
+    let shard = Scripted::shard("a", move |operation, responder| {
+        let ShardOperation::Batch(batch) = operation else { panic!("{operation:?}") };
+        if batch.mutations.len() == 1 || batch.atomic {
+            return responder.refuse(&failed());
+        }
+        responder.send(&ShardAnswer::Batch(vec![
+            MutationOutcome::Written { version: 5 },
+            MutationOutcome::Error(failed()),
+        ]));
+    })
+    .await;
+    let bootstrap = Cluster::of(&[("a", shard.address)]).bootstrap().await;
+    let client = client(&bootstrap).await;
+    // The key that comes again begins a second request, which fails as a whole.
+    let changes = [write("k", b"\x01"), remove("l"), write("k", b"\x02")];
+    let results = soon(client.batch(&changes)).await;
+    assert_eq!(results[0], Ok(Outcome::Written(5)));
+    for (place, expected) in [(1, ("remove", "l")), (2, ("write", "k"))] {
+        let Err(Error::OutcomeUnknown(unknown)) = &results[place] else { panic!("{results:?}") };
+        assert_eq!((unknown.operation, &*unknown.key), expected);
+        assert!(unknown.reason.contains("disk on fire"), "{}", unknown.reason);
+    }
+    let error = client.atomic_batch(&changes[..2]).await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
+}

@@ -179,14 +179,33 @@ async fn a_shard_that_was_away_gets_what_it_missed() {
     assert!(why.is_some());
 
     client.create_index("new").await.unwrap();
-    client.drop_index("renewed").await.unwrap();
-    client.create_index("renewed").await.unwrap();
+    // A drop waits for the shard, which would take writes for a new index into the old one.
+    let dropping = tokio::spawn({
+        let client = client.with_deadline(PATIENCE);
+        async move {
+            loop {
+                match client.drop_index("renewed").await {
+                    Err(error) if matches!(error.wire(), Some(WireError::IndexHeld { .. })) => {}
+                    result => return result,
+                }
+            }
+        }
+    });
+    while client.indexes().await.unwrap().iter().any(|index| index.name == "renewed") {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(!dropping.is_finished());
+    let too_early = client.create_index("renewed").await.unwrap_err();
+    let Some(WireError::IndexHeld { shards, .. }) = too_early.wire() else { panic!("{too_early}") };
+    assert_eq!(shards, "b");
     let waiting = tokio::spawn({
         let (client, key) = (client.clone(), key.clone());
         async move { client.write("new", &key, NIL, Condition::Absent).await }
     });
     let _b = RealShard::start("b", &data.path().join("b"), Some(b)).await;
     soon(waiting).await.unwrap().unwrap();
+    soon(dropping).await.unwrap().unwrap();
+    client.create_index("renewed").await.unwrap();
     status_of(&client, "b", true).await;
     assert!(client.has("kept", &key).await.unwrap().is_some());
     // The index of the same name is another one.

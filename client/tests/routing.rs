@@ -179,6 +179,48 @@ async fn a_change_without_an_answer_is_of_unknown_outcome_and_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_under_which_the_log_failed_is_of_unknown_outcome_and_not_repeated() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let failed = || WireError::OutcomeUnknown { reason: "sync the log: disk on fire".to_owned() };
+    let shard = Scripted::shard("a", {
+        let asked = Arc::clone(&asked);
+        move |_, responder| {
+            asked.fetch_add(1, SeqCst);
+            responder.refuse(&failed());
+        }
+    })
+    .await;
+    let bootstrap = Cluster::of(&[("a", shard.address)]).bootstrap().await;
+    let client = client(&bootstrap).await;
+    let changes = [
+        ("write", client.write("i", "k", NIL, Condition::Version(3)).await.unwrap_err()),
+        ("pop", client.pop("i", "k").await.unwrap_err()),
+        ("remove", client.remove("i", "k", None).await.unwrap_err()),
+    ];
+    for (operation, error) in changes {
+        assert!(error.is_outcome_unknown() && !error.is_retryable(), "{error:?}");
+        let Error::OutcomeUnknown(unknown) = &error else { panic!("{error:?}") };
+        assert_eq!((unknown.operation, &*unknown.index, &*unknown.key), (operation, "i", "k"));
+        let text = error.to_string();
+        assert!(text.contains("disk on fire") && text.contains("shard a ("), "{text}");
+    }
+    assert_eq!(asked.load(SeqCst), 3, "nothing is repeated");
+    // A read changes nothing: it just failed.
+    let error = client.read("i", "k").await.unwrap_err();
+    assert!(matches!(&error, Error::Refused { error, .. } if *error == failed()), "{error:?}");
+    assert_eq!(asked.load(SeqCst), 4);
+
+    // Bootstrap passes on what a shard or its own log said.
+    let failing = Cluster::of(&[("a", shard.address)]).failing_bootstrap(failed()).await;
+    let client = common::client(&failing).await;
+    let created = client.create_index("x").await.unwrap_err();
+    let dropped = client.drop_index("x").await.unwrap_err();
+    for error in [created, dropped] {
+        assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_passes_its_deadline_is_of_unknown_outcome() {
     let shard = Scripted::shard("a", |_, responder| forget(responder)).await;
     let bootstrap = Cluster::of(&[("a", shard.address)]).bootstrap().await;

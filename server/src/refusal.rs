@@ -10,6 +10,7 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
         // Dropped between the look-up of its id and the execution.
         Error::IndexNotFound(_) => WireError::IndexNotFound { index: index.to_owned() },
         Error::IndexExists { name, .. } => WireError::IndexExists { index: name },
+        error @ Error::IndexIdUsed { .. } => WireError::bad_request("id", error),
         Error::QuotaExceeded { used, limit, needed } => {
             WireError::QuotaExceeded { used, limit, needed }
         }
@@ -23,6 +24,9 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
             WireError::WrongCluster { held, name, offered }
         }
         Error::Poisoned { reason } => WireError::Poisoned { reason: reason.as_ref().to_owned() },
+        Error::OutcomeUnknown { reason } => {
+            WireError::OutcomeUnknown { reason: reason.as_ref().to_owned() }
+        }
         Error::DiskFull { what } => WireError::DiskFull { what: what.as_ref().to_owned() },
         Error::Corrupt { ref file, offset, .. } => {
             // Rare, and whoever runs the shard must hear of it, not only who asked.

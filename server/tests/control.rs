@@ -72,6 +72,8 @@ async fn the_catalogue_and_the_assignment_outlive_a_restart() {
     });
     assert_eq!(c.ask(read("k")).await.answer(), found);
     let after = c.stat().await;
+    assert_eq!((before.epoch, before.lineage), (1, 7));
+    assert_eq!((after.epoch, after.lineage), (1, 7));
     assert_eq!(after.locked_by.as_deref(), Some("backup"));
     assert_eq!(
         (after.documents, after.used, after.indexes, after.distribution, after.ranges),
@@ -221,6 +223,10 @@ async fn indexes_are_told_by_name_and_id() {
         assert_eq!(c.error(request.clone()).await, gone, "{request:?}");
     }
     assert_eq!((c.stat().await.used, c.stat().await.documents), (0, 0));
+    match c.error(create(INDEX_ID, INDEX)).await {
+        WireError::BadRequest(bad) => assert_eq!(bad.place, "id", "{}", bad.what),
+        other => panic!("an id is never given again: {other}"),
+    }
     // Under its new id the index is empty, whatever it held under the old one.
     c.done(create(3, INDEX)).await;
     assert_eq!(c.read("k").await, None);

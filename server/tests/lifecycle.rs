@@ -5,6 +5,8 @@
 
 mod common;
 
+#[cfg(target_os = "linux")]
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::*;
@@ -160,6 +162,88 @@ async fn a_shard_that_can_no_longer_write_reads_on_and_says_so_at_the_end() {
     match shard.stop().await {
         Err(Error::Close { error: sherd_engine::Error::Poisoned { .. }, .. }) => {}
         other => panic!("{other:?}"),
+    }
+}
+
+/// A log whose last segment lies in memory, where it can be made unwritable under the process.
+#[cfg(target_os = "linux")]
+struct FragileLog {
+    memory: std::fs::File,
+}
+
+#[cfg(target_os = "linux")]
+impl FragileLog {
+    /// Moves the last segment of a stopped shard.
+    fn of(data: &Path) -> Self {
+        use std::os::fd::AsRawFd;
+
+        let files = std::fs::read_dir(data.join("log")).unwrap();
+        let paths = files.map(|entry| entry.unwrap().path());
+        let is_segment = |path: &PathBuf| path.extension().is_some_and(|end| end == "log");
+        let segment = paths.filter(is_segment).max().expect("a segment");
+        let flags = rustix::fs::MemfdFlags::ALLOW_SEALING | rustix::fs::MemfdFlags::CLOEXEC;
+        let mut memory =
+            std::fs::File::from(rustix::fs::memfd_create("fragile segment", flags).unwrap());
+        std::io::copy(&mut std::fs::File::open(&segment).unwrap(), &mut memory).unwrap();
+        std::fs::remove_file(&segment).unwrap();
+        let place = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        std::os::unix::fs::symlink(place, &segment).unwrap();
+        Self { memory }
+    }
+
+    /// From now on every write to it fails.
+    fn fail(&self) {
+        rustix::fs::fcntl_add_seals(&self.memory, rustix::fs::SealFlags::WRITE).unwrap();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_change_under_which_the_log_fails_is_of_unknown_outcome() {
+    let batch = |atomic| {
+        let put = Write { index: INDEX, key: "new", document: DOCUMENT, condition: Condition::Any };
+        let mutations = vec![
+            Mutation::Write(put),
+            Mutation::Remove(Remove { index: INDEX, key: "k", version: None }),
+        ];
+        ShardOperation::Batch(Batch { mutations, atomic })
+    };
+    let changes = [
+        write("new", DOCUMENT, Condition::Absent),
+        pop("k"),
+        remove("k", None),
+        batch(false),
+        batch(true),
+        ShardOperation::CreateIndex(Index { id: 9, name: "other".to_owned() }),
+        ShardOperation::Lock(Lock { owner: "backup" }),
+    ];
+    for change in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path());
+        config.engine.segment_bytes = 64 * 1024;
+        let (shard, mut c) = Shard::with_index(config).await;
+        c.write("k", DOCUMENT).await;
+        drop(c);
+        shard.stop().await.unwrap();
+        let log = FragileLog::of(dir.path());
+        let shard = Shard::start(dir.path()).await;
+        let mut c = Connection::open(shard.address).await;
+        c.write("before", DOCUMENT).await;
+
+        log.fail();
+        let error = c.error(change.clone()).await;
+        let WireError::OutcomeUnknown { reason } = &error else { panic!("{change:?}: {error:?}") };
+        assert!(!error.is_retryable());
+        assert_eq!(c.stat().await.poisoned.as_ref(), Some(reason), "{change:?}");
+        // Afterwards it is sure that nothing is done, and reads go on.
+        let after = c.error(write("after", DOCUMENT, Condition::Any)).await;
+        assert!(matches!(after, WireError::Poisoned { .. }), "{change:?}: {after:?}");
+        assert_eq!(c.read("before").await.as_deref(), Some(DOCUMENT), "{change:?}");
+        drop(c);
+        match shard.stop().await {
+            Err(Error::Close { error: sherd_engine::Error::Poisoned { .. }, .. }) => {}
+            other => panic!("{change:?}: {other:?}"),
+        }
     }
 }
 

@@ -13,6 +13,13 @@ pub enum WireError {
     IndexNotFound { index: String },
     #[error("index {index:?} exists already")]
     IndexExists { index: String },
+    /// The index is dropped, but shards that are away still hold it: until they are back and have
+    /// dropped it as well, no index of that name is created, and the drop is not confirmed.
+    #[error(
+        "index {index:?} is dropped, but still held by shards that are away ({shards}); start \
+         them, then try again"
+    )]
+    IndexHeld { index: String, shards: String },
     #[error(
         "the shard is full: {used} of {limit} bytes are used and the write needs {needed} more; \
          remove documents or raise the limit"
@@ -32,6 +39,13 @@ pub enum WireError {
     /// A write or sync failed: nothing more is written until the process is restarted.
     #[error("the shard stopped writing after a failure ({reason}); reads go on; restart it")]
     Poisoned { reason: String },
+    /// A write or sync of the log failed under this request; whether it happened is not known
+    /// until the shard is restarted.
+    #[error(
+        "the shard's log failed under the request ({reason}); whether it happened is not known \
+         until the shard is restarted"
+    )]
+    OutcomeUnknown { reason: String },
     #[error("the shard's disk is full: {what}; free some space, writes then go on")]
     DiskFull { what: String },
     #[error("the node is shutting down")]

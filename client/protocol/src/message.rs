@@ -260,6 +260,10 @@ pub struct Assignment {
     pub name: String,
     /// The map's epoch; a shard refuses one older than it holds.
     pub epoch: u64,
+    /// A hash of the history of maps and catalogues that led to this epoch: one epoch has one
+    /// lineage. A shard keeps and tells it; 0 where none was given.
+    #[serde(default)]
+    pub lineage: u64,
     /// How keys become positions.
     pub hash_method: HashMethod,
     /// What the shard owns, in ring order.
@@ -401,6 +405,8 @@ pub struct ShardStat {
     pub name: String,
     /// The epoch of the assignment held.
     pub epoch: u64,
+    /// The lineage of the assignment held.
+    pub lineage: u64,
     /// The ranges owned, in ring order.
     pub ranges: Vec<Range>,
     /// The limit in bytes.

@@ -76,6 +76,8 @@ impl Message {
 
 const CLUSTER: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
+const LINEAGE: u64 = 0x1234_5678_9abc_def0;
+
 /// `"hello world"`, as a document.
 const HELLO_WORLD: &[u8] = b"\xabhello world";
 
@@ -253,6 +255,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                     cluster: CLUSTER.to_owned(),
                     name: "shard0-0.5".to_owned(),
                     epoch: 3,
+                    lineage: LINEAGE,
                     ranges: vec![Range { start: 0, end: 5_000_000 }],
                     max_size: 1024,
                     used: 16,
@@ -283,6 +286,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                     cluster: CLUSTER.to_owned(),
                     name: "shard0-0.5".to_owned(),
                     epoch: 3,
+                    lineage: LINEAGE,
                     hash_method: HashMethod::Md5,
                     ranges: vec![Range { start: 0, end: 5_000_000 }],
                     size: 1024,
@@ -321,6 +325,13 @@ fn examples() -> Vec<(&'static str, Message)> {
                     "key",
                     "a key has 1 to 1024 bytes, this one has 0",
                 )),
+            ),
+        ),
+        (
+            "error_outcome_unknown",
+            FromShard(
+                20,
+                ShardAnswer::Error(WireError::OutcomeUnknown { reason: "sync failed".to_owned() }),
             ),
         ),
         ("error_without_fields", FromShard(19, ShardAnswer::Error(WireError::ShuttingDown))),

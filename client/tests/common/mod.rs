@@ -179,6 +179,21 @@ impl Cluster {
         Scripted::start("127.0.0.1:0".parse().unwrap(), act).await
     }
 
+    /// A bootstrap that answers what is not a question with an error.
+    pub(crate) async fn failing_bootstrap(&self, error: WireError) -> Scripted {
+        let cluster = self.clone();
+        let script = Box::new(move |body: &[u8], responder: Responder| {
+            match frame::decode::<BootstrapOperation<'_>>(body).unwrap() {
+                BootstrapOperation::Map => {
+                    responder.send(&BootstrapAnswer::Map(cluster.map.lock().clone()));
+                }
+                _ => responder.refuse(&error),
+            }
+        });
+        let act = Act { role: Role::Bootstrap, name: String::new(), token: None, script };
+        Scripted::start("127.0.0.1:0".parse().unwrap(), act).await
+    }
+
     /// Changes the map and its epoch.
     pub(crate) fn change(&self, change: impl FnOnce(&mut RangeMap)) {
         let mut map = self.map.lock();
@@ -234,6 +249,7 @@ impl RealShard {
             cluster: map.cluster.clone(),
             name: self.name.clone(),
             epoch: map.epoch,
+            lineage: map.epoch,
             hash_method: map.hash_method,
             ranges: map.ranges_of(&self.name),
             size: 1 << 30,

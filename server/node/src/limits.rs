@@ -16,6 +16,11 @@ pub(crate) const READ_BUFFER_BYTES: usize = 32 * 1024;
 /// nothing shared.
 pub(crate) const FREE_ANSWER_BYTES: usize = 32 * 1024;
 
+/// The longest answer that is copied to those that wait before it; a longer one is handed over as
+/// it is. Copying this much takes a few microseconds, for which other threads with an answer for
+/// the same connection may well wait.
+pub(crate) const COPIED_ANSWER_BYTES: usize = 32 * 1024;
+
 /// The longest hello: names and tokens are short, and nobody has shown a token yet.
 pub(crate) const MAX_HELLO_BYTES: usize = 4096;
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sherd_protocol::WireError;
 use sherd_protocol::message::{Hello, Welcome};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -49,14 +49,15 @@ pub(crate) struct Shared {
     pub(crate) small: Arc<Budget>,
     pub(crate) large: Arc<Budget>,
     pub(crate) answers: Arc<Budget>,
+    /// Set once, before the connections in the registry are told; connections that come to be
+    /// afterwards drain from the start.
+    draining: watch::Sender<bool>,
     registry: Mutex<Registry>,
 }
 
 #[derive(Default)]
 struct Registry {
     next: u64,
-    /// Set once; connections that come to be afterwards drain from the start.
-    draining: bool,
     /// The connections that said hello, so that all can be told to drain.
     open: HashMap<u64, Arc<Outbox>>,
 }
@@ -67,8 +68,8 @@ impl Node {
         let small = Budget::new(limits.small_request_bytes);
         let large = Budget::new(limits.large_request_bytes);
         let answers = Budget::new(limits.total_answer_bytes);
-        let registry = Mutex::default();
-        Self { shared: Arc::new(Shared { limits, small, large, answers, registry }) }
+        let (draining, registry) = (watch::Sender::new(false), Mutex::default());
+        Self { shared: Arc::new(Shared { limits, small, large, answers, draining, registry }) }
     }
 
     /// How many connections are open, from their hello on.
@@ -83,9 +84,10 @@ impl Node {
     }
 
     /// Serves `handler` on `listener` until `shutdown` completes. Then no connection is accepted
-    /// any more, requests that arrive are refused as [`WireError::ShuttingDown`], those in flight
-    /// are finished and their answers written, and the connections are closed; what has not
-    /// finished within [`Limits::drain_time`] is cut. A node serves once.
+    /// any more, connections without a hello are closed, requests that arrive are refused as
+    /// [`WireError::ShuttingDown`], those in flight are finished and their answers written, and
+    /// the connections are closed; what has not finished within [`Limits::drain_time`] is cut. A
+    /// node serves once.
     pub async fn serve<H: Handler>(
         &self,
         listener: TcpListener,
@@ -163,9 +165,8 @@ impl Node {
 
     /// Tells all connections to finish.
     fn drain(&self) {
-        let mut registry = self.shared.registry.lock();
-        registry.draining = true;
-        registry.open.values().for_each(|outbox| outbox.drain());
+        self.shared.draining.send_replace(true);
+        self.shared.registry.lock().open.values().for_each(|outbox| outbox.drain());
     }
 }
 
@@ -177,7 +178,14 @@ async fn converse<H: Handler>(
 ) -> Result<(), connection::Closed> {
     let Limits { hello_time, linger_time, frame_bytes, .. } = shared.limits;
     stream.set_nodelay(true)?;
-    let greeting = timeout(hello_time, hello::greet(&mut stream, handler, frame_bytes)).await;
+    let mut draining = shared.draining.subscribe();
+    let greeting = tokio::select! {
+        // Whose hello is there already is answered.
+        biased;
+        greeting = timeout(hello_time, hello::greet(&mut stream, handler, frame_bytes)) => greeting,
+        // Nothing was said to the peer that it might need time to read.
+        _ = draining.wait_for(|&draining| draining) => return Ok(()),
+    };
     let inbound = greeting.map_err(|_| connection::Closed::TooSlow("hello", hello_time))??;
     if let Some(inbound) = inbound {
         let registered = Registered::new(shared);
@@ -206,7 +214,8 @@ impl<'a> Registered<'a> {
         registry.next += 1;
         let id = registry.next;
         registry.open.insert(id, Arc::clone(&outbox));
-        if registry.draining {
+        // Read under the lock: whoever is not seen here sees this connection in the registry.
+        if *shared.draining.borrow() {
             outbox.drain();
         }
         drop(registry);

@@ -3,8 +3,11 @@
 //!
 //! Invariants: every request gets exactly one answer, also when its [`Responder`] is dropped; an
 //! answer wakes the connection's task only if that went to sleep; what is unsent is known, per
-//! connection and over all of them, so that no more requests are handled while it is too much.
+//! connection and over all of them, so that no more requests are handled while it is too much. No
+//! thread waits for another to encode an answer.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
@@ -16,24 +19,33 @@ use sherd_protocol::message::Answer;
 use sherd_protocol::{FrameError, WireError, frame};
 
 use crate::budget::{Budget, Charge};
-use crate::limits::FREE_ANSWER_BYTES;
+use crate::limits::{COPIED_ANSWER_BYTES, FREE_ANSWER_BYTES};
+
+thread_local! {
+    /// Where the thread encodes its answers, so that short ones need no memory of their own.
+    static SCRATCH: Cell<BytesMut> = Cell::default();
+}
 
 /// Answers of one connection on their way out.
 pub(crate) struct Outbox {
     frame_bytes: usize,
     /// What all connections' unsent answers are charged to.
     budget: Arc<Budget>,
-    /// `pending` and `reserved`, readable without the lock: looked at before each request.
+    /// `unsent` and `reserved`, readable without the lock: looked at before each request.
     load: AtomicUsize,
-    /// One lock for all, held for as long as one answer is encoded.
+    /// One lock for all, held for as long as [`COPIED_ANSWER_BYTES`] are copied at most.
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Encoded answers, not yet taken by the connection's task.
+    /// Encoded answers, not yet taken by the connection's task: those in `whole` first, long ones
+    /// each in a buffer of its own, and then the short ones in `pending`.
+    whole: VecDeque<BytesMut>,
     pending: BytesMut,
-    /// What of `pending` is charged to the budget.
+    /// The bytes of `whole` and `pending`.
+    unsent: usize,
+    /// What of `unsent` is charged to the budget: all but [`FREE_ANSWER_BYTES`].
     charged: usize,
     /// Bytes announced for answers to come.
     reserved: usize,
@@ -71,14 +83,20 @@ impl Outbox {
         self.load.load(Relaxed)
     }
 
-    /// Hands over the encoded answers, and what of them is charged, in exchange for an empty
-    /// buffer.
+    /// Hands over the next of the encoded answers, and what of them is charged, in exchange for an
+    /// empty buffer.
     pub(crate) fn take(&self, writing: &mut BytesMut, charged: &mut usize) -> Seen {
         let mut state = self.state.lock();
         if writing.is_empty() {
-            std::mem::swap(writing, &mut state.pending);
-            *charged = std::mem::take(&mut state.charged);
-            self.load.store(state.reserved, Relaxed);
+            match state.whole.pop_front() {
+                Some(answers) => *writing = answers,
+                None => std::mem::swap(writing, &mut state.pending),
+            }
+            state.unsent -= writing.len();
+            let chargeable = state.chargeable();
+            *charged = state.charged - chargeable;
+            state.charged = chargeable;
+            self.load.store(state.unsent + state.reserved, Relaxed);
         }
         state.seen()
     }
@@ -87,7 +105,7 @@ impl Outbox {
     /// could be written; then returns `false`.
     pub(crate) fn sleep(&self, waker: &Waker, seen: Seen, can_write: bool) -> bool {
         let mut state = self.state.lock();
-        if state.seen() != seen || (can_write && !state.pending.is_empty()) {
+        if state.seen() != seen || (can_write && state.unsent > 0) {
             return false;
         }
         match &mut state.waker {
@@ -114,32 +132,42 @@ impl Outbox {
         let mut state = self.state.lock();
         state.closed = true;
         state.waker = None;
+        state.whole = VecDeque::new();
         state.pending = BytesMut::new();
+        state.unsent = 0;
         self.budget.give(std::mem::take(&mut state.charged));
     }
 
     fn reserve(&self, bytes: usize) {
         let mut state = self.state.lock();
         state.reserved += bytes;
-        self.load.store(state.pending.len() + state.reserved, Relaxed);
+        self.load.store(state.unsent + state.reserved, Relaxed);
         self.budget.take_anyway(bytes);
     }
 
     fn post<A: Serialize>(&self, id: u64, outcome: &A, reserved: usize) {
+        // A thread that ends has no scratch any more; then a buffer is made for the answer.
+        let mut answer = SCRATCH.try_with(Cell::take).unwrap_or_default();
+        self.encode(&mut answer, id, outcome);
         let waker = {
             let mut state = self.state.lock();
             state.answered += 1;
             state.reserved -= reserved;
             if !state.closed {
-                self.encode(&mut state.pending, id, outcome);
-                let chargeable = state.pending.len().saturating_sub(FREE_ANSWER_BYTES);
-                // `pending` only grew, so this does not go below zero.
+                state.append(&mut answer);
+                let chargeable = state.chargeable();
+                // Only more became unsent, so this does not go below zero.
                 self.budget.take_anyway(chargeable - state.charged);
                 state.charged = chargeable;
             }
-            self.load.store(state.pending.len() + state.reserved, Relaxed);
+            self.load.store(state.unsent + state.reserved, Relaxed);
             state.waker.take()
         };
+        answer.clear();
+        // Memory that grew for a long answer that was not handed over is not kept.
+        if answer.capacity() <= 2 * COPIED_ANSWER_BYTES {
+            _ = SCRATCH.try_with(|scratch| scratch.set(answer));
+        }
         if reserved > 0 {
             self.budget.give(reserved);
         }
@@ -148,8 +176,8 @@ impl Outbox {
         }
     }
 
-    fn encode<A: Serialize>(&self, pending: &mut BytesMut, id: u64, outcome: &A) {
-        let Err(error) = frame::encode(pending, &Answer { id, outcome }, self.frame_bytes) else {
+    fn encode<A: Serialize>(&self, out: &mut BytesMut, id: u64, outcome: &A) {
+        let Err(error) = frame::encode(out, &Answer { id, outcome }, self.frame_bytes) else {
             return;
         };
         let error = match error {
@@ -161,13 +189,30 @@ impl Outbox {
             other => WireError::Internal { what: format!("the answer cannot be encoded: {other}") },
         };
         let outcome = Failure::Error(&error);
-        if let Err(error) = frame::encode(pending, &Answer { id, outcome }, self.frame_bytes) {
+        if let Err(error) = frame::encode(out, &Answer { id, outcome }, self.frame_bytes) {
             tracing::error!(id, %error, "an answer could not be encoded, its request stays open");
         }
     }
 }
 
 impl State {
+    /// Adds an encoded answer after those that are there. A long one is taken out of `answer`.
+    fn append(&mut self, answer: &mut BytesMut) {
+        self.unsent += answer.len();
+        if answer.len() <= COPIED_ANSWER_BYTES {
+            self.pending.extend_from_slice(answer);
+            return;
+        }
+        if !self.pending.is_empty() {
+            self.whole.push_back(std::mem::take(&mut self.pending));
+        }
+        self.whole.push_back(std::mem::take(answer));
+    }
+
+    fn chargeable(&self) -> usize {
+        self.unsent.saturating_sub(FREE_ANSWER_BYTES)
+    }
+
     fn seen(&self) -> Seen {
         Seen { answered: self.answered, draining: self.draining }
     }

@@ -4,9 +4,9 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Do, Served, Told, until};
+use common::{Do, PATIENCE, Peer, Served, Told, until};
 use sherd_node::Limits;
 use sherd_protocol::WireError;
 use tokio::net::TcpStream;
@@ -69,4 +69,29 @@ async fn what_does_not_finish_is_cut() {
     assert_eq!(node.connections(), 0);
     // Answering afterwards harms nobody.
     held.lock().clear();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_not_said_hello_does_not_hold_the_node_up() {
+    // Longer than the test waits: only the shutdown ends these connections.
+    let never = 10 * PATIENCE;
+    let limits = Limits { hello_time: never, drain_time: never, ..Limits::default() };
+    let linger_time = limits.linger_time;
+    let mut served = Served::start(limits).await;
+    let mut silent = Vec::new();
+    for sent in [&b""[..], b"\0", b"\0\0\0\x20\x83"] {
+        let mut peer = Peer::connect(served.address).await;
+        peer.raw(sent).await;
+        silent.push(peer);
+    }
+    // Accepted after them, so they are accepted too.
+    served.peer().await.is_well().await;
+    until("the last one is gone", || served.node.connections() == 0).await;
+    served.stop();
+    let begun = Instant::now();
+    served.drained().await;
+    assert!(begun.elapsed() < linger_time, "{:?}", begun.elapsed());
+    for mut peer in silent {
+        peer.closed().await;
+    }
 }

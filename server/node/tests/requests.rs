@@ -107,3 +107,24 @@ async fn answers_to_a_peer_that_left_are_dropped() {
     served.release();
     assert_eq!(served.node.bytes_held(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_and_short_answers_come_whole_and_leave_nothing_charged() {
+    let served = Served::start(Limits::default()).await;
+    let mut peer = served.peer().await;
+    // Around the length from which an answer is handed over in a buffer of its own.
+    let edge = 32 * 1024;
+    let lengths = [1, 300_000, 5, edge - 20, edge - 1, edge, edge + 1, 2_000_000, 0, 100_000, 7];
+    for round in 0..20 {
+        let mut requests = Vec::new();
+        for (id, &length) in (0..).zip(&lengths) {
+            requests.extend_from_slice(&request(id, Do::Give(length)));
+        }
+        peer.raw(&requests).await;
+        let answers = peer.answers(lengths.len()).await;
+        for (id, &length) in (0..).zip(&lengths) {
+            assert!(answers[&id] == Told::Bytes(vec![7; length]), "round {round}, {length} bytes");
+        }
+    }
+    until("nothing is charged", || served.node.bytes_held() == 0).await;
+}

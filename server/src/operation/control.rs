@@ -20,6 +20,7 @@ pub(crate) fn assign(shard: &Shard, assignment: Assignment, responder: Responder
         name: assignment.name,
         hash_method: assignment.hash_method.to_string(),
         epoch: assignment.epoch,
+        lineage: assignment.lineage,
         ranges,
         limit: assignment.size,
     });

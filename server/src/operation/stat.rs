@@ -35,6 +35,7 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         stat.cluster.clone_from(&assignment.cluster);
         stat.name.clone_from(&assignment.name);
         stat.epoch = assignment.epoch;
+        stat.lineage = assignment.lineage;
         stat.ranges = assignment.ranges.iter().map(|&(start, end)| Range { start, end }).collect();
         stat.max_size = assignment.limit;
     }

@@ -78,6 +78,7 @@ pub(crate) fn assignment() -> Assignment {
         cluster: CLUSTER.to_owned(),
         name: "shard0".to_owned(),
         epoch: 1,
+        lineage: 7,
         hash_method: HashMethod::Md5,
         ranges: vec![Range::FULL],
         size: 1 << 30,
