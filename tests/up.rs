@@ -26,6 +26,7 @@ fn who_is_who_is_said_before_ready() {
     assert_eq!(names, [&[("bootstrap", "bootstrap")], &shards[..]].concat());
     assert_eq!(member(&members, "bootstrap").address, cluster.address.to_string());
     let mut pids: Vec<_> = members.iter().map(|member| member.pid).collect();
+    pids.sort_unstable();
     pids.dedup();
     assert_eq!(pids.len(), 4);
     assert!(pids.iter().all(|pid| is_running(*pid) && *pid != cluster.up.pid()));

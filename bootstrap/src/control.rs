@@ -1,7 +1,8 @@
 //! Changing the cluster's state, and keeping the shards up to it.
 //!
 //! A change is persisted, then shown to clients and told to the shards, then answered once every
-//! connected shard holds it. A shard that is away gets it on its return: one task for each shard
+//! connected shard holds it; the drop of an index once every shard does. A shard that is away gets
+//! it on its return: one task for each shard
 //! connects, hands out the newest state, and does so again after every change and every loss of
 //! the connection. What a shard is told is the whole state, never a step, so nothing depends on
 //! which steps it has seen.
@@ -77,6 +78,13 @@ struct Progress {
     why: Option<String>,
 }
 
+impl Progress {
+    /// Whether the shard is known to hold the state of `epoch`.
+    fn holds(&self, epoch: u64) -> bool {
+        self.connected && self.epoch >= epoch
+    }
+}
+
 impl Control {
     pub(crate) fn new(store: Store, state: State) -> Self {
         let shards = state.map.shards.iter().map(|shard| Shard {
@@ -128,10 +136,11 @@ impl Control {
         tasks
     }
 
-    /// Carries out a command: persists it, and waits for the connected shards to hold it.
+    /// Carries out a command: persists it, and waits for the shards to hold it.
     ///
     /// # Errors
-    /// Why it was refused; then nothing has changed. `unavailable` when it could not be persisted.
+    /// Why it was refused; then nothing has changed. `unavailable` when it could not be persisted,
+    /// `index_held` when an index is dropped and a shard has not confirmed it.
     pub(crate) async fn change(&self, command: Command) -> Result<Arc<State>, WireError> {
         let mut failed = self.changing.lock().await;
         if let Some(why) = &*failed {
@@ -140,16 +149,12 @@ impl Control {
         self.check_kinship()?;
         match &command {
             Command::DropIndex { name } if self.state().is_dropped(name) => {
-                return self.confirm_drop(name).await;
+                return self.confirm_drop(&mut failed, name).await;
             }
             Command::CreateIndex { name } if self.state().is_dropped(name) => {
-                self.confirm_drop(name).await?;
+                self.confirm_drop(&mut failed, name).await?;
             }
             _ => {}
-        }
-        if !self.state().dropped.is_empty() && self.away(self.state().map.epoch).is_empty() {
-            let forgotten = Arc::new(self.state().apply(&Command::ForgetDropped)?);
-            self.persist(&mut failed, forgotten).await?;
         }
         let next = Arc::new(self.state().apply(&command)?);
         if let Command::SetSize { shard, size, .. } = &command {
@@ -157,7 +162,7 @@ impl Control {
         }
         self.persist(&mut failed, Arc::clone(&next)).await?;
         if let Command::DropIndex { name } = &command {
-            return self.confirm_drop(name).await;
+            return self.confirm_drop(&mut failed, name).await;
         }
         let epoch = next.map.epoch;
         if !self.hold(epoch, |progress| !progress.connected, ACKNOWLEDGE_TIME).await {
@@ -184,8 +189,8 @@ impl Control {
         Ok(())
     }
 
-    /// Waits, within bounds, until every shard holds the state of `epoch`, those for which `excused`
-    /// is true excepted. Returns whether they do.
+    /// Waits for a time until every shard holds the state of `epoch`, those for which `excused` is
+    /// true excepted. Returns whether they do.
     async fn hold(
         &self,
         epoch: u64,
@@ -195,9 +200,7 @@ impl Control {
         let all_hold_it = async {
             for shard in &self.shards {
                 let mut progress = shard.progress.subscribe();
-                let holds = |progress: &Progress| {
-                    progress.connected && progress.epoch >= epoch || excused(progress)
-                };
+                let holds = |progress: &Progress| progress.holds(epoch) || excused(progress);
                 // The sender lives as long as `self`.
                 _ = progress.wait_for(holds).await;
             }
@@ -207,19 +210,22 @@ impl Control {
 
     /// The shards that do not hold the state of `epoch`.
     fn away(&self, epoch: u64) -> Vec<&str> {
-        let is_away = |shard: &&Shard| {
-            let progress = shard.progress.borrow();
-            !progress.connected || progress.epoch < epoch
-        };
+        let is_away = |shard: &&Shard| !shard.progress.borrow().holds(epoch);
         self.shards.iter().filter(is_away).map(|shard| shard.name.as_str()).collect()
     }
 
     /// Waits until no shard holds a dropped index any more. A shard that is away would still serve
     /// it for a moment on its return, so without all of them the drop is not done.
-    async fn confirm_drop(&self, name: &str) -> Result<Arc<State>, WireError> {
+    async fn confirm_drop(
+        &self,
+        failed: &mut Option<String>,
+        name: &str,
+    ) -> Result<Arc<State>, WireError> {
         let state = self.state();
         if self.hold(state.map.epoch, |_| false, CONFIRM_TIME).await {
-            return Ok(state);
+            let forgotten = Arc::new(state.apply(&Command::ForgetDropped)?);
+            self.persist(failed, Arc::clone(&forgotten)).await?;
+            return Ok(forgotten);
         }
         let shards = self.away(state.map.epoch).join(", ");
         Err(WireError::IndexHeld { index: name.to_owned(), shards })

@@ -5,8 +5,8 @@
 //! serve while it is down.
 //!
 //! * [`ClusterConfig`] is the config file, Pyshard's with additions.
-//! * The state changes through one pure function, [`State::apply`], and is persisted before anyone
-//!   sees it.
+//! * The state (map, catalogue, lineage) changes through one pure function, from a command to the
+//!   next state, and is persisted before anyone sees it.
 //! * [`run`] is the process.
 
 mod config;
@@ -19,5 +19,4 @@ mod store;
 pub use config::{ClusterConfig, ConfigError, DEFAULT_HOST, DEFAULT_PORT};
 pub use error::Error;
 pub use server::{Options, Started, run};
-pub use state::{Ancestor, Command, PastMap, State};
 pub use store::StoreError;

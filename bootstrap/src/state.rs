@@ -21,30 +21,30 @@ const LINEAGE_LENGTH: usize = 10_000;
 
 /// What bootstrap knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// Which shard owns what, at which epoch.
-    pub map: RangeMap,
+    pub(crate) map: RangeMap,
     /// The maps before this one, oldest first; epochs that changed the catalogue only are left out.
-    pub history: Vec<PastMap>,
+    pub(crate) history: Vec<PastMap>,
     /// The indexes there are, in the order in which they were created.
-    pub indexes: Vec<Index>,
+    pub(crate) indexes: Vec<Index>,
     /// The id of the next index: no id is given twice.
-    pub next_index_id: u32,
+    pub(crate) next_index_id: u32,
     /// Indexes that were dropped, and that a shard which is away may still hold. Until all have
     /// confirmed, no index of the same name is created: that shard would take writes for the new
     /// one into the old one.
-    pub dropped: Vec<Index>,
+    pub(crate) dropped: Vec<Index>,
     /// The epochs that led here, oldest first, the present one last.
-    pub lineage: Vec<Ancestor>,
+    pub(crate) lineage: Vec<Ancestor>,
 }
 
 /// An epoch of the lineage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ancestor {
+pub(crate) struct Ancestor {
     /// The epoch.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// A hash of the state at that epoch and of all before it.
-    pub hash: u64,
+    pub(crate) hash: u64,
 }
 
 /// How a state that a shard holds relates to this one.
@@ -58,18 +58,18 @@ pub(crate) enum Kinship {
 
 /// A map that was replaced.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PastMap {
+pub(crate) struct PastMap {
     /// The map.
-    pub map: RangeMap,
+    pub(crate) map: RangeMap,
     /// When it was replaced, in milliseconds since 1970.
-    pub until: u64,
+    pub(crate) until: u64,
     /// By what.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// A change of the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Adds an index to the catalogue.
     CreateIndex {
         /// Its name.
@@ -95,7 +95,7 @@ pub enum Command {
 
 impl State {
     /// The state of a new cluster. `cluster` is its id.
-    pub fn new(config: &ClusterConfig, cluster: String) -> Self {
+    pub(crate) fn new(config: &ClusterConfig, cluster: String) -> Self {
         let mut state = Self {
             map: RangeMap {
                 cluster,
@@ -118,8 +118,13 @@ impl State {
     ///
     /// # Errors
     /// Why the command cannot be carried out.
-    pub fn apply(&self, command: &Command) -> Result<Self, WireError> {
+    pub(crate) fn apply(&self, command: &Command) -> Result<Self, WireError> {
         let mut next = self.clone();
+        if *command == Command::ForgetDropped {
+            // No shard and no client is told, so no epoch.
+            next.dropped.clear();
+            return Ok(next);
+        }
         // Every change gets an epoch, those of the catalogue too: so a bootstrap on an old copy of
         // its data is found out, before it makes shards drop the indexes that it does not know.
         next.map.epoch += 1;
@@ -143,7 +148,7 @@ impl State {
                 next.dropped.push(index.clone());
                 next.indexes.retain(|index| index.name != *name);
             }
-            Command::ForgetDropped => next.dropped.clear(),
+            Command::ForgetDropped => {}
             Command::SetSize { shard, size, at } => {
                 let position = self.map.shards.iter().position(|known| known.name == *shard);
                 let Some(position) = position else {
@@ -162,7 +167,7 @@ impl State {
     }
 
     /// Whether an index of that name was dropped and may still be held by a shard.
-    pub fn is_dropped(&self, name: &str) -> bool {
+    pub(crate) fn is_dropped(&self, name: &str) -> bool {
         self.dropped.iter().any(|index| index.name == name)
     }
 
@@ -179,7 +184,7 @@ impl State {
     /// Adds this state to its lineage.
     fn extend_lineage(&mut self) {
         let before = self.lineage.last().map_or(0, |ancestor| ancestor.hash);
-        let told = (&self.map, &self.indexes, &self.dropped, self.next_index_id, before);
+        let told = (&self.map, &self.indexes, self.next_index_id, before);
         // Plain structures of strings and integers into memory: there is nothing to fail.
         let bytes = serde_json::to_vec(&told).unwrap_or_default();
         let hash = XxHash3_64::oneshot(&bytes);
@@ -190,12 +195,12 @@ impl State {
     }
 
     /// The index of that name.
-    pub fn index(&self, name: &str) -> Option<&Index> {
+    pub(crate) fn index(&self, name: &str) -> Option<&Index> {
         self.indexes.iter().find(|index| index.name == name)
     }
 
     /// What a shard is to be told; `None` for a shard that is not in the map.
-    pub fn assignment(&self, shard: &str) -> Option<Assignment> {
+    pub(crate) fn assignment(&self, shard: &str) -> Option<Assignment> {
         let info = self.map.shard(shard)?;
         Some(Assignment {
             cluster: self.map.cluster.clone(),
@@ -209,7 +214,7 @@ impl State {
     }
 
     /// In what a config differs from the state, for a report: the state wins.
-    pub fn differences(&self, config: &ClusterConfig) -> Vec<String> {
+    pub(crate) fn differences(&self, config: &ClusterConfig) -> Vec<String> {
         let mut found = Vec::new();
         let map = &self.map;
         if map.hash_method != config.hash_method {

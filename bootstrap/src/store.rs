@@ -59,6 +59,13 @@ impl Store {
     /// [`StoreError`]; a damaged state is never taken for none.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Option<State>)> {
         fs::create_dir_all(dir).map_err(failed("make", dir))?;
+        // The directory's own name, and what an earlier process renamed and did not sync before it
+        // was killed: it is about to be built on.
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        for synced in [dir, parent.unwrap_or(Path::new("."))] {
+            let sync = File::open(synced).and_then(|dir| dir.sync_all());
+            sync.map_err(failed("sync", synced))?;
+        }
         let path = dir.join(LOCK_FILE);
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let lock = lock.map_err(failed("open", &path))?;

@@ -109,7 +109,7 @@ impl Client {
         }
     }
 
-    /// The indexes of the cluster, in the order of their names.
+    /// The indexes of the cluster, in the order in which they were created.
     ///
     /// # Errors
     /// When bootstrap does not answer.

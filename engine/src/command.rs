@@ -71,7 +71,7 @@ pub struct Assignment {
     /// The range map's epoch; never goes back.
     pub epoch: u64,
     /// What the map and the catalogue of that epoch came from, as a hash of their history: one
-    /// epoch has one. Kept and told, not understood.
+    /// epoch has one. Of one epoch, another is refused.
     pub lineage: u64,
     /// The half-open ranges `(start, end)` of positions owned, in ring order.
     pub ranges: Vec<(u32, u32)>,

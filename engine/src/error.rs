@@ -26,7 +26,9 @@ pub enum Error {
     Locked { owner: String },
     #[error("{what} has {size} bytes, the limit is {limit}")]
     TooLarge { what: &'static str, size: u64, limit: u64 },
-    #[error("the assignment has epoch {offered}, {held} is held")]
+    #[error(
+        "the assignment of epoch {offered} is older than that of epoch {held}, which is held, or of another history"
+    )]
     StaleEpoch { offered: u64, held: u64 },
     #[error(
         "this is shard {name:?} of cluster {held}; the assignment is for {offered_name:?} of {offered}"

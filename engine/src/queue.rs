@@ -37,7 +37,7 @@ struct State {
 }
 
 impl Queue {
-    /// Adds a task, or gives it back when the queue is closed.
+    /// Adds a task, or answers it when the queue is closed.
     pub(crate) fn push(&self, task: Task) {
         let mut state = self.state.lock();
         if state.closed {

@@ -13,7 +13,7 @@ use crate::command::{Document, IndexId, Key, Page, Scan, Version};
 use crate::effect::Effect;
 use crate::error::{Error, Result};
 use crate::index::{Entry, Index, IndexKey};
-use crate::log::record;
+use crate::log::{LOG_DIR, record, segment_name};
 use crate::overlay::Overlay;
 use crate::shared::{Shared, View};
 use crate::state::{BINS, Share, State, Totals};
@@ -108,8 +108,8 @@ impl Shared {
     /// [`Error::Corrupt`] when it is not the document that the entry promises.
     fn load(&self, index: IndexId, key: &IndexKey, entry: &Entry) -> Result<Document> {
         let segment = self.segments.get(entry.segment).ok_or_else(|| {
-            let name = format!("segment {}", entry.segment);
-            Error::corrupt(self.dir.join(name), entry.offset as usize, "the segment is missing")
+            let path = self.dir.join(LOG_DIR).join(segment_name(entry.segment));
+            Error::corrupt(path, entry.offset as usize, "the segment is missing")
         })?;
         let mut bytes = vec![0; entry.length as usize];
         let corrupt = |what: &str| Error::corrupt(&segment.path, entry.offset as usize, what);

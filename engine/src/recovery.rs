@@ -6,8 +6,8 @@
 //! damaged, older than the checkpoint or that does not count right is set aside and rebuilt from
 //! the whole log.
 //!
-//! Recovery changes nothing before it has read to the end of the log, and what it changes then can
-//! be changed again: a crash on the way recovers again.
+//! Recovery changes nothing of the log before it has read to its end, and what it changes then can be
+//! changed again: a crash on the way recovers again.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -28,17 +28,14 @@ use crate::fs::Fs;
 use crate::index::{Entry, Index, IndexKey, IndexStore};
 use crate::log::record::Checksum;
 use crate::log::{
-    Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, Source, read_header, read_segment,
-    segment_number,
+    LOG_DIR, Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, Source, read_header,
+    read_segment, segment_name, segment_number,
 };
 use crate::manifest::Manifest;
 use crate::overlay::Overlay;
 use crate::read;
 use crate::shared::{Poison, Shared, View};
 use crate::state::{Change, Share, State};
-
-/// The directory of the log's segments, in the data directory.
-const LOG_DIR: &str = "log";
 
 /// The file whose lock keeps a second process out, in the data directory.
 const LOCK_FILE: &str = "LOCK";
@@ -82,6 +79,7 @@ pub(crate) fn recover(
         Err(Unusable::Log(error)) => return Err(error),
     };
     let Replayed { view, index, end, records } = replayed;
+    log.cut_sealed()?;
     let log_writer = LogWriter::resume(
         Arc::clone(&fs),
         log_dir,
@@ -144,6 +142,7 @@ fn random_identity() -> Result<u128> {
 
 /// The segments as they are found, before anything is replayed.
 struct Log {
+    dir: PathBuf,
     segments: Arc<Segments>,
     checksum: Checksum,
     /// In the order of their numbers.
@@ -171,7 +170,7 @@ impl Log {
         numbers.sort_unstable();
         for number in &manifest.segments {
             if !files.contains_key(number) {
-                let path = dir.join(format!("segment {number}"));
+                let path = dir.join(segment_name(*number));
                 return Err(Error::corrupt(
                     path,
                     0,
@@ -199,7 +198,23 @@ impl Log {
             }
             found.push(Found { segment, sealed: None });
         }
-        Ok(Self { segments, checksum: Checksum::of(manifest.identity), found })
+        Ok(Self { dir: dir.to_owned(), segments, checksum: Checksum::of(manifest.identity), found })
+    }
+
+    /// Cuts sealed segments to their length. What is behind was never part of them, see
+    /// `LogWriter::make_room`.
+    fn cut_sealed(&self) -> Result<()> {
+        for Found { segment, sealed } in &self.found {
+            let Some(sealed) = *sealed else { continue };
+            let cut = || {
+                if segment.file.length()? > u64::from(sealed) {
+                    segment.file.set_len(u64::from(sealed))?;
+                }
+                Ok(())
+            };
+            cut().map_err(|error| Error::io("seal a segment", &segment.path, error))?;
+        }
+        Ok(())
     }
 
     /// Visits the records after `lsn`, in order.
@@ -224,17 +239,13 @@ impl Log {
             let end = read_segment(source, segment.first_lsn, sealed, |located| {
                 if located.record.lsn > after { visit(segment, located) } else { Ok(()) }
             })?;
-            if let Some(length) = sealed {
-                // What is behind was never part of it; see `LogWriter::make_room`.
-                cut_sealed(segment, bytes.len(), length)?;
-            }
             last = Some((Arc::clone(segment), end));
         }
         let next_lsn = last.as_ref().map_or(1, |(_, end)| end.next_lsn);
         if next_lsn <= after {
             let (path, offset) = match &last {
                 Some((segment, end)) => (segment.path.clone(), end.offset as usize),
-                None => (PathBuf::from(LOG_DIR), 0),
+                None => (self.dir.clone(), 0),
             };
             let what = format!(
                 "the log ends with LSN {}, but everything to LSN {after} was durable",
@@ -284,14 +295,6 @@ fn read_file(segment: &Segment) -> Result<Vec<u8>> {
         Ok(bytes)
     };
     read().map_err(|error| Error::io("read a segment", &segment.path, error))
-}
-
-fn cut_sealed(segment: &Segment, length: usize, sealed: u32) -> Result<()> {
-    if length <= sealed as usize {
-        return Ok(());
-    }
-    let cut = segment.file.set_len(u64::from(sealed));
-    cut.map_err(|error| Error::io("seal a segment", &segment.path, error))
 }
 
 /// What a replay comes to.

@@ -563,7 +563,8 @@ impl Sequencer {
         };
         if self.checkpoint_running {
             if keys >= self.backlog() && self.checkpoint_error.is_none() {
-                // Memory is bounded by waiting here; commands wait in the bounded queue.
+                // Memory is bounded by waiting here; commands wait in the queue, which its callers
+                // bound.
                 self.note_checkpoint(true);
             }
             return;

@@ -166,6 +166,10 @@ fn keys_outside_the_ranges_and_older_assignments_are_refused() {
     assert_eq!(engine.scan(&whole), Err(Error::WrongShard { epoch: 7 }));
     let stale = engine.execute(Command::Assign(assignment(6, &[(0, RING)], 1)));
     assert_eq!(stale, Err(Error::StaleEpoch { offered: 6, held: 7 }));
+    let mut stranger = elsewhere.clone();
+    stranger.lineage = 1;
+    let stranger = engine.execute(Command::Assign(stranger));
+    assert_eq!(stranger, Err(Error::StaleEpoch { offered: 7, held: 7 }), "of another history");
     let mut foreign = assignment(9, &[(0, RING)], 1);
     foreign.cluster = "another".to_owned();
     let foreign = engine.execute(Command::Assign(foreign));

@@ -6,12 +6,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sherd_engine::{Command, Condition, Engine, Error, MutationOutcome};
+use sherd_engine::fs::Fault;
+use sherd_engine::{Command, Condition, Engine, Error, Mutation, MutationOutcome};
 
 type Contents = BTreeMap<String, String>;
 
@@ -61,27 +63,33 @@ struct History {
     states: Vec<Contents>,
 }
 
-/// Runs random batches, some atomic, with a checkpoint now and then; ends without closing.
+/// A random batch, all of which can be done, and what is there after it.
+fn random_batch(rng: &mut StdRng, batch: usize, before: &Contents) -> (Vec<Mutation>, Contents) {
+    let mut now = before.clone();
+    let mut mutations = Vec::new();
+    for step in 0..rng.random_range(1..5) {
+        let name = format!("key{}", rng.random_range(0..20));
+        if rng.random_bool(0.3) && now.contains_key(&name) {
+            now.remove(&name);
+            mutations.push(remove(&name));
+        } else {
+            let filler = "x".repeat(rng.random_range(0..60));
+            let document = format!("{batch}.{step} {filler}");
+            mutations.push(write(&name, &document, Condition::Any));
+            now.insert(name, document);
+        }
+    }
+    (mutations, now)
+}
+
+/// Runs random atomic batches, with a checkpoint now and then; ends without closing.
 fn random_history(rng: &mut StdRng, batches: usize, checkpoints: bool) -> History {
     let machine = Machine::default();
     let (engine, _) = machine.open().unwrap();
     set_up(&engine);
     let mut states = vec![Contents::new()];
     for batch in 0..batches {
-        let mut now = states.last().unwrap().clone();
-        let mut mutations = Vec::new();
-        for step in 0..rng.random_range(1..5) {
-            let name = format!("key{}", rng.random_range(0..20));
-            if rng.random_bool(0.3) && now.contains_key(&name) {
-                now.remove(&name);
-                mutations.push(remove(&name));
-            } else {
-                let filler = "x".repeat(rng.random_range(0..60));
-                let document = format!("{batch}.{step} {filler}");
-                mutations.push(write(&name, &document, Condition::Any));
-                now.insert(name, document);
-            }
-        }
+        let (mutations, now) = random_batch(rng, batch, states.last().unwrap());
         let outcomes = mutate(&engine, mutations, true);
         assert!(!outcomes.contains(&MutationOutcome::Abandoned));
         states.push(now);
@@ -195,7 +203,7 @@ fn power_loss_at_random_moments_loses_nothing_acknowledged() {
     let mut rng = StdRng::seed_from_u64(seed);
     for round in 0..40 {
         let history = random_history(&mut rng, 40, true);
-        // Several crashes in a row: also while a recovery has just begun to write.
+        // Several in a row: what one recovery made is what the next one begins with.
         for crash in 0..3 {
             machine_crash(&history.machine, &mut rng);
             let (engine, _) = history.machine.open().unwrap();
@@ -205,6 +213,52 @@ fn power_loss_at_random_moments_loses_nothing_acknowledged() {
                 "round {round}, crash {crash}"
             );
         }
+    }
+}
+
+/// The disk fails at some write, sync or creation, of the engine or of the recovery after it, and
+/// then the power: what is there is what was acknowledged, or with the one batch more that was
+/// under way, whole.
+#[test]
+fn a_crash_in_the_middle_of_anything_leaves_whole_batches() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for round in 0..300 {
+        let machine = Machine::default();
+        let (engine, _) = machine.open().unwrap();
+        set_up(&engine);
+        let faults = [Fault::Write, Fault::Sync, Fault::Create];
+        let fail = |rng: &mut StdRng, most: u32| {
+            let fault = faults[rng.random_range(0..faults.len())];
+            machine.fs.fail(fault, rng.random_range(0..most), ErrorKind::Other);
+        };
+        fail(&mut rng, 60);
+        let mut acknowledged = Contents::new();
+        let mut under_way = None;
+        for batch in 0..60 {
+            let (mutations, now) = random_batch(&mut rng, batch, &acknowledged);
+            match engine.execute(Command::Mutate { mutations, atomic: true }) {
+                Ok(_) => acknowledged = now,
+                Err(_) => {
+                    under_way = Some(now);
+                    break;
+                }
+            }
+            if rng.random_bool(0.1) {
+                // May fail, like everything else here.
+                _ = engine.checkpoint();
+            }
+        }
+        drop(engine);
+        machine_crash(&machine, &mut rng);
+        fail(&mut rng, 6);
+        drop(machine.open());
+        machine_crash(&machine, &mut rng);
+        let (engine, _) = machine.open().unwrap();
+        let found = contents(&engine);
+        let whole = found == acknowledged || under_way.as_ref() == Some(&found);
+        assert!(whole, "round {round}: {found:?}\nacknowledged {acknowledged:?}\n{under_way:?}");
     }
 }
 

@@ -52,8 +52,11 @@ pub enum WireError {
     ShuttingDown,
     #[error("protocol version {client} is not spoken here, {server} is")]
     UnsupportedVersion { client: u32, server: u32 },
-    /// An assignment older than the one the shard holds.
-    #[error("the assignment has map epoch {offered}, the shard holds {held} already")]
+    /// An assignment that is older than the one the shard holds, or of another history.
+    #[error(
+        "the assignment of epoch {offered} is older than that of epoch {held}, which the shard \
+         holds, or of another history"
+    )]
     StaleEpoch { offered: u64, held: u64 },
     #[error("the shard belongs to cluster {held} as {name:?}, not to {offered}")]
     WrongCluster { held: String, name: String, offered: String },

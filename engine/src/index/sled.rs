@@ -189,7 +189,8 @@ fn decode(value: &[u8]) -> Result<Entry> {
 
 /// Runs a call into sled; its errors and its panics are errors of the index.
 fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
-    // Unwind safety: after a panic the index is only ever dropped or set aside.
+    // Unwind safety: what a panic leaves of sled's own state may be wrong, and that is what the
+    // recount at the next opening is for; nothing of ours is touched in here.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         // What the disk or the system refuses says nothing of what is in the index.

@@ -18,8 +18,13 @@ mod segment;
 mod writer;
 
 pub(crate) use reader::{Located, SegmentEnd, Source, read_segment};
-pub(crate) use segment::{SEGMENT_HEADER_BYTES, Segment, Segments, read_header, segment_number};
+pub(crate) use segment::{
+    SEGMENT_HEADER_BYTES, Segment, Segments, read_header, segment_name, segment_number,
+};
 pub(crate) use writer::LogWriter;
+
+/// The directory of the segments, in the data directory.
+pub(crate) const LOG_DIR: &str = "log";
 
 /// A log sequence number: dense from 1, one for each record.
 pub(crate) type Lsn = u64;
