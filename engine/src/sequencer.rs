@@ -39,6 +39,10 @@ const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// callers never wait for each other.
 const GATHER_CALLERS: usize = 4;
 
+/// For how many commands a batch waits at most: with so many, a sync costs each of them less than
+/// its evaluation does, and waiting for more only leaves the disk idle.
+const GATHER_COMMANDS: usize = 64;
+
 /// How long a batch waits for them at most, in syncs as they took lately: for longer, it would be
 /// better to sync what is there.
 const GATHER_SYNCS: u32 = 2;
@@ -145,7 +149,8 @@ impl Sequencer {
             self.commit();
             let callers = taken + self.queue.len();
             let waits_for_syncs = self.options.durability == Durability::Always;
-            gather = if waits_for_syncs && callers >= GATHER_CALLERS { callers } else { 1 };
+            let many = waits_for_syncs && callers >= GATHER_CALLERS;
+            gather = if many { callers.min(GATHER_COMMANDS) } else { 1 };
             self.sync_when_due();
             self.freeze_when_due();
             if !open {
