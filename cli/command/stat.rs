@@ -1,5 +1,7 @@
 //! `sherd stat`: what the shards say of themselves.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde::Serialize;
 use serde::ser::SerializeMap;
@@ -14,6 +16,9 @@ use crate::units::show_size;
 
 use super::Context;
 
+/// How long bootstrap has to say how it sees the shards: it was there a moment ago.
+const STATUS_TIME: Duration = Duration::from_secs(2);
+
 /// Print what the shards hold, and how they are
 ///
 /// With --json, one object keyed by the shards' names. Sizes count the bytes of keys and documents,
@@ -24,7 +29,8 @@ pub(crate) struct Stat {}
 impl Stat {
     /// Asks all shards and prints their answers.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
-        let views = context.connect().await?.stat().await;
+        let client = context.connect().await?;
+        let views = client.stat().await;
         let mut output = Output::new();
         if context.json {
             output.json(&ByName(&views))?;
@@ -37,6 +43,15 @@ impl Stat {
             if let Err(error) = &view.stat {
                 say!("shard {}: {error}", view.shard.name);
                 all_answered = false;
+            }
+        }
+        // A shard may serve and bootstrap still have something to say, of an old copy of its data
+        // for example.
+        if let Ok(shards) = client.with_deadline(STATUS_TIME).status().await {
+            for shard in shards {
+                if let Some(why) = shard.why {
+                    say!("bootstrap about shard {}: {why}", shard.name);
+                }
             }
         }
         if all_answered { Ok(()) } else { Err(Error::FailedSaid) }

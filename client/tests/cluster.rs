@@ -300,3 +300,46 @@ async fn a_shard_of_another_cluster_is_left_alone_and_the_status_says_so() {
     // Its documents are where they were.
     assert!(client.has("i", "k").await.unwrap().is_some());
 }
+
+/// A bootstrap that ran on a restored copy of its data made the shards drop every index that was
+/// created after the copy, as soon as it had gone on to the epoch that they held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_on_an_old_copy_of_its_data_is_found_out_and_destroys_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let [address] = addresses::<1>().await;
+    let _shard = RealShard::start("a", &data.path().join("a"), Some(address)).await;
+    let (bootstrap_data, copy) = (data.path().join("bootstrap"), data.path().join("copy"));
+    let config = config(&[("a", address)], SIZE);
+    let bootstrap = Bootstrap::start(&bootstrap_data, &config, None).await;
+    let client = bootstrap.client().await;
+    client.create_index("before").await.unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::copy(bootstrap_data.join("state.json"), copy.join("state.json")).unwrap();
+    client.create_index("after").await.unwrap();
+    client.write("after", "k", NIL, Condition::Absent).await.unwrap();
+    let listening = bootstrap.stop().await;
+
+    let old = Bootstrap::start(&copy, &config, Some(listening)).await;
+    let impatient = old.client().await.with_deadline(Duration::from_secs(1));
+    let why = loop {
+        match status_of(&impatient, "a", false).await {
+            Some(why) if why.contains("old copy") => break why,
+            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    };
+    assert!(why.contains("start it on the newest"), "{why}");
+    for index in ["other", "another"] {
+        impatient.create_index(index).await.unwrap_err();
+    }
+    impatient.drop_index("before").await.unwrap_err();
+    let names: Vec<_> =
+        impatient.indexes().await.unwrap().into_iter().map(|index| index.name).collect();
+    assert_eq!(names, ["before"], "nothing is changed on the copy");
+    assert!(client.has("after", "k").await.unwrap().is_some(), "the shard serves on");
+    let listening = old.stop().await;
+
+    let _newest = Bootstrap::start(&bootstrap_data, &config, Some(listening)).await;
+    assert_eq!(status_of(&client, "a", true).await, None);
+    assert!(client.has("after", "k").await.unwrap().is_some());
+    all_work(&client, "after").await;
+}
