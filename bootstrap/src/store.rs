@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use crate::state::State;
@@ -19,6 +18,9 @@ use crate::state::State;
 const FORMAT_VERSION: u32 = 1;
 
 const STATE_FILE: &str = "state.json";
+/// The next state while it is written. One left by a process that was killed is overwritten.
+const TEMPORARY_FILE: &str = "state.json.new";
+
 const LOCK_FILE: &str = "LOCK";
 
 /// Why the state cannot be kept or read.
@@ -91,10 +93,11 @@ impl Store {
             let body = serde_json::value::to_raw_value(state)?;
             let crc32 = crc32fast::hash(body.get().as_bytes());
             let envelope = Envelope { format: FORMAT_VERSION, crc32, state: &body };
-            let mut file = NamedTempFile::new_in(&self.dir)?;
+            let temporary = self.dir.join(TEMPORARY_FILE);
+            let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec(&envelope)?)?;
-            file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
             File::open(&self.dir)?.sync_all()
         };
         write().map_err(failed("write", &path))

@@ -11,10 +11,12 @@
 //! After a failed write or sync nothing more is written: commands are answered with the reason. A
 //! full disk is different: the batch is refused as a whole, and the next one is tried.
 
+mod due;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Snapshot;
@@ -55,10 +57,6 @@ const SYNC_TIME_WEIGHT: u32 = 8;
 
 /// The bytes a record of a control effect is given room for, besides its strings.
 const CONTROL_RECORD_BYTES: usize = 1024;
-
-/// How many keys the active overlay may have, as a multiple of those that start a checkpoint,
-/// before writing waits for the running checkpoint.
-const OVERLAY_BACKLOG: usize = 8;
 
 /// The sequencer, on its thread.
 pub(crate) struct Sequencer {
@@ -524,140 +522,6 @@ impl Sequencer {
     fn poison_unless_harmless(&self, error: &Error) {
         if !matches!(error, Error::DiskFull { .. } | Error::TooLarge { .. }) {
             self.shared.poison.set(error);
-        }
-    }
-
-    // What is due at times.
-
-    fn unsynced(&self) -> bool {
-        self.log.durable_lsn() + 1 < self.log.next_lsn()
-    }
-
-    /// When to look again although no command came.
-    fn next_deadline(&self) -> Option<Instant> {
-        let sync = match self.options.durability {
-            Durability::Interval(interval) if self.unsynced() && !self.shared.poison.is_set() => {
-                Some(self.last_sync + interval)
-            }
-            _ => None,
-        };
-        let idle = (!self.shared.view.read().overlay.active.is_empty())
-            .then(|| self.last_freeze + self.options.checkpoint_interval);
-        // A running checkpoint is looked after when the next command comes, or now and then.
-        let running = self.checkpoint_running.then(|| Instant::now() + Duration::from_millis(100));
-        let idle = if self.checkpoint_running { running } else { idle };
-        [sync, idle].into_iter().flatten().min()
-    }
-
-    fn sync_when_due(&mut self) {
-        if let Durability::Interval(interval) = self.options.durability
-            && self.unsynced()
-            && self.last_sync.elapsed() >= interval
-            && self.shared.poison.check().is_ok()
-            && let Err(error) = self.sync()
-        {
-            self.shared.poison.set(&error);
-        }
-    }
-
-    fn freeze_when_due(&mut self) {
-        self.note_checkpoint(false);
-        let (keys, empty) = {
-            let active = &self.shared.view.read().overlay.active;
-            (active.keys, active.is_empty())
-        };
-        if self.checkpoint_running {
-            if keys >= self.backlog() && self.checkpoint_error.is_none() {
-                // Memory is bounded by waiting here; commands wait in the queue, which its callers
-                // bound.
-                self.note_checkpoint(true);
-            }
-            return;
-        }
-        let idle = self.last_freeze.elapsed() >= self.options.checkpoint_interval && !empty;
-        if keys >= self.options.checkpoint_keys || idle {
-            self.freeze();
-        }
-    }
-
-    fn backlog(&self) -> usize {
-        self.options.checkpoint_keys * OVERLAY_BACKLOG
-    }
-
-    /// Refuses mutations where the index cannot be written and memory would run full.
-    fn check_backlog(&self) -> Result<()> {
-        match &self.checkpoint_error {
-            Some(error) if self.shared.view.read().overlay.active.keys >= self.backlog() => {
-                Err(error.clone())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Notes how the running checkpoint goes; waits, if told to, for its end or its next failure.
-    fn note_checkpoint(&mut self, wait: bool) {
-        while self.checkpoint_running {
-            let report = if wait {
-                self.checkpointed.recv().map_err(|_| TryRecvError::Disconnected)
-            } else {
-                self.checkpointed.try_recv()
-            };
-            match report {
-                Ok(Ok(())) => {
-                    self.checkpoint_running = false;
-                    self.checkpoint_error = None;
-                }
-                Ok(Err(error)) => {
-                    self.checkpoint_error = Some(error);
-                    if wait {
-                        return;
-                    }
-                }
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => {
-                    let what = Error::Index("the checkpointer ended unexpectedly".into());
-                    self.shared.poison.set(&what);
-                    self.checkpoint_running = false;
-                }
-            }
-        }
-    }
-
-    /// Hands what is published to the checkpointer. None may be running.
-    fn freeze(&mut self) {
-        self.last_freeze = Instant::now();
-        // The index must not get ahead of the log.
-        if self.shared.poison.check().is_err() {
-            return;
-        }
-        if let Err(error) = self.sync() {
-            self.shared.poison.set(&error);
-            return;
-        }
-        let snapshot = {
-            let mut view = self.shared.view.write();
-            Snapshot {
-                lsn: self.log.durable_lsn(),
-                state: view.state.clone(),
-                generation: view.overlay.freeze(),
-            }
-        };
-        self.checkpoint_running = self.snapshots.send(snapshot).is_ok();
-    }
-
-    /// Checkpoints all that is published, and waits for it.
-    fn checkpoint_now(&mut self) -> Result<()> {
-        self.shared.poison.check()?;
-        self.note_checkpoint(true);
-        let checkpointed = self.shared.checkpoint_lsn.load(Ordering::Acquire);
-        if !self.checkpoint_running && checkpointed + 1 < self.log.next_lsn() {
-            self.freeze();
-            self.note_checkpoint(true);
-        }
-        self.shared.poison.check()?;
-        match &self.checkpoint_error {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
         }
     }
 }
