@@ -16,10 +16,11 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::log::Lsn;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Generation;
 use crate::shared::Shared;
 use crate::state::State;
+use crate::usage::BySegment;
 
 /// How long a failed checkpoint waits before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -34,6 +35,9 @@ const INDEX_RESERVE_BYTES: u64 = 8 * 1024 * 1024;
 pub(crate) struct Snapshot {
     pub(crate) lsn: Lsn,
     pub(crate) state: State,
+    pub(crate) tombstones: BySegment,
+    /// Segments to be deleted: the index, with this generation, points to none of them.
+    pub(crate) condemned: Vec<u32>,
     pub(crate) generation: Arc<Generation>,
 }
 
@@ -60,7 +64,8 @@ fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     check_space(shared, &snapshot.generation)?;
     drain(shared.index.as_ref(), &snapshot.generation)?;
     shared.index.flush(snapshot.lsn)?;
-    let segments = shared.segments.all().iter().map(|segment| segment.number).collect();
+    shared.index_bytes.store(shared.index.bytes_on_disk(), Ordering::Release);
+    let segments = SegmentInfo::list(&shared.segments, &snapshot.tombstones, &snapshot.condemned);
     Manifest::of(shared.identity, snapshot.lsn, &snapshot.state, segments)
         .write(shared.fs.as_ref(), &shared.dir)?;
     shared.checkpoint_lsn.store(snapshot.lsn, Ordering::Release);
@@ -69,7 +74,22 @@ fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     shared.view.write().overlay.drops += 1;
     shared.cache.remove(&snapshot.generation);
     shared.view.write().overlay.frozen = None;
+    delete(shared, &snapshot.condemned);
     Ok(())
+}
+
+/// Deletes segments that the manifest no longer names. A file that cannot be removed is left for
+/// the next opening.
+fn delete(shared: &Shared, condemned: &[u32]) {
+    for &number in condemned {
+        shared.view.write().usage.forget(number);
+        shared.condemned.lock().remove(&number);
+        // Who reads from it holds it open.
+        let Some(segment) = shared.segments.remove(number) else { continue };
+        if let Err(error) = shared.fs.remove(&segment.path) {
+            tracing::warn!(path = %segment.path.display(), %error, "a deleted segment stays");
+        }
+    }
 }
 
 /// Refuses a checkpoint that the disk may be too full for. sled, once it has met a full disk, fails

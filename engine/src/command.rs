@@ -182,6 +182,17 @@ pub struct Page {
     pub more: bool,
 }
 
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// The number of the segment that was deleted.
+    pub segment: u32,
+    /// Its length.
+    pub bytes: u64,
+    /// How much of it was appended once more.
+    pub moved: u64,
+}
+
 /// What is stored, exactly: equal to a recount at every LSN.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stat {

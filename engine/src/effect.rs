@@ -4,18 +4,22 @@
 //! its content), so that a replay keeps exact totals without asking the index, which may already
 //! hold later states.
 //!
-//! Payload of a *put* (kind 1) and of a *remove* (kind 2), little-endian:
+//! Two effects change nothing and are there for compaction, which deletes what lay before them: a
+//! put that *moves* a document replaces the document by itself, and a *tombstone* repeats a removal
+//! as long as the log may hold an older record of the key.
+//!
+//! Payload of a *put* (kind 1), of a *remove* (kind 2) and of a *tombstone* (kind 9), little-endian:
 //!
 //! | offset | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 4 | index id |
 //! | 4 | 4 | position of the key |
-//! | 8 | 8 | version of the document; of a remove 0 |
+//! | 8 | 8 | version of the document; of a remove 0, of a tombstone the LSN of the removal |
 //! | 16 | 8 | when the document expires, in milliseconds since 1970; 0 for never |
 //! | 24 | 4 | replaced: bytes of key and document, 0 where nothing was |
 //! | 28 | 4 | replaced: number of the segment |
-//! | 32 | 4 | replaced: length of the record |
-//! | 36 | 4 | length of the document; of a remove 0 |
+//! | 32 | 4 | replaced: first segment that may hold a record of the key's present life |
+//! | 36 | 4 | length of the document; of a remove and of a tombstone 0 |
 //! | 40 | 16 | replaced: content hash |
 //! | 56 | 8 | replaced: version |
 //! | 64 | 2 | length of the key |
@@ -38,6 +42,7 @@ const ASSIGN: u8 = 5;
 const LOCK: u8 = 6;
 const RELEASE: u8 = 7;
 const SET_LIMIT: u8 = 8;
+const TOMBSTONE: u8 = 9;
 
 /// The bytes of a put's or remove's payload before the key.
 const DOCUMENT_FIXED_BYTES: usize = 72;
@@ -48,10 +53,17 @@ pub(crate) struct Replaced {
     /// Bytes of key and document; never 0, for no key is empty.
     pub(crate) bytes: u32,
     pub(crate) segment: u32,
-    /// Of the record.
-    pub(crate) length: u32,
+    /// See [`Entry::first_segment`](crate::index::Entry).
+    pub(crate) first_segment: u32,
     pub(crate) content_hash: u128,
     pub(crate) version: Version,
+}
+
+impl Replaced {
+    /// The length of the replaced record.
+    pub(crate) fn record_bytes(&self) -> usize {
+        record_bytes(self.bytes as usize)
+    }
 }
 
 /// A document stored: the latest under its key until another effect on the key.
@@ -75,11 +87,21 @@ pub(crate) struct Remove<'a> {
     pub(crate) key: &'a [u8],
 }
 
+/// A removal once more, without an effect of its own: until the last older record of the key is
+/// deleted, a rebuild would bring the document back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tombstone<'a> {
+    /// The LSN of the removal: older records of the key are dead.
+    pub(crate) version: Version,
+    pub(crate) removal: Remove<'a>,
+}
+
 /// What the log records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect<'a> {
     Put(Put<'a>),
     Remove(Remove<'a>),
+    Tombstone(Tombstone<'a>),
     CreateIndex(CreateIndex),
     DropIndex(DropIndex),
     Assign(Assignment),
@@ -114,6 +136,7 @@ impl Effect<'_> {
         match self {
             Self::Put(_) => PUT,
             Self::Remove(_) => REMOVE,
+            Self::Tombstone(_) => TOMBSTONE,
             Self::CreateIndex(_) => CREATE_INDEX,
             Self::DropIndex(_) => DROP_INDEX,
             Self::Assign(_) => ASSIGN,
@@ -130,9 +153,9 @@ impl Effect<'_> {
                 let placed = (put.index, put.position, put.version, put.expires_at);
                 encode_document(out, placed, put.replaced, put.key, put.document);
             }
-            Self::Remove(remove) => {
-                let placed = (remove.index, remove.position, 0, 0);
-                encode_document(out, placed, Some(remove.replaced), remove.key, b"");
+            Self::Remove(removal) => encode_removal(out, 0, removal),
+            Self::Tombstone(Tombstone { version, removal }) => {
+                encode_removal(out, *version, removal);
             }
             Self::CreateIndex(fields) => encode_fields(out, fields),
             Self::DropIndex(fields) => encode_fields(out, fields),
@@ -150,14 +173,10 @@ impl Effect<'_> {
     pub(crate) fn decode(kind: u8, payload: &[u8]) -> Result<Effect<'_>, &'static str> {
         Ok(match kind {
             PUT => Effect::Put(decode_put(payload)?),
-            REMOVE => {
-                let put = decode_put(payload)?;
-                Effect::Remove(Remove {
-                    index: put.index,
-                    position: put.position,
-                    replaced: put.replaced.ok_or("the removal replaces nothing")?,
-                    key: put.key,
-                })
+            REMOVE => Effect::Remove(decode_removal(payload)?.1),
+            TOMBSTONE => {
+                let (version, removal) = decode_removal(payload)?;
+                Effect::Tombstone(Tombstone { version, removal })
             }
             CREATE_INDEX => Effect::CreateIndex(decode_fields(payload)?),
             DROP_INDEX => Effect::DropIndex(decode_fields(payload)?),
@@ -170,9 +189,10 @@ impl Effect<'_> {
     }
 }
 
-/// The length of the record of a put, in bytes.
-pub(crate) fn put_record_bytes(key_bytes: usize, document_bytes: usize) -> usize {
-    (HEADER_BYTES + DOCUMENT_FIXED_BYTES + key_bytes + document_bytes)
+/// The length of the record of a put of so many bytes of key and document; without a document,
+/// of a remove and of a tombstone.
+pub(crate) fn record_bytes(key_and_document_bytes: usize) -> usize {
+    (HEADER_BYTES + DOCUMENT_FIXED_BYTES + key_and_document_bytes)
         .next_multiple_of(record::ALIGNMENT)
 }
 
@@ -195,6 +215,11 @@ pub(crate) fn content_hash(
     XxHash3_128::oneshot(scratch)
 }
 
+fn encode_removal(out: &mut Vec<u8>, version: Version, removal: &Remove<'_>) {
+    let placed = (removal.index, removal.position, version, 0);
+    encode_document(out, placed, Some(removal.replaced), removal.key, b"");
+}
+
 fn encode_document(
     out: &mut Vec<u8>,
     (index, position, version, expires_at): (IndexId, u32, Version, u64),
@@ -202,7 +227,7 @@ fn encode_document(
     key: &[u8],
     document: &[u8],
 ) {
-    let nothing = Replaced { bytes: 0, segment: 0, length: 0, content_hash: 0, version: 0 };
+    let nothing = Replaced { bytes: 0, segment: 0, first_segment: 0, content_hash: 0, version: 0 };
     let replaced = replaced.unwrap_or(nothing);
     out.extend_from_slice(&index.to_le_bytes());
     out.extend_from_slice(&position.to_le_bytes());
@@ -210,7 +235,7 @@ fn encode_document(
     out.extend_from_slice(&expires_at.to_le_bytes());
     out.extend_from_slice(&replaced.bytes.to_le_bytes());
     out.extend_from_slice(&replaced.segment.to_le_bytes());
-    out.extend_from_slice(&replaced.length.to_le_bytes());
+    out.extend_from_slice(&replaced.first_segment.to_le_bytes());
     out.extend_from_slice(&(document.len() as u32).to_le_bytes());
     out.extend_from_slice(&replaced.content_hash.to_le_bytes());
     out.extend_from_slice(&replaced.version.to_le_bytes());
@@ -235,7 +260,7 @@ fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
     let replaced = Replaced {
         bytes: u32_at(payload, 24),
         segment: u32_at(payload, 28),
-        length: u32_at(payload, 32),
+        first_segment: u32_at(payload, 32),
         content_hash: u128_at(payload, 40),
         version: u64_at(payload, 56),
     };
@@ -248,6 +273,12 @@ fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
         key,
         document,
     })
+}
+
+fn decode_removal(payload: &[u8]) -> Result<(Version, Remove<'_>), &'static str> {
+    let Put { index, position, version, replaced, key, .. } = decode_put(payload)?;
+    let replaced = replaced.ok_or("the removal replaces nothing")?;
+    Ok((version, Remove { index, position, replaced, key }))
 }
 
 fn encode_fields(out: &mut Vec<u8>, fields: &impl Serialize) {
@@ -268,7 +299,8 @@ mod tests {
     #[test]
     fn effects_come_back_as_they_went() {
         let content_hash = u128::MAX - 1;
-        let replaced = Replaced { bytes: 9, segment: 2, length: 104, content_hash, version: 3 };
+        let replaced =
+            Replaced { bytes: 9, segment: 2, first_segment: 1, content_hash, version: 3 };
         let put = Put {
             index: 3,
             position: 9_999_999,
@@ -278,10 +310,12 @@ mod tests {
             key: b"key",
             document: b"document",
         };
+        let removal = Remove { index: 3, position: 1, replaced, key: b"key" };
         let effects = [
             Effect::Put(put),
             Effect::Put(Put { replaced: None, document: b"", ..put }),
-            Effect::Remove(Remove { index: 3, position: 1, replaced, key: b"key" }),
+            Effect::Remove(removal),
+            Effect::Tombstone(Tombstone { version: 77, removal }),
             Effect::CreateIndex(CreateIndex { id: 1, name: "cities".to_owned() }),
             Effect::DropIndex(DropIndex { id: 1 }),
             Effect::Assign(Assignment {
@@ -320,7 +354,7 @@ mod tests {
             });
             let mut bytes = Vec::new();
             record::append(&mut bytes, 1, 0, effect.kind(), |out| effect.encode(out));
-            assert_eq!(bytes.len(), put_record_bytes(key, document));
+            assert_eq!(bytes.len(), record_bytes(key + document));
         }
     }
 }

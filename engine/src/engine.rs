@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use parking_lot::Mutex;
 
 use crate::checkpoint;
 use crate::command::{
-    Assignment, Command, Document, IndexId, Key, Outcome, Page, Scan, Stat, Version,
+    Assignment, Command, Compacted, Document, IndexId, Key, Outcome, Page, Scan, Stat, Version,
 };
+use crate::compaction::{Compactor, Request};
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, Fs};
 use crate::index::{IndexStore, SledStore};
 use crate::queue::{Queue, Task};
 use crate::recovery::{self, Recovered};
-use crate::sequencer::Sequencer;
+use crate::sequencer::{Channels, Sequencer};
 use crate::shared::Shared;
 
 /// The directory of the index, in the data directory.
@@ -56,6 +57,8 @@ pub struct Options {
     pub index_cache_bytes: u64,
     /// What documents may be cached. Default 64 MiB.
     pub document_cache_bytes: u64,
+    /// Whether segments are compacted in the background. Default: yes.
+    pub compaction: bool,
 }
 
 impl Default for Options {
@@ -67,6 +70,7 @@ impl Default for Options {
             checkpoint_interval: Duration::from_secs(30),
             index_cache_bytes: 64 * 1024 * 1024,
             document_cache_bytes: 64 * 1024 * 1024,
+            compaction: true,
         }
     }
 }
@@ -106,6 +110,9 @@ struct Inner {
 struct Threads {
     sequencer: JoinHandle<Result<()>>,
     checkpointer: JoinHandle<()>,
+    compactor: JoinHandle<()>,
+    /// The compactor ends when no one can ask it any more.
+    ask_compactor: Sender<Request>,
 }
 
 impl Engine {
@@ -143,13 +150,25 @@ impl Engine {
                 .spawn(move || checkpoint::run(&shared, &snapshots, &report_sender))
                 .map_err(spawn_failed)?
         };
+        let (ask_compactor, requests) = mpsc::channel();
+        let compactor = {
+            let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
+            let compactor = Compactor { shared, queue, options: options.clone(), requests };
+            let run = move || compactor.run();
+            thread::Builder::new().name("compactor".to_owned()).spawn(run).map_err(spawn_failed)?
+        };
         let sequencer = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
-            let run =
-                move || Sequencer::new(shared, queue, log, options, snapshot_sender, reports).run();
+            let channels = Channels {
+                snapshots: snapshot_sender,
+                checkpointed: reports,
+                compactor: ask_compactor.clone(),
+            };
+            let run = move || Sequencer::new(shared, queue, log, options, channels).run();
             thread::Builder::new().name("sequencer".to_owned()).spawn(run).map_err(spawn_failed)?
         };
-        let threads = Mutex::new(Some(Threads { sequencer, checkpointer }));
+        let threads =
+            Mutex::new(Some(Threads { sequencer, checkpointer, compactor, ask_compactor }));
         Ok((Self(Arc::new(Inner { shared, queue, threads })), report))
     }
 
@@ -219,6 +238,23 @@ impl Engine {
         receiver.recv().unwrap_or(Err(Error::Closed))
     }
 
+    /// Compacts the segment with the most garbage, however little, checkpoints and deletes it.
+    /// `None` when no sealed segment has any. Blocks.
+    ///
+    /// # Errors
+    /// As [`Engine::checkpoint`]; [`Error::Corrupt`] when the segment is damaged.
+    pub fn compact(&self) -> Result<Option<Compacted>> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let asked = match &*self.0.threads.lock() {
+            Some(threads) => threads.ask_compactor.send(Request::Compact(sender)).is_ok(),
+            None => false,
+        };
+        if !asked {
+            return Err(Error::Closed);
+        }
+        receiver.recv().unwrap_or(Err(Error::Closed))
+    }
+
     /// Finishes queued commands, checkpoints and stops; commands that come later get
     /// [`Error::Closed`], reads are still answered. Blocks. A second call does nothing.
     ///
@@ -245,9 +281,11 @@ impl Inner {
             return Ok(());
         }
         let ended = |what| Error::Poisoned { reason: format!("the {what} panicked").into() };
+        drop(threads.ask_compactor);
         let result = threads.sequencer.join().unwrap_or_else(|_| Err(ended("sequencer")));
         let checkpointer = threads.checkpointer.join().map_err(|_| ended("checkpointer"));
-        result.and(checkpointer)
+        let compactor = threads.compactor.join().map_err(|_| ended("compactor"));
+        result.and(checkpointer).and(compactor)
     }
 }
 

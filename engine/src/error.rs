@@ -34,6 +34,12 @@ pub enum Error {
         "this is shard {name:?} of cluster {held}; the assignment is for {offered_name:?} of {offered}"
     )]
     WrongCluster { held: String, name: String, offered: String, offered_name: String },
+    /// The assignment takes back a range that was given up before, and a document of that time is
+    /// still there.
+    #[error(
+        "documents at position {position}, which the shard had given up, are still being removed; try again"
+    )]
+    NotCleared { position: u32 },
     /// A write or a sync failed. Nothing more is written until the directory is opened anew.
     #[error("writing stopped: {reason}")]
     Poisoned { reason: Arc<str> },

@@ -10,7 +10,7 @@
 //!   and offset: never served, never silently cut.
 //!
 //! ```
-//! use sherd_engine::{Assignment, Command, Condition, Engine, Key, Mutation, Options};
+//! use sherd_engine::{Assignment, Command, Compacted, Condition, Engine, Key, Mutation, Options};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -42,12 +42,13 @@
 //! ```
 //!
 //! # Caveats
-//! Reads block on the disk when the operating system has not cached the document. Compaction,
-//! eviction and time to live are not there yet: the log grows with the history.
+//! Reads block on the disk when the operating system has not cached the document. Eviction and time
+//! to live are not there yet.
 
 mod cache;
 mod checkpoint;
 mod command;
+mod compaction;
 mod effect;
 mod engine;
 mod error;
@@ -62,10 +63,11 @@ mod recovery;
 mod sequencer;
 mod shared;
 mod state;
+mod usage;
 
 pub use command::{
-    Assignment, Command, Condition, Document, IndexId, IndexStat, Key, Mutation, MutationOutcome,
-    Outcome, Page, Scan, Stat, Version,
+    Assignment, Command, Compacted, Condition, Document, IndexId, IndexStat, Key, Mutation,
+    MutationOutcome, Outcome, Page, Scan, Stat, Version,
 };
 pub use engine::{Completion, Durability, Engine, Options, Recovery};
 pub use error::{Error, Result};

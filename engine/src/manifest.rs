@@ -5,7 +5,7 @@
 //! | offset | bytes | field, little-endian |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `SHERDMAN` |
-//! | 8 | 4 | format version, 1 |
+//! | 8 | 4 | format version, 2 |
 //! | 12 | 4 | length of the body |
 //! | 16 | 4 | CRC-32 of the bytes before and of the body |
 //! | 20 | | the body: a MessagePack map with the fields of [`Manifest`] |
@@ -13,22 +13,26 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Assignment, IndexId};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
-use crate::log::Lsn;
 use crate::log::record::u32_at;
+use crate::log::{Lsn, Segment, Segments};
+use crate::overlay::Overlay;
+use crate::shared::View;
 use crate::state::{IndexState, State};
+use crate::usage::{BySegment, Usage};
 
 const NAME: &str = "MANIFEST";
 const MAGIC: &[u8; 8] = b"SHERDMAN";
 const HEADER_BYTES: usize = 20;
 
 /// The version of the manifest's format.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// What a data directory is, and the state at its checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +49,33 @@ pub(crate) struct Manifest {
     pub(crate) locked_by: Option<String>,
     /// The highest id that an index ever had.
     pub(crate) highest_index_id: IndexId,
-    /// The segments there were at the checkpoint.
-    pub(crate) segments: Vec<u32>,
+    /// The segments of the log, in the order of their numbers. One with a number below the last
+    /// one's that is not among them was deleted, whether its file is still there or not.
+    pub(crate) segments: Vec<SegmentInfo>,
+}
+
+/// A segment of the log at the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SegmentInfo {
+    pub(crate) number: u32,
+    /// In bytes; 0 of one that was not sealed.
+    pub(crate) length: u32,
+    /// The bytes of its records of removals up to the checkpoint.
+    pub(crate) tombstones: u64,
+}
+
+impl SegmentInfo {
+    /// The segments of a log, but for those left out.
+    pub(crate) fn list(segments: &Segments, tombstones: &BySegment, left_out: &[u32]) -> Vec<Self> {
+        let all = segments.all();
+        let listed = all.iter().filter(|segment| !left_out.contains(&segment.number));
+        let info = |segment: &Arc<Segment>| Self {
+            number: segment.number,
+            length: segment.sealed.get().copied().unwrap_or(0),
+            tombstones: tombstones.get(&segment.number).copied().unwrap_or(0),
+        };
+        listed.map(info).collect()
+    }
 }
 
 impl Manifest {
@@ -59,7 +88,7 @@ impl Manifest {
         identity: u128,
         checkpoint_lsn: Lsn,
         state: &State,
-        segments: Vec<u32>,
+        segments: Vec<SegmentInfo>,
     ) -> Self {
         Self {
             identity,
@@ -72,7 +101,14 @@ impl Manifest {
         }
     }
 
-    pub(crate) fn state(&self) -> State {
+    /// What was published at the checkpoint, without the documents.
+    pub(crate) fn view(&self) -> View {
+        let tombstones = self.segments.iter().map(|info| (info.number, info.tombstones)).collect();
+        let usage = Usage::with_tombstones(tombstones);
+        View { state: self.state(), overlay: Overlay::default(), usage }
+    }
+
+    fn state(&self) -> State {
         State::new(
             self.indexes.clone(),
             self.assignment.clone(),
@@ -176,7 +212,7 @@ mod tests {
             }),
             locked_by: Some("bootstrap".to_owned()),
             highest_index_id: 4,
-            segments: vec![1, 2],
+            segments: vec![SegmentInfo { number: 1, length: 4096, tombstones: 112 }],
         }
     }
 
@@ -197,10 +233,10 @@ mod tests {
     #[test]
     fn an_unknown_version_is_refused_with_both_versions_named() {
         let mut bytes = manifest().encode().unwrap();
-        bytes[8] = 2;
+        bytes[8] = 9;
         let crc = checksum(&bytes[..16], &bytes[HEADER_BYTES..]);
         bytes[16..20].copy_from_slice(&crc.to_le_bytes());
         let error = Manifest::decode(Path::new("MANIFEST"), &bytes).unwrap_err();
-        assert_eq!(error.to_string(), "MANIFEST: format version 2 is not known here, 1 is");
+        assert_eq!(error.to_string(), "MANIFEST: format version 9 is not known here, 2 is");
     }
 }

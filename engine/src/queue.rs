@@ -8,15 +8,23 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::command::Command;
+use crate::command::{Command, IndexId};
+use crate::compaction::Survivor;
 use crate::engine::Completion;
 use crate::error::{Error, Result};
+use crate::index::IndexKey;
 
 /// What the sequencer is asked.
 pub(crate) enum Task {
     Command(Command, Completion),
+    /// Of the compactor: to append what outlives a segment.
+    Relocate(Vec<Survivor>, Completion),
+    /// Of the compactor: to remove what lies outside the owned ranges.
+    Sweep(Vec<(IndexId, IndexKey)>, Completion),
     /// A checkpoint of all that came before; the answer is sent.
     Checkpoint(SyncSender<Result<()>>),
+    /// A checkpoint at the next occasion, without waiting for it.
+    CheckpointSoon,
 }
 
 #[derive(Default)]
@@ -43,8 +51,11 @@ impl Queue {
         if state.closed {
             drop(state);
             match task {
-                Task::Command(_, done) => done(Err(Error::Closed)),
+                Task::Command(_, done) | Task::Relocate(_, done) | Task::Sweep(_, done) => {
+                    done(Err(Error::Closed));
+                }
                 Task::Checkpoint(done) => _ = done.send(Err(Error::Closed)),
+                Task::CheckpointSoon => {}
             }
             return;
         }
@@ -106,6 +117,10 @@ impl Queue {
         state.closed = true;
         drop(state);
         self.filled.notify_one();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

@@ -4,6 +4,7 @@
 //! read from the log by its offset and its checksum, key and version are checked.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::iter::Peekable;
 use std::ops::Bound;
 
@@ -13,10 +14,11 @@ use crate::command::{Document, IndexId, Key, Page, Scan, Version};
 use crate::effect::Effect;
 use crate::error::{Error, Result};
 use crate::index::{Entry, Index, IndexKey};
-use crate::log::{LOG_DIR, record, segment_name};
+use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
 use crate::overlay::Overlay;
 use crate::shared::{Shared, View};
 use crate::state::{BINS, Share, State, Totals};
+use crate::usage::Usage;
 
 /// How many entries of a page are looked up at a time: the sequencer cannot publish meanwhile.
 const ENTRIES_AT_A_TIME: usize = 256;
@@ -43,7 +45,7 @@ impl Shared {
                 None => return Ok(None),
             },
         };
-        let document = self.load(index, &index_key, &entry)?;
+        let Some(document) = self.load(index, &index_key, entry)? else { return Ok(None) };
         let view = self.view.read();
         if view.overlay.drops == drops {
             // Under the lock: no generation can be dropped meanwhile (rule 3 of the cache).
@@ -85,9 +87,14 @@ impl Shared {
                     return Ok(page);
                 }
                 let document = if scan.keys_only {
-                    Document { version: entry.version, bytes: Bytes::new() }
+                    Some(Document { version: entry.version, bytes: Bytes::new() })
                 } else {
-                    self.load(scan.index, &key, &entry)?
+                    self.load(scan.index, &key, entry)?
+                };
+                // Removed since it was looked up.
+                let Some(document) = document else {
+                    after = Some(key);
+                    continue;
                 };
                 bytes += key.key().len() + document.bytes.len();
                 let wire_key =
@@ -102,16 +109,40 @@ impl Shared {
         }
     }
 
-    /// Reads the record that an entry points to.
+    /// Reads the document of a key, whose entry was `entry` a moment ago; `None` when it was removed
+    /// since.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when it is not the document that the entry promises.
-    fn load(&self, index: IndexId, key: &IndexKey, entry: &Entry) -> Result<Document> {
-        let segment = self.segments.get(entry.segment).ok_or_else(|| {
-            let path = self.dir.join(LOG_DIR).join(segment_name(entry.segment));
-            Error::corrupt(path, entry.offset as usize, "the segment is missing")
-        })?;
-        let mut bytes = vec![0; entry.length as usize];
+    /// [`Error::Corrupt`] when what lies there is not what the entry promises.
+    fn load(&self, index: IndexId, key: &IndexKey, mut entry: Entry) -> Result<Option<Document>> {
+        loop {
+            if let Some(segment) = self.segments.get(entry.segment) {
+                return self.load_from(&segment, index, key, &entry).map(Some);
+            }
+            // Compaction moved the document since it was looked up, and deleted the segment.
+            match self.entry(index, key)? {
+                None => return Ok(None),
+                Some(now) if now == entry => {
+                    let path = self.dir.join(LOG_DIR).join(segment_name(entry.segment));
+                    return Err(Error::corrupt(
+                        path,
+                        entry.offset as usize,
+                        "the segment is missing",
+                    ));
+                }
+                Some(now) => entry = now,
+            }
+        }
+    }
+
+    fn load_from(
+        &self,
+        segment: &Segment,
+        index: IndexId,
+        key: &IndexKey,
+        entry: &Entry,
+    ) -> Result<Document> {
+        let mut bytes = vec![0; entry.record_bytes()];
         let corrupt = |what: &str| Error::corrupt(&segment.path, entry.offset as usize, what);
         segment.file.read_exact_at(&mut bytes, u64::from(entry.offset)).map_err(
             |error| match error.kind() {
@@ -199,25 +230,77 @@ fn next_merged(sources: &mut [Peekable<Source<'_>>]) -> Option<Result<(IndexKey,
     }
 }
 
-/// The published documents of all indexes, counted one by one.
-pub(crate) fn recount(view: &View, on_disk: &dyn Index) -> Result<State> {
-    let mut counted = view.state.clone();
-    counted.used = 0;
+/// The keys of documents outside the owned ranges and within others, by index and in ring order,
+/// at most `count` of those after `after`.
+pub(crate) fn unowned(
+    view: &View,
+    on_disk: &dyn Index,
+    within: &[(u32, u32)],
+    after: Option<&(IndexId, IndexKey)>,
+    count: usize,
+) -> Result<Vec<(IndexId, IndexKey)>> {
+    let mut found = Vec::new();
+    for &id in view.state.indexes.keys() {
+        for (start, end) in view.state.unowned(within) {
+            let (start, end) = (start.to_be_bytes(), end.to_be_bytes());
+            let from = match after {
+                Some((index, _)) if id < *index => continue,
+                Some((index, key)) if id == *index && key.as_bytes() >= &start[..] => {
+                    Bound::Excluded(key.as_bytes())
+                }
+                _ => Bound::Included(&start[..]),
+            };
+            if matches!(from, Bound::Excluded(key) if key >= &end[..]) {
+                continue;
+            }
+            for item in merged(&view.overlay, on_disk, id, from, &end)? {
+                found.push((id, item?.0));
+                if found.len() == count {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What the published documents of all indexes, counted one by one, come to.
+pub(crate) struct Recount {
+    /// With the totals and the distribution of what was counted, else as published.
+    pub(crate) state: State,
+    /// The live bytes; removals are not counted.
+    pub(crate) usage: Usage,
+}
+
+/// Counts the published documents.
+///
+/// # Errors
+/// [`Error::Index`] also where an entry points to a segment that is not there.
+pub(crate) fn recount(view: &View, on_disk: &dyn Index, segments: &Segments) -> Result<Recount> {
+    let known: HashSet<u32> = segments.all().iter().map(|segment| segment.number).collect();
+    let mut state = view.state.clone();
+    let mut usage = Usage::default();
+    state.used = 0;
     for &id in view.state.indexes.keys() {
         let mut totals = Totals::default();
         let mut distribution = [0; BINS];
         for item in merged(&view.overlay, on_disk, id, Bound::Unbounded, &[0xff; 8])? {
             let (key, entry) = item?;
+            if !known.contains(&entry.segment) {
+                let what = format!("an entry points to segment {}, which is gone", entry.segment);
+                return Err(Error::Index(what.into()));
+            }
             totals.add(Share::from(&entry));
+            usage.add(id, &entry);
             if let Some(bin) = view.state.bin(key.position()) {
                 distribution[bin] += 1;
             }
         }
-        counted.used += totals.bytes;
-        if let Some(index) = counted.indexes.get_mut(&id) {
+        state.used += totals.bytes;
+        if let Some(index) = state.indexes.get_mut(&id) {
             index.totals = totals;
             index.distribution = distribution;
         }
     }
-    Ok(counted)
+    Ok(Recount { state, usage })
 }

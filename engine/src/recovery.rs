@@ -9,19 +9,20 @@
 //! Recovery changes nothing of the log before it has read to its end, and what it changes then can be
 //! changed again: a crash on the way recovers again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::cache::DocumentCache;
 use crate::checkpoint;
-use crate::effect::{self, Effect};
+use crate::effect::{self, Effect, Put, Remove, Tombstone};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
@@ -31,11 +32,11 @@ use crate::log::{
     LOG_DIR, Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, Source, read_header,
     read_segment, segment_name, segment_number,
 };
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
 use crate::read;
 use crate::shared::{Poison, Shared, View};
-use crate::state::{Change, Share, State};
+use crate::state::Change;
 
 /// The file whose lock keeps a second process out, in the data directory.
 const LOCK_FILE: &str = "LOCK";
@@ -88,6 +89,7 @@ pub(crate) fn recover(
         options.segment_bytes,
         end,
     )?;
+    log.remove_leftovers(fs.as_ref());
     let durable_lsn = log_writer.durable_lsn();
     let mut checkpoint_lsn = manifest.checkpoint_lsn;
     let mut view = view;
@@ -95,17 +97,23 @@ pub(crate) fn recover(
         // At once, or the next opening would rebuild again.
         checkpoint::drain(index.as_ref(), &std::mem::take(&mut view.overlay.active))?;
         index.flush(durable_lsn)?;
-        let segments = log.segments.all().iter().map(|segment| segment.number).collect();
+        let segments = SegmentInfo::list(&log.segments, &view.usage.tombstones, &[]);
         Manifest::of(manifest.identity, durable_lsn, &view.state, segments)
             .write(fs.as_ref(), dir)?;
         checkpoint_lsn = durable_lsn;
     }
+    let counted: u64 = view.state.distribution().iter().sum();
+    let unowned = counted < view.state.documents();
+    let index_bytes = index.bytes_on_disk();
     let shared = Arc::new(Shared {
         view: RwLock::new(view),
         index,
         segments: log.segments,
         cache: DocumentCache::new(options.document_cache_bytes),
         poison: Poison::default(),
+        condemned: Mutex::default(),
+        unowned: AtomicBool::new(unowned),
+        index_bytes: AtomicU64::new(index_bytes),
         durable_lsn: AtomicU64::new(durable_lsn),
         checkpoint_lsn: AtomicU64::new(checkpoint_lsn),
         fs,
@@ -145,67 +153,71 @@ struct Log {
     dir: PathBuf,
     segments: Arc<Segments>,
     checksum: Checksum,
-    /// In the order of their numbers.
-    found: Vec<Found>,
-}
-
-struct Found {
-    segment: Arc<Segment>,
-    /// The length that the next segment's header gives; the last has none.
-    sealed: Option<u32>,
+    /// In the order of their numbers. All but the last one are sealed.
+    found: Vec<Arc<Segment>>,
+    /// Files of segments that were deleted, but for the file.
+    leftovers: Vec<PathBuf>,
 }
 
 impl Log {
-    /// Opens the segments and checks that their headers make a chain and that none is missing.
+    /// Opens the segments and checks that their headers make a chain and that none is missing
+    /// that was not deleted.
     fn open(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<Self> {
         let failed = |error| Error::io("list the log", dir, error);
         let names = fs.list(dir).map_err(failed)?;
-        let mut files: HashMap<u32, PathBuf> = HashMap::new();
+        let mut files: BTreeMap<u32, PathBuf> = BTreeMap::new();
         for name in names {
             if let Some(number) = segment_number(&name) {
                 files.insert(number, dir.join(name));
             }
         }
-        let mut numbers: Vec<_> = files.keys().copied().collect();
-        numbers.sort_unstable();
-        for number in &manifest.segments {
-            if !files.contains_key(number) {
-                let path = dir.join(segment_name(*number));
-                return Err(Error::corrupt(
-                    path,
-                    0,
-                    "a segment that the manifest names is missing",
-                ));
-            }
+        let listed: BTreeMap<u32, u32> =
+            manifest.segments.iter().map(|segment| (segment.number, segment.length)).collect();
+        if let Some(number) = listed.keys().find(|number| !files.contains_key(number)) {
+            let path = dir.join(segment_name(*number));
+            return Err(Error::corrupt(path, 0, "a segment that the manifest names is missing"));
         }
+        let last_listed = listed.keys().next_back().copied().unwrap_or(0);
+        let is_there = |number: &u32| listed.contains_key(number) || *number > last_listed;
+        let (files, leftovers): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            files.into_iter().partition(|(number, _)| is_there(number));
+        let last = files.keys().next_back().copied();
         let segments = Arc::new(Segments::default());
-        let mut found: Vec<Found> = Vec::new();
-        for (i, number) in numbers.iter().enumerate() {
-            let path = files.remove(number).unwrap_or_default();
-            let is_last = i + 1 == numbers.len();
+        let mut found: Vec<Arc<Segment>> = Vec::new();
+        for (number, path) in files {
+            let may_be_cut_off = Some(number) == last && number > last_listed;
             let Some((segment, previous_length)) =
-                open_segment(fs, path, *number, manifest, is_last)?
+                open_segment(fs, path, number, manifest, may_be_cut_off)?
             else {
                 break;
             };
-            let segment = segments.add(segment);
-            if let Some(previous) = found.last_mut() {
-                if previous.segment.number + 1 != *number {
-                    let path = &segment.path;
-                    return Err(Error::corrupt(path, 0, "the segment before this one is missing"));
-                }
-                previous.sealed = Some(previous_length);
+            let previous = found.last();
+            let deleted_between = previous.map_or(0, |segment| segment.number) + 1 != number;
+            if deleted_between && number > last_listed {
+                let path = &segment.path;
+                return Err(Error::corrupt(path, 0, "the segment before this one is missing"));
             }
-            found.push(Found { segment, sealed: None });
+            if let Some(previous) = previous {
+                let listed_length = listed.get(&previous.number).copied().unwrap_or(0);
+                if !deleted_between && listed_length > 0 && listed_length != previous_length {
+                    let what = "the manifest gives another length of the segment before";
+                    return Err(Error::corrupt(&segment.path, 40, what));
+                }
+                let length = if deleted_between { listed_length } else { previous_length };
+                _ = previous.sealed.set(length);
+            }
+            found.push(segments.add(segment));
         }
-        Ok(Self { dir: dir.to_owned(), segments, checksum: Checksum::of(manifest.identity), found })
+        let checksum = Checksum::of(manifest.identity);
+        let leftovers = leftovers.into_values().collect();
+        Ok(Self { dir: dir.to_owned(), segments, checksum, found, leftovers })
     }
 
     /// Cuts sealed segments to their length. What is behind was never part of them, see
     /// `LogWriter::make_room`.
     fn cut_sealed(&self) -> Result<()> {
-        for Found { segment, sealed } in &self.found {
-            let Some(sealed) = *sealed else { continue };
+        for segment in &self.found {
+            let Some(&sealed) = segment.sealed.get() else { continue };
             let cut = || {
                 if segment.file.length()? > u64::from(sealed) {
                     segment.file.set_len(u64::from(sealed))?;
@@ -217,30 +229,52 @@ impl Log {
         Ok(())
     }
 
-    /// Visits the records after `lsn`, in order.
-    fn replay(
+    /// Removes the files of deleted segments. Where that fails, the next opening tries again.
+    fn remove_leftovers(&self, fs: &dyn Fs) {
+        for path in &self.leftovers {
+            if let Err(error) = fs.remove(path) {
+                tracing::warn!(path = %path.display(), %error, "a deleted segment stays");
+            }
+        }
+    }
+
+    /// Visits the records of `lsns`, in order, and returns where the last segment read ends.
+    fn read(
         &self,
-        after: Lsn,
+        lsns: RangeInclusive<Lsn>,
         mut visit: impl FnMut(&Segment, Located<'_>) -> Result<()>,
     ) -> Result<Option<(Arc<Segment>, SegmentEnd)>> {
-        let begin = self.found.partition_point(|found| found.segment.first_lsn <= after + 1);
+        let begin = self.found.partition_point(|segment| segment.first_lsn <= *lsns.start());
         let mut last: Option<(Arc<Segment>, SegmentEnd)> = None;
-        for found in &self.found[begin.saturating_sub(1)..] {
-            let segment = &found.segment;
+        for segment in &self.found[begin.saturating_sub(1)..] {
+            if segment.first_lsn > *lsns.end() {
+                break;
+            }
             if let Some((previous, end)) = &last
+                && previous.number + 1 == segment.number
                 && end.next_lsn != segment.first_lsn
             {
                 let what = "the segment's last LSN is not the one before the next segment's first";
                 return Err(Error::corrupt(&previous.path, end.offset as usize, what));
             }
             let bytes = read_file(segment)?;
-            let sealed = found.sealed;
+            let sealed = segment.sealed.get().copied();
             let source = Source { path: &segment.path, bytes: &bytes, checksum: &self.checksum };
             let end = read_segment(source, segment.first_lsn, sealed, |located| {
-                if located.record.lsn > after { visit(segment, located) } else { Ok(()) }
+                if lsns.contains(&located.record.lsn) { visit(segment, located) } else { Ok(()) }
             })?;
             last = Some((Arc::clone(segment), end));
         }
+        Ok(last)
+    }
+
+    /// Visits the records after `lsn` to the end of the log.
+    fn replay(
+        &self,
+        after: Lsn,
+        visit: impl FnMut(&Segment, Located<'_>) -> Result<()>,
+    ) -> Result<Option<(Arc<Segment>, SegmentEnd)>> {
+        let last = self.read(after + 1..=Lsn::MAX, visit)?;
         let next_lsn = last.as_ref().map_or(1, |(_, end)| end.next_lsn);
         if next_lsn <= after {
             let (path, offset) = match &last {
@@ -262,7 +296,7 @@ fn open_segment(
     path: PathBuf,
     number: u32,
     manifest: &Manifest,
-    is_last: bool,
+    may_be_cut_off: bool,
 ) -> Result<Option<(Segment, u32)>> {
     let failed = |error| Error::io("open a segment", &path, error);
     let file = fs.open(&path).map_err(failed)?;
@@ -270,7 +304,9 @@ fn open_segment(
     match file.read_exact_at(&mut header, 0) {
         Ok(()) => {}
         // Cut off inside its header, it never held a record.
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof && is_last => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof && may_be_cut_off => {
+            return Ok(None);
+        }
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
             return Err(Error::corrupt(&path, 0, "the segment's header is cut off"));
         }
@@ -284,7 +320,8 @@ fn open_segment(
         return Err(Error::corrupt(&path, 16, "the segment is of another data directory"));
     }
     let first_lsn = header.first_lsn;
-    Ok(Some((Segment { number, first_lsn, path, file }, header.previous_length)))
+    let segment = Segment { number, first_lsn, path, file, sealed: OnceLock::new() };
+    Ok(Some((segment, header.previous_length)))
 }
 
 fn read_file(segment: &Segment) -> Result<Vec<u8>> {
@@ -354,7 +391,7 @@ fn try_index(
         return Err(Unusable::Index(why));
     }
     let begun = Instant::now();
-    let mut replay = Replay::new(manifest.state());
+    let mut replay = Replay::new(manifest.view());
     let end = log.replay(checkpoint, |segment, located| replay.apply(segment, located))?;
     for id in index.indexes()? {
         if !replay.view.state.indexes.contains_key(&id) {
@@ -363,22 +400,22 @@ fn try_index(
     }
     tracing::debug!(records = replay.records, elapsed = ?begun.elapsed(), "replayed the log");
     let begun = Instant::now();
-    let counted = read::recount(&replay.view, index.as_ref())?;
+    let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
     tracing::debug!(
-        documents = counted.documents(), elapsed = ?begun.elapsed(), "recounted the index"
+        documents = counted.state.documents(), elapsed = ?begun.elapsed(), "recounted the index"
     );
-    let state = &mut replay.view.state;
-    if !counted.same_totals(state) {
+    let state = &replay.view.state;
+    if !counted.state.same_totals(state) {
         let why = format!(
             "it has {} documents of {} bytes where the log amounts to {} of {}",
-            counted.documents(),
-            counted.used,
+            counted.state.documents(),
+            counted.state.used,
             state.documents(),
             state.used
         );
         return Err(Unusable::Index(why));
     }
-    state.take_distribution(&counted);
+    replay.view.take_counts(counted);
     Ok((replay.view, end, replay.records))
 }
 
@@ -391,33 +428,40 @@ fn rebuild(
     options: &Options,
 ) -> Result<Replayed> {
     let index = store.open()?;
-    let mut replay = Replay::new(State::default());
-    let mut at_checkpoint = (manifest.checkpoint_lsn == 0).then(State::default);
-    let end = log.replay(0, |segment, located| {
-        replay.apply(segment, located)?;
-        if located.record.lsn == manifest.checkpoint_lsn {
-            at_checkpoint = Some(replay.view.state.clone());
-        }
-        let overlay = &mut replay.view.overlay;
+    let mut replay = Replay::new(manifest.view());
+    let drain_when_large = |overlay: &mut Overlay| {
         if overlay.active.keys >= options.checkpoint_keys {
             // Until the first flush says otherwise, this index counts as empty.
             checkpoint::drain(index.as_ref(), &std::mem::take(&mut overlay.active))?;
         }
         Ok(())
+    };
+    let checkpoint = manifest.checkpoint_lsn;
+    log.read(1..=checkpoint, |segment, located| {
+        replay.place(segment, located, index.as_ref())?;
+        drain_when_large(&mut replay.view.overlay)
     })?;
-    let consistent = at_checkpoint.is_some_and(|state| state.same_totals(&manifest.state()));
-    if !consistent {
-        return Err(Error::corrupt(
-            Manifest::path(dir),
-            0,
-            "the log does not amount to the totals of the manifest; restore the shard's data",
-        ));
+    let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
+    if !counted.state.same_totals(&replay.view.state) {
+        let what = format!(
+            "the log has {} documents of {} bytes at LSN {checkpoint} where the manifest says {} \
+             of {}, or others; restore the shard's data",
+            counted.state.documents(),
+            counted.state.used,
+            replay.view.state.documents(),
+            replay.view.state.used
+        );
+        return Err(Error::corrupt(Manifest::path(dir), 0, &what));
     }
-    let counted = read::recount(&replay.view, index.as_ref())?;
-    if !counted.same_totals(&replay.view.state) {
+    let end = log.replay(checkpoint, |segment, located| {
+        replay.apply(segment, located)?;
+        drain_when_large(&mut replay.view.overlay)
+    })?;
+    let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
+    if !counted.state.same_totals(&replay.view.state) {
         return Err(Error::Index("rebuilt, it does not count right".into()));
     }
-    replay.view.state.take_distribution(&counted);
+    replay.view.take_counts(counted);
     Ok(Replayed { view: replay.view, index, end, records: replay.records })
 }
 
@@ -429,45 +473,68 @@ struct Replay {
 }
 
 impl Replay {
-    fn new(state: State) -> Self {
-        let view = View { state, overlay: Overlay::default() };
+    fn new(view: View) -> Self {
         Self { view, records: 0, scratch: Vec::new() }
     }
 
-    fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
-        let Located { offset, record } = located;
-        let corrupt = |what: &str| Error::corrupt(&segment.path, offset as usize, what);
-        let effect = Effect::decode(record.kind, record.payload).map_err(corrupt)?;
-        let change = match effect {
+    /// Takes a record before the checkpoint: places its document, and leaves the state, which is
+    /// the manifest's, as it is. The records before may have been deleted, and so may the index.
+    fn place(&mut self, segment: &Segment, located: Located<'_>, index: &dyn Index) -> Result<()> {
+        let (id, key, entry) = match decode(segment, located)? {
+            // Of the records of a key, each is newer than the ones before it, or the same moved.
             Effect::Put(put) => {
-                let index = self.view.state.indexes.get(&put.index);
-                let index = index.ok_or_else(|| corrupt("a document of an unknown index"))?;
-                let content_hash = effect::content_hash(
-                    &mut self.scratch,
-                    &index.name,
-                    put.key,
-                    put.expires_at,
-                    put.document,
-                );
-                let entry = Entry {
-                    segment: segment.number,
-                    offset,
-                    length: record.length as u32,
-                    bytes: (put.key.len() + put.document.len()) as u32,
-                    version: put.version,
-                    expires_at: put.expires_at,
-                    content_hash,
+                let Some(of_index) = self.view.state.indexes.get(&put.index) else {
+                    return Ok(());
                 };
-                let replaced = put.replaced.as_ref().map(Share::from);
-                let key = IndexKey::new(put.position, put.key);
-                Change::Document { index: put.index, key, entry: Some(entry), replaced }
+                let name = Arc::clone(&of_index.name);
+                let entry = self.entry(segment, located, &put, &name);
+                (put.index, IndexKey::new(put.position, put.key), Some(entry))
             }
-            Effect::Remove(remove) => Change::Document {
-                index: remove.index,
-                key: IndexKey::new(remove.position, remove.key),
-                entry: None,
-                replaced: Some(Share::from(&remove.replaced)),
-            },
+            Effect::Remove(removal) => {
+                (removal.index, IndexKey::new(removal.position, removal.key), None)
+            }
+            // Only a tombstone may come after newer ones: it was moved behind them.
+            Effect::Tombstone(Tombstone { version, removal }) => {
+                let key = IndexKey::new(removal.position, removal.key);
+                let found = match self.view.overlay.get(removal.index, key.as_bytes()) {
+                    Some(entry) => entry,
+                    None => index.get(removal.index, key.as_bytes())?,
+                };
+                if found.is_none_or(|entry| entry.version > version) {
+                    return Ok(());
+                }
+                (removal.index, key, None)
+            }
+            _ => return Ok(()),
+        };
+        if self.view.state.indexes.contains_key(&id) {
+            self.view.overlay.put(id, key, entry);
+        }
+        self.records += 1;
+        Ok(())
+    }
+
+    /// Takes a record after the checkpoint.
+    fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
+        let tombstone =
+            Change::Tombstone { segment: segment.number, bytes: located.record.length as u32 };
+        let change = match decode(segment, located)? {
+            Effect::Put(put) => {
+                let index = self.view.state.indexes.get(&put.index).ok_or_else(|| {
+                    let what = "a document of an unknown index";
+                    Error::corrupt(&segment.path, located.offset as usize, what)
+                })?;
+                let name = Arc::clone(&index.name);
+                let entry = Some(self.entry(segment, located, &put, &name));
+                let key = IndexKey::new(put.position, put.key);
+                Change::Document { index: put.index, key, entry, replaced: put.replaced }
+            }
+            Effect::Remove(Remove { index, position, replaced, key }) => {
+                self.view.apply(tombstone);
+                let key = IndexKey::new(position, key);
+                Change::Document { index, key, entry: None, replaced: Some(replaced) }
+            }
+            Effect::Tombstone(_) => tombstone,
             Effect::CreateIndex(fields) => Change::Control(Effect::CreateIndex(fields)),
             Effect::DropIndex(fields) => Change::Control(Effect::DropIndex(fields)),
             Effect::Assign(fields) => Change::Control(Effect::Assign(fields)),
@@ -479,4 +546,32 @@ impl Replay {
         self.records += 1;
         Ok(())
     }
+
+    /// The entry of a put.
+    fn entry(
+        &mut self,
+        segment: &Segment,
+        located: Located<'_>,
+        put: &Put<'_>,
+        index_name: &str,
+    ) -> Entry {
+        let Put { key, document, expires_at, version, .. } = *put;
+        let scratch = &mut self.scratch;
+        let content_hash = effect::content_hash(scratch, index_name, key, expires_at, document);
+        Entry {
+            segment: segment.number,
+            offset: located.offset,
+            first_segment: put.replaced.map_or(segment.number, |replaced| replaced.first_segment),
+            bytes: (key.len() + document.len()) as u32,
+            version,
+            expires_at,
+            content_hash,
+        }
+    }
+}
+
+fn decode<'a>(segment: &Segment, located: Located<'a>) -> Result<Effect<'a>> {
+    let Located { offset, record } = located;
+    Effect::decode(record.kind, record.payload)
+        .map_err(|what| Error::corrupt(&segment.path, offset as usize, what))
 }

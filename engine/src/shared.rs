@@ -1,6 +1,7 @@
 //! What the threads of an engine share.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +15,9 @@ use crate::index::{Entry, Index, IndexKey};
 use crate::log::Segments;
 use crate::log::record::Checksum;
 use crate::overlay::Overlay;
+use crate::read::Recount;
 use crate::state::{Change, State};
+use crate::usage::Usage;
 use crate::{IndexId, Stat};
 
 /// What the sequencer, the checkpointer and the readers share.
@@ -27,6 +30,14 @@ pub(crate) struct Shared {
     pub(crate) segments: Arc<Segments>,
     pub(crate) cache: DocumentCache,
     pub(crate) poison: Poison,
+    /// Segments of which nothing is needed any more. The next checkpoint leaves them out of the
+    /// manifest and deletes them.
+    pub(crate) condemned: Mutex<BTreeSet<u32>>,
+    /// Whether there may be documents outside the owned ranges. Set with an assignment, cleared by
+    /// the compactor when it has removed them.
+    pub(crate) unowned: AtomicBool,
+    /// What the index took on disk at the last checkpoint.
+    pub(crate) index_bytes: AtomicU64,
     /// The last durable LSN. Written by the sequencer.
     pub(crate) durable_lsn: AtomicU64,
     /// The LSN of the last checkpoint. Written by the checkpointer.
@@ -44,20 +55,29 @@ pub(crate) struct Shared {
 pub(crate) struct View {
     pub(crate) state: State,
     pub(crate) overlay: Overlay,
+    pub(crate) usage: Usage,
 }
 
 impl View {
     /// Publishes a change.
     pub(crate) fn apply(&mut self, change: Change) {
         self.state.apply(&change);
+        self.usage.apply(&change);
         match change {
             Change::Document { index, key, entry, .. } => self.overlay.put(index, key, entry),
+            Change::Tombstone { .. } => {}
             Change::Control(effect) => {
                 if let crate::effect::Effect::DropIndex(drop) = effect {
                     self.overlay.drop_index(drop.id);
                 }
             }
         }
+    }
+
+    /// Takes over what only a recount knows.
+    pub(crate) fn take_counts(&mut self, counted: Recount) {
+        self.state.take_distribution(&counted.state);
+        self.usage.take_live(counted.usage);
     }
 }
 

@@ -87,7 +87,13 @@ pub(crate) enum Change {
         key: IndexKey,
         entry: Option<Entry>,
         /// What was there before.
-        replaced: Option<Share>,
+        replaced: Option<Replaced>,
+    },
+    /// A removal is recorded, for the first time or once more.
+    Tombstone {
+        segment: u32,
+        /// Of the record.
+        bytes: u32,
     },
     /// Any other effect.
     Control(Effect<'static>),
@@ -167,9 +173,9 @@ impl State {
             Change::Document { index, key, entry, replaced } => {
                 let bin = self.bin(key.position());
                 let Some(of_index) = self.indexes.get_mut(index) else { return };
-                if let Some(share) = *replaced {
-                    of_index.totals.subtract(share);
-                    self.used = self.used.saturating_sub(u64::from(share.bytes));
+                if let Some(replaced) = replaced {
+                    of_index.totals.subtract(Share::from(replaced));
+                    self.used = self.used.saturating_sub(u64::from(replaced.bytes));
                 }
                 if let Some(entry) = entry {
                     of_index.totals.add(Share::from(entry));
@@ -181,6 +187,7 @@ impl State {
                     *count += u64::from(entry.is_some());
                 }
             }
+            Change::Tombstone { .. } => {}
             Change::Control(effect) => self.apply_control(effect),
         }
     }
@@ -209,7 +216,7 @@ impl State {
                 }
             }
             // Documents come as `Change::Document`.
-            Effect::Put(_) | Effect::Remove(_) => {}
+            Effect::Put(_) | Effect::Remove(_) | Effect::Tombstone(_) => {}
         }
     }
 
@@ -223,6 +230,24 @@ impl State {
             }
         }
         position >= end
+    }
+
+    /// What of `within` is not owned, in ring order. The owned ranges are.
+    pub(crate) fn unowned(&self, within: &[(u32, u32)]) -> Vec<(u32, u32)> {
+        let owned = self.assignment.as_ref().map_or(&[][..], |assignment| &assignment.ranges);
+        let mut rest = Vec::new();
+        for &(start, end) in within {
+            let mut position = start;
+            for &(from, until) in owned {
+                if from > position {
+                    rest.push((position, from.min(end)));
+                }
+                position = position.max(until);
+            }
+            rest.push((position, end));
+        }
+        rest.retain(|(start, end)| start < end);
+        rest
     }
 
     /// The limit on bytes; without an assignment nothing may be stored.
@@ -275,6 +300,14 @@ mod tests {
         assert!(!state.owns(15, 25));
         assert!(!state.owns(20, 21));
         assert!(!State::default().owns(0, 1));
+    }
+
+    #[test]
+    fn what_is_not_owned_is_what_lies_between() {
+        let state = with_ranges(&[(5, 10), (20, 30)]);
+        assert_eq!(state.unowned(&[(0, 50)]), [(0, 5), (10, 20), (30, 50)]);
+        assert_eq!(state.unowned(&[(6, 9), (22, 35)]), [(30, 35)]);
+        assert_eq!(state.unowned(&[(0, 7), (8, 15)]), [(0, 5), (10, 15)]);
     }
 
     #[test]

@@ -16,6 +16,10 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
         }
         Error::WrongShard { epoch } => WireError::WrongShard { epoch },
         Error::Locked { owner } => WireError::Locked { owner },
+        // To whoever assigns, the range is locked for a while.
+        Error::NotCleared { .. } => {
+            WireError::Locked { owner: "the removal of what it held".into() }
+        }
         Error::TooLarge { what, size, limit } => {
             WireError::TooLarge { what: what.to_owned(), size, limit }
         }

@@ -14,6 +14,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::command::{IndexId, Key, Version};
+use crate::effect;
 use crate::error::Result;
 use crate::log::Lsn;
 use crate::log::record::{u32_at, u64_at, u128_at};
@@ -24,7 +25,7 @@ use crate::log::record::{u32_at, u64_at, u128_at};
 /// | --- | --- | --- |
 /// | 0 | 4 | number of the segment |
 /// | 4 | 4 | offset of the record in it |
-/// | 8 | 4 | length of the record |
+/// | 8 | 4 | first segment that may hold a record of the key's present life |
 /// | 12 | 4 | bytes of key and document |
 /// | 16 | 8 | version |
 /// | 24 | 8 | when it expires, in milliseconds since 1970; 0 for never |
@@ -33,7 +34,9 @@ use crate::log::record::{u32_at, u64_at, u128_at};
 pub struct Entry {
     pub(crate) segment: u32,
     pub(crate) offset: u32,
-    pub(crate) length: u32,
+    /// No segment before this one holds a record of the key written since it was last absent: a
+    /// removal is to be remembered while a segment from here to the last one is there.
+    pub(crate) first_segment: u32,
     pub(crate) bytes: u32,
     pub(crate) version: Version,
     pub(crate) expires_at: u64,
@@ -43,11 +46,16 @@ pub struct Entry {
 const ENTRY_BYTES: usize = 48;
 
 impl Entry {
+    /// The length of the document's record.
+    pub(crate) fn record_bytes(&self) -> usize {
+        effect::record_bytes(self.bytes as usize)
+    }
+
     pub(crate) fn encode(&self) -> [u8; ENTRY_BYTES] {
         let mut bytes = [0; ENTRY_BYTES];
         bytes[0..4].copy_from_slice(&self.segment.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.length.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.first_segment.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.bytes.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.version.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.expires_at.to_le_bytes());
@@ -59,7 +67,7 @@ impl Entry {
         (bytes.len() == ENTRY_BYTES).then(|| Self {
             segment: u32_at(bytes, 0),
             offset: u32_at(bytes, 4),
-            length: u32_at(bytes, 8),
+            first_segment: u32_at(bytes, 8),
             bytes: u32_at(bytes, 12),
             version: u64_at(bytes, 16),
             expires_at: u64_at(bytes, 24),
@@ -144,6 +152,9 @@ pub trait Index: Send + Sync {
 
     /// The LSN of the last flush that survived; 0 for none.
     fn checkpoint(&self) -> Result<Lsn>;
+
+    /// How much of the disk it takes, as far as that can be told.
+    fn bytes_on_disk(&self) -> u64;
 }
 
 /// Where an index is kept between openings.
@@ -164,7 +175,7 @@ mod tests {
         let entry = Entry {
             segment: 1,
             offset: 2,
-            length: 3,
+            first_segment: 3,
             bytes: 4,
             version: u64::MAX,
             expires_at: 6,

@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,6 +174,21 @@ impl Index for SledIndex {
         let bytes = value.as_deref().and_then(|value| value.first_chunk().copied());
         Ok(bytes.map_or(0, Lsn::from_le_bytes))
     }
+
+    fn bytes_on_disk(&self) -> u64 {
+        allocated(&self.dir)
+    }
+}
+
+/// The bytes of the disk that the files below a directory take; what cannot be read counts nothing.
+fn allocated(dir: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(dir) else { return 0 };
+    let bytes = entries.flatten().filter_map(|entry| {
+        let metadata = entry.metadata().ok()?;
+        let blocks = || metadata.blocks() * 512;
+        Some(if metadata.is_dir() { allocated(&entry.path()) } else { blocks() })
+    });
+    bytes.sum()
 }
 
 fn tree_name(index: IndexId) -> String {

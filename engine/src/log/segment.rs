@@ -3,7 +3,7 @@
 //! | offset | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `SHERDLOG` |
-//! | 8 | 4 | format version, 1 |
+//! | 8 | 4 | format version, 2 |
 //! | 12 | 4 | number of the segment |
 //! | 16 | 16 | identity of the data directory |
 //! | 32 | 8 | LSN of the first record |
@@ -12,8 +12,9 @@
 //! | 60 | 4 | CRC-32 of the bytes before |
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
@@ -26,7 +27,7 @@ use crate::log::record::{u32_at, u64_at, u128_at};
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 
 /// The version of the on-disk format: segments, records and effects.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"SHERDLOG";
 const EXTENSION: &str = ".log";
@@ -104,6 +105,8 @@ pub(crate) struct Segment {
     pub(crate) first_lsn: Lsn,
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn File>,
+    /// Its length, once it is sealed.
+    pub(crate) sealed: OnceLock<u32>,
 }
 
 /// The segments of a log, by number.
@@ -119,6 +122,25 @@ impl Segments {
 
     pub(crate) fn get(&self, number: u32) -> Option<Arc<Segment>> {
         self.0.read().get(&number).map(Arc::clone)
+    }
+
+    /// The number of the first one; 0 where there is none.
+    pub(crate) fn first(&self) -> u32 {
+        self.0.read().keys().next().copied().unwrap_or(0)
+    }
+
+    /// The numbers of those in a range.
+    pub(crate) fn numbers(&self, range: RangeInclusive<u32>) -> Vec<u32> {
+        // A record that lies may give a range that ends before it begins.
+        if range.is_empty() {
+            return Vec::new();
+        }
+        self.0.read().range(range).map(|(&number, _)| number).collect()
+    }
+
+    /// Takes a segment out. Who holds it may read on.
+    pub(crate) fn remove(&self, number: u32) -> Option<Arc<Segment>> {
+        self.0.write().remove(&number)
     }
 
     /// All, in the order of their numbers.
@@ -153,7 +175,7 @@ mod tests {
         let crc = crc32fast::hash(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         let error = read_header(Path::new("x.log"), &bytes).unwrap_err();
-        assert_eq!(error.to_string(), "x.log: format version 9 is not known here, 1 is");
+        assert_eq!(error.to_string(), "x.log: format version 9 is not known here, 2 is");
     }
 
     #[test]

@@ -14,8 +14,8 @@
 //! begins a new one.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use crate::error::{Error, Result};
@@ -146,7 +146,7 @@ impl LogWriter {
         };
         // The zeros behind the last record are not part of a sealed segment. Where this does not
         // survive a crash, recovery does it again: the next header tells the length.
-        let sealed = &self.active.segment;
+        let sealed = Arc::clone(&self.active.segment);
         sealed
             .file
             .set_len(u64::from(self.active.end))
@@ -159,6 +159,7 @@ impl LogWriter {
         };
         // Records acknowledged but not yet synced must not lie before ones that are.
         self.sync()?;
+        _ = sealed.sealed.set(self.active.end);
         self.active = activate(self.fs.as_ref(), &self.dir, &self.segments, spare, header)?;
         self.order_spare();
         Ok(())
@@ -298,6 +299,7 @@ fn activate(
         first_lsn: header.first_lsn,
         path,
         file: spare.file,
+        sealed: OnceLock::new(),
     });
     let end = SEGMENT_HEADER_BYTES as u32;
     Ok(Active { segment, end, capacity: spare.capacity, full: false })

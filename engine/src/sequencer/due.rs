@@ -60,7 +60,7 @@ impl Sequencer {
             return;
         }
         let idle = self.last_freeze.elapsed() >= self.options.checkpoint_interval && !empty;
-        if keys >= self.options.checkpoint_keys || idle {
+        if keys >= self.options.checkpoint_keys || idle || self.checkpoint_wanted {
             self.freeze();
         }
     }
@@ -83,9 +83,9 @@ impl Sequencer {
     fn note_checkpoint(&mut self, wait: bool) {
         while self.checkpoint_running {
             let report = if wait {
-                self.checkpointed.recv().map_err(|_| TryRecvError::Disconnected)
+                self.channels.checkpointed.recv().map_err(|_| TryRecvError::Disconnected)
             } else {
-                self.checkpointed.try_recv()
+                self.channels.checkpointed.try_recv()
             };
             match report {
                 Ok(Ok(())) => {
@@ -111,6 +111,7 @@ impl Sequencer {
     /// Hands what is published to the checkpointer. None may be running.
     fn freeze(&mut self) {
         self.last_freeze = Instant::now();
+        self.checkpoint_wanted = false;
         // The index must not get ahead of the log.
         if self.shared.poison.check().is_err() {
             return;
@@ -124,10 +125,12 @@ impl Sequencer {
             Snapshot {
                 lsn: self.log.durable_lsn(),
                 state: view.state.clone(),
+                tombstones: view.usage.tombstones.clone(),
+                condemned: self.shared.condemned.lock().iter().copied().collect(),
                 generation: view.overlay.freeze(),
             }
         };
-        self.checkpoint_running = self.snapshots.send(snapshot).is_ok();
+        self.checkpoint_running = self.channels.snapshots.send(snapshot).is_ok();
     }
 
     /// Checkpoints all that is published, and waits for it.
@@ -135,7 +138,9 @@ impl Sequencer {
         self.shared.poison.check()?;
         self.note_checkpoint(true);
         let checkpointed = self.shared.checkpoint_lsn.load(Ordering::Acquire);
-        if !self.checkpoint_running && checkpointed + 1 < self.log.next_lsn() {
+        let anything =
+            checkpointed + 1 < self.log.next_lsn() || !self.shared.condemned.lock().is_empty();
+        if !self.checkpoint_running && anything {
             self.freeze();
             self.note_checkpoint(true);
         }

@@ -12,6 +12,7 @@
 //! full disk is different: the batch is refused as a whole, and the next one is tried.
 
 mod due;
+mod relocate;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::checkpoint::Snapshot;
 use crate::command::{
     Assignment, Command, Condition, IndexId, Mutation, MutationOutcome, Outcome, Version,
 };
+use crate::compaction;
 use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock, Put, Remove, Replaced, SetLimit};
 use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
@@ -31,7 +33,7 @@ use crate::log::{LogWriter, record};
 use crate::queue::{Queue, Task};
 use crate::read;
 use crate::shared::Shared;
-use crate::state::{Change, Share, State};
+use crate::state::{Change, State};
 
 /// A batch is made durable when it has this many bytes, whatever still waits: what is acknowledged
 /// later waits longer.
@@ -67,9 +69,10 @@ pub(crate) struct Sequencer {
     /// What was evaluated: the published state and the pending changes.
     state: State,
     batch: Batch,
-    snapshots: Sender<Snapshot>,
-    checkpointed: Receiver<Result<()>>,
+    channels: Channels,
     checkpoint_running: bool,
+    /// Segments wait for a checkpoint, to be deleted.
+    checkpoint_wanted: bool,
     /// Why the running checkpoint does not come to its end.
     checkpoint_error: Option<Error>,
     last_sync: Instant,
@@ -77,6 +80,13 @@ pub(crate) struct Sequencer {
     sync_time: Duration,
     last_freeze: Instant,
     scratch: Vec<u8>,
+}
+
+/// To and from the other threads of the engine.
+pub(crate) struct Channels {
+    pub(crate) snapshots: Sender<Snapshot>,
+    pub(crate) checkpointed: Receiver<Result<()>>,
+    pub(crate) compactor: Sender<compaction::Request>,
 }
 
 /// What is evaluated and not yet durable.
@@ -105,8 +115,7 @@ impl Sequencer {
         queue: Arc<Queue>,
         log: LogWriter,
         options: Options,
-        snapshots: Sender<Snapshot>,
-        checkpointed: Receiver<Result<()>>,
+        channels: Channels,
     ) -> Self {
         let state = shared.view.read().state.clone();
         Self {
@@ -116,9 +125,9 @@ impl Sequencer {
             options,
             state,
             batch: Batch::default(),
-            snapshots,
-            checkpointed,
+            channels,
             checkpoint_running: false,
+            checkpoint_wanted: false,
             checkpoint_error: None,
             last_sync: Instant::now(),
             sync_time: Duration::ZERO,
@@ -138,10 +147,13 @@ impl Sequencer {
             for task in tasks.drain(..) {
                 match task {
                     Task::Command(command, done) => self.handle(command, done),
+                    Task::Relocate(survivors, done) => self.relocate(&survivors, done),
+                    Task::Sweep(keys, done) => self.sweep(&keys, done),
                     Task::Checkpoint(done) => {
                         self.commit();
                         _ = done.send(self.checkpoint_now());
                     }
+                    Task::CheckpointSoon => self.checkpoint_wanted = true,
                 }
             }
             self.commit();
@@ -250,19 +262,10 @@ impl Sequencer {
         let Some(of_index) = self.state.indexes.get(index) else {
             return Err(Error::IndexNotFound(*index));
         };
-        let pending_key = (*index, IndexKey::from(key));
-        let current = match self.batch.pending.get(&pending_key) {
-            Some(entry) => *entry,
-            None => self.shared.entry(*index, &pending_key.1)?,
-        };
+        let index_name = Arc::clone(&of_index.name);
+        let index_key = IndexKey::from(key);
+        let current = self.current(*index, &index_key)?;
         let found = current.map(|entry| entry.version);
-        let replaced = current.map(|entry| Replaced {
-            bytes: entry.bytes,
-            segment: entry.segment,
-            length: entry.length,
-            content_hash: entry.content_hash,
-            version: entry.version,
-        });
         match mutation {
             Mutation::Write { document, condition, .. } => {
                 let holds = match *condition {
@@ -275,20 +278,16 @@ impl Sequencer {
                     return Ok(MutationOutcome::ConditionFailed(found));
                 }
                 let bytes = (key.bytes.len() + document.len()) as u64;
+                let replaced = current.map(|entry| self.replaced(&entry));
                 self.check_limit(bytes, replaced.map_or(0, |replaced| u64::from(replaced.bytes)))?;
                 let version = self.log.next_lsn() + self.batch.records;
-                let content_hash = effect::content_hash(
-                    &mut self.scratch,
-                    &of_index.name,
-                    &key.bytes,
-                    0,
-                    document,
-                );
-                let (segment, batch_start) = self.log.place();
+                let content_hash =
+                    effect::content_hash(&mut self.scratch, &index_name, &key.bytes, 0, document);
+                let (segment, offset) = self.next_place();
                 let entry = Entry {
                     segment,
-                    offset: batch_start + self.batch.bytes.len() as u32,
-                    length: effect::put_record_bytes(key.bytes.len(), document.len()) as u32,
+                    offset,
+                    first_segment: replaced.map_or(segment, |replaced| replaced.first_segment),
                     bytes: bytes as u32,
                     version,
                     expires_at: 0,
@@ -303,25 +302,51 @@ impl Sequencer {
                     key: &key.bytes,
                     document,
                 }));
-                self.change_document(pending_key, Some(entry), replaced);
+                self.change_document((*index, index_key), Some(entry), replaced);
                 Ok(MutationOutcome::Written(version))
             }
             Mutation::Remove { version, .. } => {
-                let Some(replaced) = replaced else { return Ok(MutationOutcome::Missing) };
+                let Some(entry) = current else { return Ok(MutationOutcome::Missing) };
                 if version.is_some() && *version != found {
                     return Ok(MutationOutcome::ConditionFailed(found));
                 }
-                let lsn: Version = self.log.next_lsn() + self.batch.records;
-                self.record(&Effect::Remove(Remove {
-                    index: *index,
-                    position: key.position,
-                    replaced,
-                    key: &key.bytes,
-                }));
-                self.change_document(pending_key, None, Some(replaced));
-                Ok(MutationOutcome::Removed(lsn))
+                Ok(MutationOutcome::Removed(self.remove(*index, index_key, &entry)))
             }
         }
+    }
+
+    /// Adds the removal of a document to the batch, and returns its LSN.
+    fn remove(&mut self, index: IndexId, key: IndexKey, found: &Entry) -> Version {
+        let lsn = self.log.next_lsn() + self.batch.records;
+        let start = self.batch.bytes.len();
+        let replaced = self.replaced(found);
+        let (position, of_key) = (key.position(), key.key());
+        self.record(&Effect::Remove(Remove { index, position, replaced, key: of_key }));
+        self.note_tombstone(start);
+        self.change_document((index, key), None, Some(replaced));
+        lsn
+    }
+
+    /// The entry of a key after all that was evaluated.
+    fn current(&self, index: IndexId, key: &IndexKey) -> Result<Option<Entry>> {
+        match self.batch.pending.get(&(index, key.clone())) {
+            Some(entry) => Ok(*entry),
+            None => self.shared.entry(index, key),
+        }
+    }
+
+    /// What an effect says of the document that it replaces.
+    fn replaced(&self, entry: &Entry) -> Replaced {
+        let Entry { bytes, segment, content_hash, version, .. } = *entry;
+        // Segments before the first one there is hold nothing any more.
+        let first_segment = entry.first_segment.max(self.shared.segments.first());
+        Replaced { bytes, segment, first_segment, content_hash, version }
+    }
+
+    /// Where the next record of the batch will lie: segment and offset.
+    fn next_place(&self) -> (u32, u32) {
+        let (segment, batch_start) = self.log.place();
+        (segment, batch_start + self.batch.bytes.len() as u32)
     }
 
     /// Refuses what would take the bytes over the limit. What takes no more than it gives back is
@@ -342,7 +367,6 @@ impl Sequencer {
         entry: Option<Entry>,
         replaced: Option<Replaced>,
     ) {
-        let replaced = replaced.as_ref().map(Share::from);
         let change = Change::Document { index, key: key.clone(), entry, replaced };
         self.state.apply(&change);
         self.batch.changes.push(change);
@@ -368,6 +392,8 @@ impl Sequencer {
         let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         if old_ranges != new_ranges && self.state.documents() > 0 {
             self.recount_distribution()?;
+            self.shared.unowned.store(true, Ordering::Release);
+            _ = self.channels.compactor.send(compaction::Request::Look);
         }
         Ok(Outcome::Done)
     }
@@ -396,6 +422,7 @@ impl Sequencer {
             Command::Assign(assignment) => {
                 check_assignment(state.assignment.as_deref(), &assignment)?;
                 let held = state.assignment.as_deref() == Some(&assignment);
+                self.check_cleared(&assignment)?;
                 (!held).then_some(Effect::Assign(assignment))
             }
             Command::Lock { owner } => match &state.locked_by {
@@ -421,13 +448,28 @@ impl Sequencer {
         })
     }
 
+    /// Refuses an assignment of a range that was given up as long as documents of that time are
+    /// there: they must not come back.
+    fn check_cleared(&self, offered: &Assignment) -> Result<()> {
+        if !self.shared.unowned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let view = self.shared.view.read();
+        let index = self.shared.index.as_ref();
+        match read::unowned(&view, index, &offered.ranges, None, 1)?.first() {
+            Some((_, key)) => Err(Error::NotCleared { position: key.position() }),
+            None => Ok(()),
+        }
+    }
+
     /// Counts the documents by fifths of new ranges. Writing waits for it, which is why ranges
     /// that stay the same do not come here.
     fn recount_distribution(&mut self) -> Result<()> {
-        let counted = read::recount(&self.shared.view.read(), self.shared.index.as_ref())?;
-        let mut view = self.shared.view.write();
+        let shared = &self.shared;
+        let counted = read::recount(&shared.view.read(), shared.index.as_ref(), &shared.segments)?;
+        let mut view = shared.view.write();
         for state in [&mut self.state, &mut view.state] {
-            state.take_distribution(&counted);
+            state.take_distribution(&counted.state);
         }
         Ok(())
     }
@@ -450,7 +492,12 @@ impl Sequencer {
             return Ok(());
         }
         self.try_commit()?;
-        self.log.make_room(bytes).inspect_err(|error| self.poison_unless_harmless(error))
+        let (sealed, _) = self.log.place();
+        self.log.make_room(bytes).inspect_err(|error| self.poison_unless_harmless(error))?;
+        if self.log.place().0 != sealed {
+            _ = self.channels.compactor.send(compaction::Request::Look);
+        }
+        Ok(())
     }
 
     /// Ends the batch: append, sync, publish, answer.
@@ -530,9 +577,9 @@ impl Sequencer {
 fn record_bytes(mutation: &Mutation) -> usize {
     match mutation {
         Mutation::Write { key, document, .. } => {
-            effect::put_record_bytes(key.bytes.len(), document.len())
+            effect::record_bytes(key.bytes.len() + document.len())
         }
-        Mutation::Remove { key, .. } => effect::put_record_bytes(key.bytes.len(), 0),
+        Mutation::Remove { key, .. } => effect::record_bytes(key.bytes.len()),
     }
 }
 

@@ -19,7 +19,8 @@ use sherd_engine::{
 pub const RING: u32 = 10_000_000;
 pub const INDEX: u32 = 1;
 
-/// Small segments, so that tests cross their borders, and no checkpoint unless asked for.
+/// Small segments, so that tests cross their borders, and no checkpoint and no compaction unless
+/// asked for.
 pub fn options() -> Options {
     Options {
         segment_bytes: 4096,
@@ -27,6 +28,7 @@ pub fn options() -> Options {
         checkpoint_interval: Duration::from_secs(3600),
         index_cache_bytes: 1 << 20,
         document_cache_bytes: 1 << 16,
+        compaction: false,
         ..Options::default()
     }
 }

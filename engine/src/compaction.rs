@@ -1,0 +1,401 @@
+//! Compaction: gives back the disk space of what is dead.
+//!
+//! The log grows with the history; live is only the last put of each key. The compactor picks the
+//! sealed segment with the most garbage, has the sequencer append once more what of it lives on
+//! (the documents, by the ordinary way of a batch, so that order and durability are those of any
+//! write) and condemns the segment. The next checkpoint's index points nowhere into it, its
+//! manifest no longer names it, and then the file is removed. This is the cleaner of a
+//! log-structured file system (Rosenblum and Ousterhout, 1991), with the greedy choice of a victim.
+//!
+//! A removal is garbage when no older record of its key is left that it would have to outweigh in
+//! a rebuild. Effects carry the first segment that may hold one, and the last is that of the
+//! document removed; while any segment of these is there, the removal lives on as a *tombstone*.
+//! Where tombstones pile up, the oldest segment is the victim: with nothing before it, all its
+//! removals end, so that one round through the log ends all.
+//!
+//! How much of its time the compactor works grows with the garbage, from a fifth to all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::command::{Compacted, IndexId, Outcome, Version};
+use crate::effect::{self, Effect, Remove, Replaced, Tombstone};
+use crate::engine::{Completion, Options};
+use crate::error::{Error, Result};
+use crate::index::IndexKey;
+use crate::log::{Located, SEGMENT_HEADER_BYTES, Segment, Source, read_segment};
+use crate::queue::{Queue, Task};
+use crate::read;
+use crate::shared::Shared;
+use crate::usage::BySegment;
+
+/// How often the compactor looks for work when nothing tells it to.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long it waits after a failure.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The records that are appended with one batch, in bytes. Writes wait for so much to be written.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// How many documents outside the owned ranges are removed with one batch.
+const SWEEP_KEYS: usize = 256;
+
+/// The disk space that all together may take, in percent of the live records, besides four
+/// segments: the one being written, the one prepared, the reserve, and one for rounding.
+const SPACE_PERCENT: u64 = 160;
+
+/// Sealed segments may take so much, in percent of the live records, even where the index leaves
+/// less of [`SPACE_PERCENT`]: with less garbage, compaction copies too much for what it frees.
+const LEAST_SPACE_PERCENT: u64 = 120;
+
+/// Compaction begins when the sealed segments are within so much of what they may take, in percent
+/// of the live records and besides one segment.
+const HEADWAY_PERCENT: u64 = 10;
+
+/// Removals may take so much, in percent of the live records, before the oldest segments are
+/// compacted for them.
+const TOMBSTONE_PERCENT: u64 = 5;
+
+/// The least share of its time that the compactor works once it has begun, in percent.
+const LEAST_SHARE_PERCENT: u64 = 20;
+
+/// What is asked of the compactor.
+pub(crate) enum Request {
+    /// To see whether there is work.
+    Look,
+    /// To compact the segment with the most garbage, however little.
+    Compact(SyncSender<Result<Option<Compacted>>>),
+}
+
+/// What of a segment lives on.
+pub(crate) enum Survivor {
+    Document {
+        index: IndexId,
+        key: IndexKey,
+        /// Where it lies: segment and offset.
+        place: (u32, u32),
+        document: Bytes,
+    },
+    Tombstone {
+        index: IndexId,
+        key: IndexKey,
+        version: Version,
+        replaced: Replaced,
+    },
+}
+
+impl Survivor {
+    /// The length of the record it is to have.
+    pub(crate) fn record_bytes(&self) -> usize {
+        effect::record_bytes(match self {
+            Self::Document { key, document, .. } => key.key().len() + document.len(),
+            Self::Tombstone { key, .. } => key.key().len(),
+        })
+    }
+}
+
+/// The compactor, on its thread.
+pub(crate) struct Compactor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) options: Options,
+    pub(crate) requests: Receiver<Request>,
+}
+
+/// A sealed segment to compact, and how urgent that is.
+struct Victim {
+    segment: Arc<Segment>,
+    length: u32,
+    /// The share of its time that the compactor works, in percent.
+    share: u64,
+}
+
+/// What is to be appended with one batch.
+struct Chunk<'a> {
+    compactor: &'a Compactor,
+    share: u64,
+    /// When the work on it began.
+    begun: Instant,
+    survivors: Vec<Survivor>,
+    bytes: usize,
+    /// The bytes of the chunks before.
+    moved: u64,
+}
+
+impl Chunk<'_> {
+    fn push(&mut self, survivor: Survivor) -> Result<()> {
+        self.bytes += survivor.record_bytes();
+        self.survivors.push(survivor);
+        if self.bytes >= CHUNK_BYTES { self.append() } else { Ok(()) }
+    }
+
+    fn append(&mut self) -> Result<()> {
+        let survivors = std::mem::take(&mut self.survivors);
+        if !survivors.is_empty() {
+            self.compactor.ask(|done| Task::Relocate(survivors, done))?;
+        }
+        self.moved += std::mem::take(&mut self.bytes) as u64;
+        self.compactor.pause(self.begun, self.share);
+        self.begun = Instant::now();
+        Ok(())
+    }
+}
+
+/// What the sealed segments are used for.
+struct Space {
+    sealed: Vec<Sealed>,
+    /// The live bytes of all segments.
+    live: u64,
+    /// The bytes of removals in sealed segments.
+    tombstones: u64,
+}
+
+struct Sealed {
+    segment: Arc<Segment>,
+    length: u32,
+    garbage: u64,
+}
+
+impl Space {
+    /// The segment with the largest share of garbage.
+    fn most_garbage(&self) -> Option<&Sealed> {
+        let with_garbage = self.sealed.iter().filter(|sealed| sealed.garbage > 0);
+        with_garbage.max_by_key(|sealed| sealed.garbage * 1000 / u64::from(sealed.length.max(1)))
+    }
+
+    /// The oldest segment, where there are more bytes of removals than `most`.
+    fn oldest_for_tombstones(&self, most: u64) -> Option<&Sealed> {
+        (self.tombstones > most).then(|| self.sealed.first()).flatten()
+    }
+}
+
+impl Compactor {
+    /// Works until the engine is closed.
+    pub(crate) fn run(self) {
+        let mut wait = LOOK_INTERVAL;
+        loop {
+            match self.requests.recv_timeout(wait) {
+                Ok(Request::Compact(done)) => _ = done.send(self.compact_now()),
+                Ok(Request::Look) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            wait = LOOK_INTERVAL;
+            if !self.options.compaction || self.shared.poison.is_set() {
+                continue;
+            }
+            match self.sweep().and_then(|()| self.compact_when_due()) {
+                Ok(()) | Err(Error::Closed) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "compaction failed and will be tried again");
+                    wait = RETRY_AFTER;
+                }
+            }
+        }
+    }
+
+    fn compact_when_due(&self) -> Result<()> {
+        while let Some(victim) = self.due(&self.space()) {
+            let begun = Instant::now();
+            let moved = self.compact(&victim)?;
+            tracing::debug!(
+                segment = victim.segment.number, bytes = victim.length, moved,
+                share = victim.share, elapsed = ?begun.elapsed(), "compacted a segment"
+            );
+            self.queue.push(Task::CheckpointSoon);
+        }
+        Ok(())
+    }
+
+    /// Compacts the segment with the most garbage, or, where there are removals only, the oldest
+    /// one, and deletes it.
+    fn compact_now(&self) -> Result<Option<Compacted>> {
+        self.sweep()?;
+        let space = self.space();
+        let Some(sealed) = space.most_garbage().or_else(|| space.oldest_for_tombstones(0)) else {
+            return Ok(None);
+        };
+        let Sealed { segment, length, .. } = sealed;
+        let victim = Victim { segment: Arc::clone(segment), length: *length, share: 100 };
+        let moved = self.compact(&victim)?;
+        let (done, checkpointed) = mpsc::sync_channel(1);
+        self.queue.push(Task::Checkpoint(done));
+        checkpointed.recv().unwrap_or(Err(Error::Closed))?;
+        Ok(Some(Compacted { segment: victim.segment.number, bytes: u64::from(*length), moved }))
+    }
+
+    fn space(&self) -> Space {
+        let condemned = self.shared.condemned.lock().clone();
+        let segments = self.shared.segments.all();
+        let (live, tombstones) = {
+            let view = self.shared.view.read();
+            (view.usage.live(), view.usage.tombstones.clone())
+        };
+        let bytes_of = |segment: &Segment| {
+            let of = |bytes: &BySegment| bytes.get(&segment.number).copied().unwrap_or(0);
+            (of(&live), of(&tombstones))
+        };
+        let sealed: Vec<Sealed> = segments
+            .iter()
+            .filter(|segment| !condemned.contains(&segment.number))
+            .filter_map(|segment| {
+                let length = *segment.sealed.get()?;
+                let (live, tombstones) = bytes_of(segment);
+                let used = SEGMENT_HEADER_BYTES as u64 + live + tombstones;
+                let garbage = u64::from(length).saturating_sub(used);
+                Some(Sealed { segment: Arc::clone(segment), length, garbage })
+            })
+            .collect();
+        let tombstones = sealed.iter().map(|sealed| bytes_of(&sealed.segment).1).sum();
+        Space { sealed, live: live.values().sum(), tombstones }
+    }
+
+    /// Which segment is to be compacted now, if any.
+    fn due(&self, space: &Space) -> Option<Victim> {
+        let segment_bytes = u64::from(self.options.segment_bytes);
+        let percent_of_live = |percent: u64| space.live * percent / 100;
+        let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
+        let allowed = (percent_of_live(SPACE_PERCENT) + segment_bytes).saturating_sub(index_bytes);
+        let limit = allowed.max(percent_of_live(LEAST_SPACE_PERCENT) + segment_bytes);
+        let headway = percent_of_live(HEADWAY_PERCENT) + segment_bytes;
+        let sealed: u64 = space.sealed.iter().map(|sealed| u64::from(sealed.length)).sum();
+        let over = (sealed + headway).saturating_sub(limit).min(headway);
+        let most_tombstones = percent_of_live(TOMBSTONE_PERCENT) + segment_bytes / 4;
+        let victim = (over > 0)
+            .then(|| space.most_garbage())
+            .flatten()
+            .or_else(|| space.oldest_for_tombstones(most_tombstones))?;
+        let share = LEAST_SHARE_PERCENT + (100 - LEAST_SHARE_PERCENT) * over / headway;
+        Some(Victim { segment: Arc::clone(&victim.segment), length: victim.length, share })
+    }
+
+    /// Has everything appended that outlives a segment, and condemns it. Returns how many bytes
+    /// were appended.
+    fn compact(&self, victim: &Victim) -> Result<u64> {
+        let segment = &victim.segment;
+        let mut bytes = vec![0; victim.length as usize];
+        segment
+            .file
+            .read_exact_at(&mut bytes, 0)
+            .map_err(|error| Error::failed("read a segment", &segment.path, error))?;
+        let bytes = Bytes::from(bytes);
+        let source = Source { path: &segment.path, bytes: &bytes, checksum: &self.shared.checksum };
+        let mut chunk = Chunk {
+            compactor: self,
+            share: victim.share,
+            begun: Instant::now(),
+            survivors: Vec::new(),
+            bytes: 0,
+            moved: 0,
+        };
+        read_segment(source, segment.first_lsn, Some(victim.length), |located| {
+            if let Some(survivor) = self.survivor(segment, located, &bytes)? {
+                chunk.push(survivor)?;
+            }
+            Ok(())
+        })?;
+        chunk.append()?;
+        self.shared.condemned.lock().insert(segment.number);
+        Ok(chunk.moved)
+    }
+
+    /// What of a record lives on.
+    fn survivor(
+        &self,
+        segment: &Segment,
+        Located { offset, record }: Located<'_>,
+        bytes: &Bytes,
+    ) -> Result<Option<Survivor>> {
+        let effect = Effect::decode(record.kind, record.payload)
+            .map_err(|what| Error::corrupt(&segment.path, offset as usize, what))?;
+        Ok(match effect {
+            Effect::Put(put) => {
+                let place = (segment.number, offset);
+                let key = IndexKey::new(put.position, put.key);
+                let found = self.shared.entry(put.index, &key)?;
+                let is_live = found.is_some_and(|entry| (entry.segment, entry.offset) == place);
+                let document = bytes.slice_ref(put.document);
+                is_live.then_some(Survivor::Document { index: put.index, key, place, document })
+            }
+            Effect::Remove(removal) => self.tombstone(segment, record.lsn, &removal),
+            Effect::Tombstone(Tombstone { version, removal }) => {
+                self.tombstone(segment, version, &removal)
+            }
+            // The manifest has what these amount to.
+            _ => None,
+        })
+    }
+
+    /// The tombstone of a removal that is still needed.
+    fn tombstone(
+        &self,
+        victim: &Segment,
+        version: Version,
+        removal: &Remove<'_>,
+    ) -> Option<Survivor> {
+        let Remove { index, position, replaced, key } = *removal;
+        if !self.shared.view.read().state.indexes.contains_key(&index) {
+            return None;
+        }
+        // Condemned segments go with the victim or before it.
+        let condemned = self.shared.condemned.lock();
+        let is_there = |number: u32| number != victim.number && !condemned.contains(&number);
+        let older = replaced.first_segment..=replaced.segment;
+        let needed = self.shared.segments.numbers(older).into_iter().any(is_there);
+        let key = IndexKey::new(position, key);
+        needed.then_some(Survivor::Tombstone { index, key, version, replaced })
+    }
+
+    /// Removes the documents outside the owned ranges, if there are any.
+    fn sweep(&self) -> Result<()> {
+        let shared = &self.shared;
+        if !shared.unowned.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let epoch = shared.view.read().state.epoch();
+        let mut after = None;
+        loop {
+            let begun = Instant::now();
+            let page = {
+                let view = shared.view.read();
+                let whole_ring = [(0, u32::MAX)];
+                let index = shared.index.as_ref();
+                read::unowned(&view, index, &whole_ring, after.as_ref(), SWEEP_KEYS)?
+            };
+            after = page.last().cloned();
+            if page.is_empty() {
+                break;
+            }
+            self.ask(|done| Task::Sweep(page, done))?;
+            self.pause(begun, LEAST_SHARE_PERCENT);
+        }
+        // Under the lock under which an assignment is published: a later one counts.
+        let view = shared.view.read();
+        if view.state.epoch() == epoch {
+            shared.unowned.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn ask(&self, task: impl FnOnce(Completion) -> Task) -> Result<()> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.queue.push(task(Box::new(move |result: Result<Outcome>| {
+            _ = sender.send(result.map(drop));
+        })));
+        receiver.recv().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Waits as long as it takes to have worked `share` percent of the time since `begun`.
+    fn pause(&self, begun: Instant, share: u64) {
+        let worked = begun.elapsed();
+        let pause = worked * (100 - share.min(100)) as u32 / share.max(1) as u32;
+        if !self.queue.is_closed() && !pause.is_zero() {
+            thread::sleep(pause.min(LOOK_INTERVAL));
+        }
+    }
+}

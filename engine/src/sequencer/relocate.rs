@@ -1,0 +1,106 @@
+//! What the compactor asks of the sequencer: to append once more what is to outlive a segment, and
+//! to remove what the shard gave up with its range.
+
+use super::Sequencer;
+use crate::command::{IndexId, Outcome};
+use crate::compaction::Survivor;
+use crate::effect::{Effect, Put, Remove, Tombstone};
+use crate::engine::Completion;
+use crate::error::Result;
+use crate::index::IndexKey;
+use crate::log::record;
+use crate::state::Change;
+
+impl Sequencer {
+    pub(super) fn relocate(&mut self, survivors: &[Survivor], done: Completion) {
+        let result = self.try_relocate(survivors);
+        self.batch.answers.push((done, result.map(|()| Outcome::Done)));
+    }
+
+    fn try_relocate(&mut self, survivors: &[Survivor]) -> Result<()> {
+        self.shared.poison.check()?;
+        self.check_backlog()?;
+        self.make_room(survivors.iter().map(Survivor::record_bytes).sum())?;
+        for survivor in survivors {
+            let start = self.batch.bytes.len();
+            match survivor {
+                Survivor::Document { index, key, place, document } => {
+                    self.relocate_document(*index, key, *place, document)?;
+                }
+                Survivor::Tombstone { index, key, version, replaced } => {
+                    let (position, key) = (key.position(), key.key());
+                    let removal = Remove { index: *index, position, replaced: *replaced, key };
+                    self.record(&Effect::Tombstone(Tombstone { version: *version, removal }));
+                    self.note_tombstone(start);
+                }
+            }
+            record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+        }
+        Ok(())
+    }
+
+    /// Appends a document that still lies where the compactor found it; its version stays.
+    fn relocate_document(
+        &mut self,
+        index: IndexId,
+        key: &IndexKey,
+        place: (u32, u32),
+        document: &[u8],
+    ) -> Result<()> {
+        if !self.state.indexes.contains_key(&index) {
+            return Ok(());
+        }
+        let current = self.current(index, key)?;
+        let Some(found) = current.filter(|entry| (entry.segment, entry.offset) == place) else {
+            return Ok(());
+        };
+        let replaced = self.replaced(&found);
+        let (segment, offset) = self.next_place();
+        let first_segment = replaced.first_segment;
+        self.record(&Effect::Put(Put {
+            index,
+            position: key.position(),
+            version: found.version,
+            expires_at: found.expires_at,
+            replaced: Some(replaced),
+            key: key.key(),
+            document,
+        }));
+        let entry = crate::index::Entry { segment, offset, first_segment, ..found };
+        self.change_document((index, key.clone()), Some(entry), Some(replaced));
+        Ok(())
+    }
+
+    /// Counts the removal whose record begins at `start` of the batch.
+    pub(super) fn note_tombstone(&mut self, start: usize) {
+        let bytes = (self.batch.bytes.len() - start) as u32;
+        let (segment, _) = self.log.place();
+        self.batch.changes.push(Change::Tombstone { segment, bytes });
+    }
+
+    pub(super) fn sweep(&mut self, keys: &[(IndexId, IndexKey)], done: Completion) {
+        let result = self.try_sweep(keys);
+        self.batch.answers.push((done, result.map(|()| Outcome::Done)));
+    }
+
+    /// Removes documents that lie outside the owned ranges.
+    fn try_sweep(&mut self, keys: &[(IndexId, IndexKey)]) -> Result<()> {
+        self.shared.poison.check()?;
+        self.check_backlog()?;
+        let bytes = keys.iter().map(|(_, key)| crate::effect::record_bytes(key.key().len()));
+        self.make_room(bytes.sum())?;
+        for (index, key) in keys {
+            let position = key.position();
+            let owned = self.state.owns(position, position + 1);
+            if owned || !self.state.indexes.contains_key(index) {
+                continue;
+            }
+            if let Some(found) = self.current(*index, key)? {
+                let start = self.batch.bytes.len();
+                self.remove(*index, key.clone(), &found);
+                record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! Compaction: what is dead is reclaimed, what lives stays, and nothing comes back.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sherd_engine::index::IndexStore;
+use sherd_engine::{Command, Engine, Error, Options};
+
+/// Compacts until there is no garbage left, and returns how many segments went.
+fn compact_all(engine: &Engine) -> usize {
+    let mut deleted = 0;
+    while engine.compact().unwrap().is_some() {
+        deleted += 1;
+        assert!(deleted < 10_000, "compaction comes to no end");
+    }
+    deleted
+}
+
+fn segment_files(machine: &Machine) -> usize {
+    let paths = machine.fs.paths().into_iter();
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "log")).count()
+}
+
+/// Opens again after a power cut, with the index or without it.
+fn cut_and_open(machine: &Machine, engine: Engine, index_lost: bool) -> Engine {
+    drop(engine);
+    machine.fs.crash(|| false);
+    machine.index.crash(false);
+    if index_lost {
+        machine.index.set_aside().unwrap();
+    }
+    let (engine, recovery) = machine.open().unwrap();
+    assert!(index_lost || recovery.rebuilt.is_none(), "{recovery:?}");
+    engine
+}
+
+#[test]
+fn overwritten_documents_are_reclaimed_and_live_ones_stay() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    set_up(&engine);
+    for round in 0..20 {
+        for i in 0..30 {
+            put(&engine, &format!("key{i}"), &format!("document {i} of round {round}"));
+        }
+    }
+    let before = contents(&engine);
+    let versions: Vec<_> =
+        before.keys().map(|name| engine.version(INDEX, &key(name)).unwrap()).collect();
+    let segments = segment_files(&machine);
+    assert!(compact_all(&engine) > 10);
+    assert!(segment_files(&machine) <= 4, "{} of {segments} left", segment_files(&machine));
+    let mut engine = engine;
+    for index_lost in [false, true] {
+        engine = cut_and_open(&machine, engine, index_lost);
+        assert_eq!(contents(&engine), before);
+        let now = before.keys().map(|name| engine.version(INDEX, &key(name)).unwrap());
+        assert_eq!(now.collect::<Vec<_>>(), versions, "a move keeps the version");
+    }
+}
+
+/// The put lies in a cold segment that nothing compacts, the removal in one that goes.
+#[test]
+fn a_removal_outlives_its_segment_while_an_older_record_is_there() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    set_up(&engine);
+    put(&engine, "removed", "document");
+    for i in 0..60 {
+        put(&engine, &format!("cold{i}"), "stays as it is");
+    }
+    one(&engine, remove("removed"));
+    for _ in 0..40 {
+        put(&engine, "hot", "is overwritten all the time, which fills segments with garbage");
+    }
+    // The cold segments have the least garbage, so the one with the removal goes before them.
+    let mut engine = engine;
+    for _ in 0..1000 {
+        let Some(compacted) = engine.compact().unwrap() else { return };
+        engine = cut_and_open(&machine, engine, true);
+        assert_eq!(get(&engine, "removed"), None, "back after {compacted:?}");
+        assert_eq!(contents(&engine).len(), 61);
+    }
+    panic!("compaction comes to no end");
+}
+
+#[test]
+fn nothing_comes_back_whatever_is_compacted_and_lost() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for _ in 0..20 {
+        let machine = Machine::default();
+        let (mut engine, _) = machine.open().unwrap();
+        set_up(&engine);
+        let mut expected = BTreeMap::new();
+        for step in 0..400 {
+            // Some keys are written once, some all the time, some come and go.
+            let name = match rng.random_range(0..10) {
+                0 => format!("cold{step}"),
+                1..6 => format!("hot{}", rng.random_range(0..5)),
+                _ => format!("key{}", rng.random_range(0..40)),
+            };
+            if rng.random_bool(0.4) && !name.starts_with("cold") {
+                one(&engine, remove(&name));
+                expected.remove(&name);
+            } else {
+                let document = format!("document {step} {}", "x".repeat(rng.random_range(0..200)));
+                put(&engine, &name, &document);
+                expected.insert(name, document);
+            }
+            match rng.random_range(0..40) {
+                0 => engine.checkpoint().unwrap(),
+                1 | 2 => _ = engine.compact().unwrap(),
+                3 => {
+                    engine = cut_and_open(&machine, engine, rng.random());
+                    assert_eq!(contents(&engine), expected);
+                }
+                _ => {}
+            }
+        }
+        compact_all(&engine);
+        assert_eq!(contents(&engine), expected);
+        engine = cut_and_open(&machine, engine, true);
+        assert_eq!(contents(&engine), expected);
+    }
+}
+
+#[test]
+fn removals_end_when_nothing_is_left_to_outweigh() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    set_up(&engine);
+    for i in 0..200 {
+        put(&engine, &format!("key{i}"), "document");
+    }
+    for i in 0..200 {
+        one(&engine, remove(&format!("key{i}")));
+    }
+    compact_all(&engine);
+    assert!(segment_files(&machine) <= 2, "{} segments left", segment_files(&machine));
+    let engine = cut_and_open(&machine, engine, true);
+    assert!(contents(&engine).is_empty());
+}
+
+#[test]
+fn a_dropped_index_is_reclaimed_and_stays_away() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    set_up(&engine);
+    for i in 0..200 {
+        put(&engine, &format!("key{i}"), "document");
+    }
+    engine.execute(Command::DropIndex { id: INDEX }).unwrap();
+    engine.execute(Command::CreateIndex { id: INDEX + 1, name: "index".to_owned() }).unwrap();
+    compact_all(&engine);
+    assert!(segment_files(&machine) <= 2, "{} segments left", segment_files(&machine));
+    let mut engine = engine;
+    for index_lost in [false, true] {
+        engine = cut_and_open(&machine, engine, index_lost);
+        let stat = engine.stat();
+        assert_eq!((stat.documents, stat.used), (0, 0));
+        assert_eq!(stat.indexes.iter().map(|index| index.id).collect::<Vec<_>>(), [INDEX + 1]);
+        let again = Command::CreateIndex { id: INDEX, name: "other".to_owned() };
+        assert!(matches!(engine.execute(again), Err(Error::IndexIdUsed { .. })));
+    }
+}
+
+#[test]
+fn documents_of_a_released_range_go_before_the_range_may_come_back() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    set_up(&engine);
+    for i in 0..700 {
+        put(&engine, &format!("key{i}"), "document");
+    }
+    let all = contents(&engine);
+    let mut positions: Vec<_> = all.keys().map(|name| key(name).position).collect();
+    positions.sort_unstable();
+    let half = positions[positions.len() / 2];
+    let (kept, released): (Vec<_>, Vec<_>) = all.keys().partition(|name| key(name).position < half);
+    assert!(!kept.is_empty() && !released.is_empty());
+    engine.execute(Command::Assign(assignment(2, &[(0, half)], u64::MAX))).unwrap();
+    let back = Command::Assign(assignment(3, &[(0, RING)], u64::MAX));
+    assert!(matches!(engine.execute(back.clone()), Err(Error::NotCleared { .. })));
+    let engine = cut_and_open(&machine, engine, false);
+    assert!(matches!(engine.execute(back.clone()), Err(Error::NotCleared { .. })), "remembered");
+    compact_all(&engine);
+    assert_eq!(engine.stat().documents, kept.len() as u64);
+    engine.execute(back).unwrap();
+    assert_eq!(contents(&engine).keys().collect::<Vec<_>>(), kept);
+    let engine = cut_and_open(&machine, engine, true);
+    assert_eq!(contents(&engine).keys().collect::<Vec<_>>(), kept);
+}
+
+#[test]
+fn a_damaged_segment_is_not_compacted_away() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    set_up(&engine);
+    for i in 0..100 {
+        put(&engine, &format!("key{}", i % 10), "document");
+    }
+    for path in machine.fs.paths().into_iter().filter(|path| path.ends_with("0000000001.log")) {
+        let mut bytes = machine.fs.bytes(&path).unwrap();
+        bytes[3000] ^= 1;
+        machine.fs.damage(&path, bytes);
+    }
+    let error = loop {
+        match engine.compact() {
+            Ok(compacted) => assert!(compacted.is_some(), "the damage went unnoticed"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(machine.fs.paths().iter().any(|path| path.ends_with("0000000001.log")));
+    assert_eq!(contents(&engine).len(), 10);
+}
+
+/// Readers and writers beside a compactor that always has work.
+#[test]
+fn documents_stay_readable_while_they_are_moved() {
+    let machine = Machine::default();
+    let options = Options { checkpoint_keys: 50, compaction: true, ..options() };
+    let (engine, _) = machine.open_with(options).unwrap();
+    set_up(&engine);
+    let names: Vec<_> = (0..100).map(|i| format!("key{i}")).collect();
+    for name in &names {
+        put(&engine, name, "0");
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut last = vec![0u64; names.len()];
+                while !done.load(Ordering::Relaxed) {
+                    for (name, last) in names.iter().zip(&mut last) {
+                        let now: u64 = get(&engine, name).unwrap().trim().parse().unwrap();
+                        assert!(now >= *last, "{name} went back from {last} to {now}");
+                        *last = now;
+                    }
+                    let page = sherd_engine::Scan {
+                        index: INDEX,
+                        range: (0, RING),
+                        after: None,
+                        max_documents: usize::MAX,
+                        max_bytes: usize::MAX,
+                        keys_only: false,
+                    };
+                    assert_eq!(engine.scan(&page).unwrap().items.len(), names.len());
+                }
+            });
+        }
+        for round in 1..200 {
+            for name in names.iter().step_by(1 + round % 3) {
+                put(&engine, name, &format!("{round:>60}"));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let written = engine.stat().durable_lsn * 200;
+    let bytes = engine.stat().log_bytes;
+    assert!(bytes < written / 10, "{bytes} bytes of the log are left of some {written}");
+    let expected = contents(&engine);
+    let engine = cut_and_open(&machine, engine, true);
+    assert_eq!(contents(&engine), expected);
+}
