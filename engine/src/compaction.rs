@@ -52,7 +52,7 @@ const SPACE_PERCENT: u64 = 160;
 
 /// Sealed segments may take so much, in percent of the live records, even where the index leaves
 /// less of [`SPACE_PERCENT`]: with less garbage, compaction copies too much for what it frees.
-const LEAST_SPACE_PERCENT: u64 = 120;
+const LEAST_SPACE_PERCENT: u64 = 125;
 
 /// Compaction begins when the sealed segments are within so much of what they may take, in percent
 /// of the live records and besides one segment.

@@ -17,19 +17,15 @@ use crate::command::{IndexId, Key, Version};
 use crate::effect;
 use crate::error::Result;
 use crate::log::Lsn;
-use crate::log::record::{u32_at, u64_at, u128_at};
+use crate::log::record::ALIGNMENT;
 
 /// Where a document lies, and what is asked of it without reading it.
 ///
-/// | offset | bytes | field, little-endian |
-/// | --- | --- | --- |
-/// | 0 | 4 | number of the segment |
-/// | 4 | 4 | offset of the record in it |
-/// | 8 | 4 | first segment that may hold a record of the key's present life |
-/// | 12 | 4 | bytes of key and document |
-/// | 16 | 8 | version |
-/// | 24 | 8 | when it expires, in milliseconds since 1970; 0 for never |
-/// | 32 | 16 | content hash |
+/// Encoded as varints (LEB128: seven bits a byte, the lowest first, the eighth bit set on all bytes
+/// but the last), for sled keeps some five times of what it is given: number of the segment, offset
+/// of the record divided by 8, how many segments before it the first one is, bytes of key and
+/// document, version, when it expires (milliseconds since 1970; 0 for never); then the content
+/// hash, 16 bytes, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub(crate) segment: u32,
@@ -43,7 +39,8 @@ pub struct Entry {
     pub(crate) content_hash: u128,
 }
 
-const ENTRY_BYTES: usize = 48;
+/// What an entry takes at most: varints of four 32-bit and two 64-bit numbers, and the hash.
+const MAX_ENTRY_BYTES: usize = 4 * 5 + 2 * 10 + 16;
 
 impl Entry {
     /// The length of the document's record.
@@ -51,29 +48,60 @@ impl Entry {
         effect::record_bytes(self.bytes as usize)
     }
 
-    pub(crate) fn encode(&self) -> [u8; ENTRY_BYTES] {
-        let mut bytes = [0; ENTRY_BYTES];
-        bytes[0..4].copy_from_slice(&self.segment.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.first_segment.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.bytes.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.version.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.expires_at.to_le_bytes());
-        bytes[32..48].copy_from_slice(&self.content_hash.to_le_bytes());
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(MAX_ENTRY_BYTES);
+        let before = self.segment.saturating_sub(self.first_segment);
+        put_varint(&mut bytes, u64::from(self.segment));
+        put_varint(&mut bytes, u64::from(self.offset) / ALIGNMENT as u64);
+        put_varint(&mut bytes, u64::from(before));
+        put_varint(&mut bytes, u64::from(self.bytes));
+        put_varint(&mut bytes, self.version);
+        put_varint(&mut bytes, self.expires_at);
+        bytes.extend_from_slice(&self.content_hash.to_le_bytes());
         bytes
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == ENTRY_BYTES).then(|| Self {
-            segment: u32_at(bytes, 0),
-            offset: u32_at(bytes, 4),
-            first_segment: u32_at(bytes, 8),
-            bytes: u32_at(bytes, 12),
-            version: u64_at(bytes, 16),
-            expires_at: u64_at(bytes, 24),
-            content_hash: u128_at(bytes, 32),
+    pub(crate) fn decode(mut bytes: &[u8]) -> Option<Self> {
+        let bytes = &mut bytes;
+        let segment = u32::try_from(take_varint(bytes)?).ok()?;
+        let offset = take_varint(bytes)?.checked_mul(ALIGNMENT as u64)?;
+        let before = u32::try_from(take_varint(bytes)?).ok()?;
+        Some(Self {
+            segment,
+            offset: u32::try_from(offset).ok()?,
+            first_segment: segment.checked_sub(before)?,
+            bytes: u32::try_from(take_varint(bytes)?).ok()?,
+            version: take_varint(bytes)?,
+            expires_at: take_varint(bytes)?,
+            content_hash: u128::from_le_bytes((*bytes).try_into().ok()?),
         })
     }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let low = u64::from(byte & 0x7f);
+        // Of the tenth byte one bit is left.
+        if low << shift >> shift != low {
+            return None;
+        }
+        value |= low << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// A key of the index: the position, big-endian, then the key's bytes. Byte order is ring order,
@@ -171,18 +199,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_come_back_and_other_bytes_do_not() {
-        let entry = Entry {
-            segment: 1,
-            offset: 2,
-            first_segment: 3,
+    fn entries_come_back_and_cut_ones_do_not() {
+        let small = Entry {
+            segment: 3,
+            offset: 64,
+            first_segment: 1,
             bytes: 4,
-            version: u64::MAX,
-            expires_at: 6,
-            content_hash: u128::MAX - 7,
+            version: 5,
+            expires_at: 0,
+            content_hash: 7,
         };
-        assert_eq!(Entry::decode(&entry.encode()), Some(entry));
-        assert_eq!(Entry::decode(&[0; 47]), None);
+        let large = Entry {
+            segment: u32::MAX,
+            offset: u32::MAX - 7,
+            first_segment: 0,
+            bytes: u32::MAX,
+            version: u64::MAX,
+            expires_at: u64::MAX,
+            content_hash: u128::MAX,
+        };
+        for entry in [small, large] {
+            let bytes = entry.encode();
+            assert!(bytes.len() <= MAX_ENTRY_BYTES);
+            assert_eq!(Entry::decode(&bytes), Some(entry));
+            for cut in 0..bytes.len() {
+                assert_eq!(Entry::decode(&bytes[..cut]), None);
+            }
+            assert_eq!(Entry::decode(&[&bytes[..], &[0]].concat()), None);
+        }
+        assert_eq!(Entry::decode(&[0xff; 40]), None, "a varint without an end");
     }
 
     #[test]

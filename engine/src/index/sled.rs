@@ -33,6 +33,10 @@ const CHECKPOINT: &[u8] = b"checkpoint";
 /// What the name of an index's tree begins with; its id follows in decimal.
 const TREE_PREFIX: &str = "index-";
 
+/// The size of sled's own segments. They come free as a whole, so small ones waste less: under
+/// random overwrites two thirds of what sled's 512 KiB take.
+const SLED_SEGMENT_BYTES: usize = 64 * 1024;
+
 /// Set-aside directories that are kept for a look at what went wrong; older ones are removed.
 const SET_ASIDE_KEPT: u32 = 2;
 
@@ -62,6 +66,7 @@ impl IndexStore for SledStore {
                 .path(&self.dir)
                 .cache_capacity(self.cache_bytes)
                 .mode(Mode::HighThroughput)
+                .segment_size(SLED_SEGMENT_BYTES)
                 .flush_every_ms(None)
                 .open()?;
             let index = SledIndex { db, dir: self.dir.clone(), trees: RwLock::default() };
@@ -126,7 +131,7 @@ impl Index for SledIndex {
         guard(|| {
             let tree = self.tree_or_new(index)?;
             match entry {
-                Some(entry) => tree.insert(key, &entry.encode()[..])?,
+                Some(entry) => tree.insert(key, entry.encode())?,
                 None => tree.remove(key)?,
             };
             Ok(())
@@ -200,7 +205,7 @@ fn tree_id(name: &IVec) -> Option<IndexId> {
 }
 
 fn decode(value: &[u8]) -> Result<Entry> {
-    Entry::decode(value).ok_or_else(|| Error::Index("an entry has the wrong length".into()))
+    Entry::decode(value).ok_or_else(|| Error::Index("an entry cannot be decoded".into()))
 }
 
 /// Runs a call into sled; its errors and its panics are errors of the index.
