@@ -13,7 +13,8 @@
 //! Where tombstones pile up, the oldest segment is the victim: with nothing before it, all its
 //! removals end, so that one round through the log ends all.
 //!
-//! How much of its time the compactor works grows with the garbage, from a fifth to all.
+//! How much of its time the compactor works grows with the garbage, from a fifth to all. Beyond that
+//! it is *behind*, and the sequencer waits for it a little before each batch.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,6 +62,9 @@ const HEADWAY_PERCENT: u64 = 10;
 /// Removals may take so much, in percent of the live records, before the oldest segments are
 /// compacted for them.
 const TOMBSTONE_PERCENT: u64 = 5;
+
+/// How soon a compactor that is behind looks whether it still is.
+const LOOK_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 
 /// The least share of its time that the compactor works once it has begun, in percent.
 const LEAST_SHARE_PERCENT: u64 = 20;
@@ -154,6 +158,8 @@ struct Space {
     live: u64,
     /// The bytes of removals in sealed segments.
     tombstones: u64,
+    /// The bytes of segments that wait for a checkpoint, to be deleted.
+    condemned: u64,
 }
 
 struct Sealed {
@@ -163,6 +169,10 @@ struct Sealed {
 }
 
 impl Space {
+    fn sealed_bytes(&self) -> u64 {
+        self.sealed.iter().map(|sealed| u64::from(sealed.length)).sum()
+    }
+
     /// The segment with the largest share of garbage.
     fn most_garbage(&self) -> Option<&Sealed> {
         let with_garbage = self.sealed.iter().filter(|sealed| sealed.garbage > 0);
@@ -190,17 +200,25 @@ impl Compactor {
                 continue;
             }
             match self.sweep().and_then(|()| self.compact_when_due()) {
+                Ok(()) if self.shared.compaction_behind.load(Ordering::Relaxed) => {
+                    wait = LOOK_INTERVAL_BEHIND;
+                }
                 Ok(()) | Err(Error::Closed) => {}
                 Err(error) => {
                     tracing::warn!(%error, "compaction failed and will be tried again");
                     wait = RETRY_AFTER;
+                    // Writes do not wait for what may never come.
+                    self.shared.compaction_behind.store(false, Ordering::Relaxed);
                 }
             }
         }
     }
 
     fn compact_when_due(&self) -> Result<()> {
-        while let Some(victim) = self.due(&self.space()) {
+        loop {
+            let space = self.space();
+            self.shared.compaction_behind.store(self.is_behind(&space), Ordering::Relaxed);
+            let Some(victim) = self.due(&space) else { return Ok(()) };
             let begun = Instant::now();
             let moved = self.compact(&victim)?;
             tracing::debug!(
@@ -209,7 +227,6 @@ impl Compactor {
             );
             self.queue.push(Task::CheckpointSoon);
         }
-        Ok(())
     }
 
     /// Compacts the segment with the most garbage, or, where there are removals only, the oldest
@@ -252,20 +269,34 @@ impl Compactor {
             })
             .collect();
         let tombstones = sealed.iter().map(|sealed| bytes_of(&sealed.segment).1).sum();
-        Space { sealed, live: live.values().sum(), tombstones }
+        let condemned = segments
+            .iter()
+            .filter(|segment| condemned.contains(&segment.number))
+            .filter_map(|segment| segment.sealed.get())
+            .map(|&length| u64::from(length))
+            .sum();
+        Space { sealed, live: live.values().sum(), tombstones, condemned }
+    }
+
+    /// What the sealed segments may take.
+    fn limit(&self, space: &Space) -> u64 {
+        let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
+        let allowed = (space.live * SPACE_PERCENT / 100).saturating_sub(index_bytes);
+        let least = space.live * LEAST_SPACE_PERCENT / 100;
+        allowed.max(least) + u64::from(self.options.segment_bytes)
+    }
+
+    /// Whether writes come in faster than space comes back.
+    fn is_behind(&self, space: &Space) -> bool {
+        space.sealed_bytes() + space.condemned > self.limit(space)
     }
 
     /// Which segment is to be compacted now, if any.
     fn due(&self, space: &Space) -> Option<Victim> {
         let segment_bytes = u64::from(self.options.segment_bytes);
-        let percent_of_live = |percent: u64| space.live * percent / 100;
-        let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
-        let allowed = (percent_of_live(SPACE_PERCENT) + segment_bytes).saturating_sub(index_bytes);
-        let limit = allowed.max(percent_of_live(LEAST_SPACE_PERCENT) + segment_bytes);
-        let headway = percent_of_live(HEADWAY_PERCENT) + segment_bytes;
-        let sealed: u64 = space.sealed.iter().map(|sealed| u64::from(sealed.length)).sum();
-        let over = (sealed + headway).saturating_sub(limit).min(headway);
-        let most_tombstones = percent_of_live(TOMBSTONE_PERCENT) + segment_bytes / 4;
+        let headway = space.live * HEADWAY_PERCENT / 100 + segment_bytes;
+        let over = (space.sealed_bytes() + headway).saturating_sub(self.limit(space)).min(headway);
+        let most_tombstones = space.live * TOMBSTONE_PERCENT / 100 + segment_bytes / 4;
         let victim = (over > 0)
             .then(|| space.most_garbage())
             .flatten()

@@ -27,6 +27,22 @@ pub(crate) enum Task {
     CheckpointSoon,
 }
 
+impl Task {
+    fn is_of_compactor(&self) -> bool {
+        matches!(self, Self::Relocate(..) | Self::Sweep(..))
+    }
+}
+
+/// What the sequencer waits for once there is a task.
+pub(crate) struct Gather {
+    /// So many tasks;
+    pub(crate) tasks: usize,
+    /// or, instead, one of the compactor;
+    pub(crate) compactor: bool,
+    /// for so long at most.
+    pub(crate) time: Duration,
+}
+
 #[derive(Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -70,20 +86,28 @@ impl Queue {
         }
     }
 
-    /// Waits for a task, to the deadline at most, then takes all there are. Where fewer than
-    /// `gather` are there, waits for more, for `gather_time` at most. `false` when the queue is
-    /// closed: these are the last.
+    /// Waits for a task, to the deadline at most, and then for more as `gather` says, then takes
+    /// all there are. `false` when the queue is closed: these are the last.
     pub(crate) fn take(
         &self,
         tasks: &mut Vec<Task>,
         deadline: Option<Instant>,
-        gather: usize,
-        gather_time: Duration,
+        gather: &Gather,
     ) -> bool {
         let mut state = self.state.lock();
         self.wait(&mut state, 1, deadline);
-        if !state.tasks.is_empty() && state.tasks.len() < gather {
-            self.wait(&mut state, gather, Some(Instant::now() + gather_time));
+        let until = Instant::now() + gather.time;
+        if gather.compactor {
+            while !state.tasks.is_empty()
+                && !state.tasks.iter().any(Task::is_of_compactor)
+                && Instant::now() < until
+                && !state.closed
+            {
+                let one_more = state.tasks.len() + 1;
+                self.wait(&mut state, one_more, Some(until));
+            }
+        } else if !state.tasks.is_empty() && state.tasks.len() < gather.tasks {
+            self.wait(&mut state, gather.tasks, Some(until));
         }
         std::mem::swap(&mut state.tasks, tasks);
         !state.closed

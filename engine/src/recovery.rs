@@ -112,6 +112,7 @@ pub(crate) fn recover(
         cache: DocumentCache::new(options.document_cache_bytes),
         poison: Poison::default(),
         condemned: Mutex::default(),
+        compaction_behind: AtomicBool::new(false),
         unowned: AtomicBool::new(unowned),
         index_bytes: AtomicU64::new(index_bytes),
         durable_lsn: AtomicU64::new(durable_lsn),

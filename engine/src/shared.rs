@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     /// Segments of which nothing is needed any more. The next checkpoint leaves them out of the
     /// manifest and deletes them.
     pub(crate) condemned: Mutex<BTreeSet<u32>>,
+    /// Whether writes come in faster than compaction gives space back.
+    pub(crate) compaction_behind: AtomicBool,
     /// Whether there may be documents outside the owned ranges. Set with an assignment, cleared by
     /// the compactor when it has removed them.
     pub(crate) unowned: AtomicBool,

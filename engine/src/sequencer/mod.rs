@@ -30,7 +30,7 @@ use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::log::{LogWriter, record};
-use crate::queue::{Queue, Task};
+use crate::queue::{Gather, Queue, Task};
 use crate::read;
 use crate::shared::Shared;
 use crate::state::{Change, State};
@@ -53,6 +53,10 @@ const GATHER_SYNCS: u32 = 2;
 
 /// How long a batch waits for them at most, where syncs take long.
 const MAX_GATHER_TIME: Duration = Duration::from_millis(1);
+
+/// How long a batch waits for a compactor that is behind, at most: so each batch takes along some of
+/// what gives space back.
+const COMPACTION_WAIT: Duration = Duration::from_millis(20);
 
 /// The share of a new measurement in the running mean of the time that a sync takes, as a divisor.
 const SYNC_TIME_WEIGHT: u32 = 8;
@@ -139,10 +143,16 @@ impl Sequencer {
     /// Works until the queue is closed. Returns whether all is written and checkpointed.
     pub(crate) fn run(mut self) -> Result<()> {
         let mut tasks = Vec::new();
-        let mut gather = 1;
+        let mut callers_awaited = 1;
         loop {
-            let gather_time = (self.sync_time * GATHER_SYNCS).min(MAX_GATHER_TIME);
-            let open = self.queue.take(&mut tasks, self.next_deadline(), gather, gather_time);
+            let compactor = self.shared.compaction_behind.load(Ordering::Relaxed);
+            let time = if compactor {
+                COMPACTION_WAIT
+            } else {
+                (self.sync_time * GATHER_SYNCS).min(MAX_GATHER_TIME)
+            };
+            let gather = Gather { tasks: callers_awaited, compactor, time };
+            let open = self.queue.take(&mut tasks, self.next_deadline(), &gather);
             let taken = tasks.len();
             for task in tasks.drain(..) {
                 match task {
@@ -160,7 +170,7 @@ impl Sequencer {
             let callers = taken + self.queue.len();
             let waits_for_syncs = self.options.durability == Durability::Always;
             let many = waits_for_syncs && callers >= GATHER_CALLERS;
-            gather = if many { callers.min(GATHER_COMMANDS) } else { 1 };
+            callers_awaited = if many { callers.min(GATHER_COMMANDS) } else { 1 };
             self.sync_when_due();
             self.freeze_when_due();
             if !open {
