@@ -16,6 +16,8 @@
 //! How much of its time the compactor works grows with the garbage, from a fifth to all. Beyond that
 //! it is *behind*, and the sequencer waits for it a little before each batch.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -28,7 +30,7 @@ use crate::command::{Compacted, IndexId, Outcome, Version};
 use crate::effect::{self, Effect, Remove, Replaced, Tombstone};
 use crate::engine::{Completion, Options};
 use crate::error::{Error, Result};
-use crate::index::IndexKey;
+use crate::index::{Entry, IndexKey};
 use crate::log::{Located, SEGMENT_HEADER_BYTES, Segment, Source, read_segment};
 use crate::queue::{Queue, Task};
 use crate::read;
@@ -48,7 +50,8 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const SWEEP_KEYS: usize = 256;
 
 /// The disk space that all together may take, in percent of the live records, besides four
-/// segments: the one being written, the one prepared, the reserve, and one for rounding.
+/// segments: the one being written, the one prepared, the reserve (a quarter), and what is left to
+/// the sealed ones.
 const SPACE_PERCENT: u64 = 160;
 
 /// Sealed segments may take so much, in percent of the live records, even where the index leaves
@@ -82,8 +85,8 @@ pub(crate) enum Survivor {
     Document {
         index: IndexId,
         key: IndexKey,
-        /// Where it lies: segment and offset.
-        place: (u32, u32),
+        /// Its entry, as it was looked up.
+        found: (Entry, u64),
         document: Bytes,
     },
     Tombstone {
@@ -110,6 +113,8 @@ pub(crate) struct Compactor {
     pub(crate) queue: Arc<Queue>,
     pub(crate) options: Options,
     pub(crate) requests: Receiver<Request>,
+    /// Segments that cannot be compacted, for they are damaged.
+    pub(crate) damaged: RefCell<BTreeSet<u32>>,
 }
 
 /// A sealed segment to compact, and how urgent that is.
@@ -220,7 +225,14 @@ impl Compactor {
             self.shared.compaction_behind.store(self.is_behind(&space), Ordering::Relaxed);
             let Some(victim) = self.due(&space) else { return Ok(()) };
             let begun = Instant::now();
-            let moved = self.compact(&victim)?;
+            let moved = match self.compact(&victim) {
+                Err(error @ Error::Corrupt { .. }) => {
+                    tracing::error!(%error, "a damaged segment is left as it is");
+                    self.damaged.borrow_mut().insert(victim.segment.number);
+                    continue;
+                }
+                moved => moved?,
+            };
             tracing::debug!(
                 segment = victim.segment.number, bytes = victim.length, moved,
                 share = victim.share, elapsed = ?begun.elapsed(), "compacted a segment"
@@ -248,6 +260,7 @@ impl Compactor {
 
     fn space(&self) -> Space {
         let condemned = self.shared.condemned.lock().clone();
+        let damaged = self.damaged.borrow();
         let segments = self.shared.segments.all();
         let (live, tombstones) = {
             let view = self.shared.view.read();
@@ -259,7 +272,9 @@ impl Compactor {
         };
         let sealed: Vec<Sealed> = segments
             .iter()
-            .filter(|segment| !condemned.contains(&segment.number))
+            .filter(|segment| {
+                !condemned.contains(&segment.number) && !damaged.contains(&segment.number)
+            })
             .filter_map(|segment| {
                 let length = *segment.sealed.get()?;
                 let (live, tombstones) = bytes_of(segment);
@@ -278,12 +293,15 @@ impl Compactor {
         Space { sealed, live: live.values().sum(), tombstones, condemned }
     }
 
-    /// What the sealed segments may take.
+    /// What the sealed segments may take before one more is sealed, and before another one for what
+    /// outlives the next victim.
     fn limit(&self, space: &Space) -> u64 {
         let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
         let allowed = (space.live * SPACE_PERCENT / 100).saturating_sub(index_bytes);
         let least = space.live * LEAST_SPACE_PERCENT / 100;
-        allowed.max(least) + u64::from(self.options.segment_bytes)
+        let segment_bytes = u64::from(self.options.segment_bytes);
+        let of_a_victim = (space.live / 2).min(segment_bytes);
+        (allowed.max(least) + segment_bytes / 4 * 3).saturating_sub(of_a_victim)
     }
 
     /// Whether writes come in faster than space comes back.
@@ -348,10 +366,12 @@ impl Compactor {
             Effect::Put(put) => {
                 let place = (segment.number, offset);
                 let key = IndexKey::new(put.position, put.key);
-                let found = self.shared.entry(put.index, &key)?;
-                let is_live = found.is_some_and(|entry| (entry.segment, entry.offset) == place);
-                let document = bytes.slice_ref(put.document);
-                is_live.then_some(Survivor::Document { index: put.index, key, place, document })
+                let (found, drops) = self.shared.look_up(put.index, &key)?;
+                let live = found.filter(|entry| entry.place() == place);
+                live.map(|entry| {
+                    let document = bytes.slice_ref(put.document);
+                    Survivor::Document { index: put.index, key, found: (entry, drops), document }
+                })
             }
             Effect::Remove(removal) => self.tombstone(segment, record.lsn, &removal),
             Effect::Tombstone(Tombstone { version, removal }) => {
@@ -377,7 +397,7 @@ impl Compactor {
         let condemned = self.shared.condemned.lock();
         let is_there = |number: u32| number != victim.number && !condemned.contains(&number);
         let older = replaced.first_segment..=replaced.segment;
-        let needed = self.shared.segments.numbers(older).into_iter().any(is_there);
+        let needed = self.shared.segments.any(older, is_there);
         let key = IndexKey::new(position, key);
         needed.then_some(Survivor::Tombstone { index, key, version, replaced })
     }

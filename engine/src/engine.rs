@@ -1,5 +1,6 @@
 //! The engine's face: opening, asking, closing.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -153,7 +154,9 @@ impl Engine {
         let (ask_compactor, requests) = mpsc::channel();
         let compactor = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
-            let compactor = Compactor { shared, queue, options: options.clone(), requests };
+            let options = options.clone();
+            let damaged = RefCell::default();
+            let compactor = Compactor { shared, queue, options, requests, damaged };
             let run = move || compactor.run();
             thread::Builder::new().name("compactor".to_owned()).spawn(run).map_err(spawn_failed)?
         };

@@ -86,7 +86,35 @@ impl View {
 impl Shared {
     /// The published entry of a key.
     pub(crate) fn entry(&self, index: IndexId, key: &IndexKey) -> Result<Option<Entry>> {
-        let known = self.view.read().overlay.get(index, key.as_bytes());
+        self.look_up(index, key).map(|(entry, _)| entry)
+    }
+
+    /// The published entry of a key, and the state of [`Overlay::drops`] as of which it was: as long
+    /// as that stays, the index says the same of the key.
+    pub(crate) fn look_up(&self, index: IndexId, key: &IndexKey) -> Result<(Option<Entry>, u64)> {
+        let (known, drops) = {
+            let overlay = &self.view.read().overlay;
+            (overlay.get(index, key.as_bytes()), overlay.drops)
+        };
+        let entry = match known {
+            Some(entry) => entry,
+            None => self.index.get(index, key.as_bytes())?,
+        };
+        Ok((entry, drops))
+    }
+
+    /// The published entry of a key that was looked up before.
+    pub(crate) fn look_up_again(
+        &self,
+        index: IndexId,
+        key: &IndexKey,
+        (before, drops): (Entry, u64),
+    ) -> Result<Option<Entry>> {
+        let known = {
+            let overlay = &self.view.read().overlay;
+            let unchanged = (overlay.drops == drops).then_some(Some(before));
+            overlay.get(index, key.as_bytes()).or(unchanged)
+        };
         match known {
             Some(entry) => Ok(entry),
             None => self.index.get(index, key.as_bytes()),

@@ -43,6 +43,11 @@ pub struct Entry {
 const MAX_ENTRY_BYTES: usize = 4 * 5 + 2 * 10 + 16;
 
 impl Entry {
+    /// Where the record lies: segment and offset.
+    pub(crate) fn place(&self) -> (u32, u32) {
+        (self.segment, self.offset)
+    }
+
     /// The length of the document's record.
     pub(crate) fn record_bytes(&self) -> usize {
         effect::record_bytes(self.bytes as usize)

@@ -129,13 +129,10 @@ impl Segments {
         self.0.read().keys().next().copied().unwrap_or(0)
     }
 
-    /// The numbers of those in a range.
-    pub(crate) fn numbers(&self, range: RangeInclusive<u32>) -> Vec<u32> {
+    /// Whether one in a range is as asked.
+    pub(crate) fn any(&self, range: RangeInclusive<u32>, is: impl Fn(u32) -> bool) -> bool {
         // A record that lies may give a range that ends before it begins.
-        if range.is_empty() {
-            return Vec::new();
-        }
-        self.0.read().range(range).map(|(&number, _)| number).collect()
+        !range.is_empty() && self.0.read().range(range).any(|(&number, _)| is(number))
     }
 
     /// Takes a segment out. Who holds it may read on.

@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// before writing waits for the running checkpoint.
 const OVERLAY_BACKLOG: usize = 8;
 
+/// How long a batch is put off at most where the backlog is nearly full.
+const MAX_BACKLOG_DELAY: Duration = Duration::from_millis(20);
+
 impl Sequencer {
     fn unsynced(&self) -> bool {
         self.log.durable_lsn() + 1 < self.log.next_lsn()
@@ -63,6 +66,17 @@ impl Sequencer {
         if keys >= self.options.checkpoint_keys || idle || self.checkpoint_wanted {
             self.freeze();
         }
+    }
+
+    /// How long the next batch is to be put off, because the index takes in less than is written: from
+    /// half the backlog on, so that writes slow down before they stop.
+    pub(super) fn backlog_delay(&self) -> Duration {
+        if !self.checkpoint_running || self.checkpoint_error.is_some() {
+            return Duration::ZERO;
+        }
+        let half = self.backlog() / 2;
+        let keys = self.shared.view.read().overlay.active.keys;
+        MAX_BACKLOG_DELAY.mul_f64((keys.saturating_sub(half) as f64 / half as f64).min(1.0))
     }
 
     fn backlog(&self) -> usize {

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Snapshot;
@@ -145,6 +146,10 @@ impl Sequencer {
         let mut tasks = Vec::new();
         let mut callers_awaited = 1;
         loop {
+            let delay = self.backlog_delay();
+            if !delay.is_zero() {
+                thread::sleep(delay);
+            }
             let compactor = self.shared.compaction_behind.load(Ordering::Relaxed);
             let time = if compactor {
                 COMPACTION_WAIT

@@ -7,7 +7,7 @@ use crate::compaction::Survivor;
 use crate::effect::{Effect, Put, Remove, Tombstone};
 use crate::engine::Completion;
 use crate::error::Result;
-use crate::index::IndexKey;
+use crate::index::{Entry, IndexKey};
 use crate::log::record;
 use crate::state::Change;
 
@@ -24,8 +24,8 @@ impl Sequencer {
         for survivor in survivors {
             let start = self.batch.bytes.len();
             match survivor {
-                Survivor::Document { index, key, place, document } => {
-                    self.relocate_document(*index, key, *place, document)?;
+                Survivor::Document { index, key, found, document } => {
+                    self.relocate_document(*index, key, *found, document)?;
                 }
                 Survivor::Tombstone { index, key, version, replaced } => {
                     let (position, key) = (key.position(), key.key());
@@ -44,14 +44,17 @@ impl Sequencer {
         &mut self,
         index: IndexId,
         key: &IndexKey,
-        place: (u32, u32),
+        found: (Entry, u64),
         document: &[u8],
     ) -> Result<()> {
         if !self.state.indexes.contains_key(&index) {
             return Ok(());
         }
-        let current = self.current(index, key)?;
-        let Some(found) = current.filter(|entry| (entry.segment, entry.offset) == place) else {
+        let current = match self.batch.pending.get(&(index, key.clone())) {
+            Some(entry) => *entry,
+            None => self.shared.look_up_again(index, key, found)?,
+        };
+        let Some(found) = current.filter(|entry| entry.place() == found.0.place()) else {
             return Ok(());
         };
         let replaced = self.replaced(&found);
@@ -66,7 +69,7 @@ impl Sequencer {
             key: key.key(),
             document,
         }));
-        let entry = crate::index::Entry { segment, offset, first_segment, ..found };
+        let entry = Entry { segment, offset, first_segment, ..found };
         self.change_document((index, key.clone()), Some(entry), Some(replaced));
         Ok(())
     }
