@@ -159,8 +159,9 @@ impl LogWriter {
         };
         // Records acknowledged but not yet synced must not lie before ones that are.
         self.sync()?;
-        _ = sealed.sealed.set(self.active.end);
         self.active = activate(self.fs.as_ref(), &self.dir, &self.segments, spare, header)?;
+        // Not before: a sealed segment may be deleted, and the log must end with one that is there.
+        _ = sealed.sealed.set(header.previous_length);
         self.order_spare();
         Ok(())
     }
