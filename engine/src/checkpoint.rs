@@ -6,29 +6,33 @@
 //! states; a replay from the old checkpoint comes to the same end.
 //!
 //! A checkpoint that fails is tried again: a full disk may get space. Meanwhile the frozen part
-//! stays in memory and answers reads.
+//! stays in memory and answers reads. An index that failed on the way is opened again first.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::index::Index;
 use crate::log::Lsn;
 use crate::manifest::Manifest;
-use crate::overlay::Generation;
-use crate::shared::Shared;
+use crate::overlay::{Generation, Overlay};
+use crate::read;
+use crate::shared::{Shared, View};
 use crate::state::State;
 
 /// How long a failed checkpoint waits before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How often a failure that goes on is said again.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
 /// What sled may write for a key, generously: an entry, and its share of the pages around it.
 const INDEX_BYTES_PER_KEY: u64 = 1024;
 
 /// What sled and the manifest may write besides.
-const INDEX_RESERVE_BYTES: u64 = 8 * 1024 * 1024;
+const INDEX_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A frozen overlay and the state at its end.
 pub(crate) struct Snapshot {
@@ -39,11 +43,12 @@ pub(crate) struct Snapshot {
 
 /// Works off snapshots until their sender is gone. Reports each failure and each end.
 pub(crate) fn run(shared: &Shared, snapshots: &Receiver<Snapshot>, reports: &Sender<Result<()>>) {
+    // The first time, and when a checkpoint has used it. Where there is no space, writes see to it.
+    _ = shared.space.keep();
+    let mut complaints = Complaints::default();
     while let Ok(snapshot) = snapshots.recv() {
         while let Err(error) = checkpoint(shared, &snapshot) {
-            tracing::error!(
-                %error, dir = %shared.dir.display(), "a checkpoint failed and will be tried again"
-            );
+            complaints.failed(shared, &error);
             _ = reports.send(Err(error));
             // The sequencer sends nothing more before this one is done, so a message would be a
             // mistake and a closed channel is the end of the engine.
@@ -52,14 +57,58 @@ pub(crate) fn run(shared: &Shared, snapshots: &Receiver<Snapshot>, reports: &Sen
                 _ => return,
             }
         }
+        complaints.succeeded(shared);
         _ = reports.send(Ok(()));
+        _ = shared.space.keep();
     }
+}
+
+/// Says that checkpoints fail, and not each second anew.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    fn failed(&mut self, shared: &Shared, error: &Error) {
+        let why = error.to_string();
+        let changed = {
+            let mut noted = shared.checkpoint_error.lock();
+            let other_kind = noted.as_deref().map(without_digits) != Some(without_digits(&why));
+            *noted = Some(why.into());
+            other_kind
+        };
+        if changed || self.last.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+            self.last = Some(Instant::now());
+            tracing::error!(
+                %error, dir = %shared.dir.display(), "a checkpoint failed and will be tried again"
+            );
+        }
+    }
+
+    fn succeeded(&mut self, shared: &Shared) {
+        if shared.checkpoint_error.lock().take().is_some() {
+            self.last = None;
+            tracing::info!(dir = %shared.dir.display(), "checkpoints succeed again");
+        }
+    }
+}
+
+/// A message without its figures: that other bytes are free does not make it another one.
+fn without_digits(message: &str) -> String {
+    message.chars().filter(|char| !char.is_ascii_digit()).collect()
 }
 
 fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     check_space(shared, &snapshot.generation)?;
-    drain(shared.index.as_ref(), &snapshot.generation)?;
-    shared.index.flush(snapshot.lsn)?;
+    shared.index.reopen(|index| whats_wrong(shared, snapshot, index))?;
+    let written = {
+        let index = shared.index.get()?;
+        drain(&*index, &snapshot.generation).and_then(|()| index.flush(snapshot.lsn))
+    };
+    if let Err(error) = written {
+        return Err(replace_index(shared, snapshot, error));
+    }
     let segments = shared.segments.all().iter().map(|segment| segment.number).collect();
     Manifest::of(shared.identity, snapshot.lsn, &snapshot.state, segments)
         .write(shared.fs.as_ref(), &shared.dir)?;
@@ -72,20 +121,61 @@ fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a checkpoint that the disk may be too full for. sled, once it has met a full disk, fails
-/// for good, and reads with it; a checkpoint that waits costs memory only.
+/// Makes sure that there is space for a checkpoint, by releasing the reserve if need be. A
+/// checkpoint that waits costs memory only; an index that meets a full disk has to be opened again.
 fn check_space(shared: &Shared, generation: &Generation) -> Result<()> {
-    let failed = |error| Error::io("ask for the free space of", &shared.dir, error);
-    let free = shared.fs.free_bytes(&shared.dir).map_err(failed)?;
-    let needed = generation.keys as u64 * INDEX_BYTES_PER_KEY + INDEX_RESERVE_BYTES;
-    if free < needed {
+    let needed = generation.keys as u64 * INDEX_BYTES_PER_KEY + INDEX_BYTES;
+    let free = || {
+        let failed = |error| Error::io("ask for the free space of", &shared.dir, error);
+        shared.fs.free_bytes(&shared.dir).map_err(failed)
+    };
+    let mut bytes = free()?;
+    if bytes < needed && shared.space.release("a checkpoint needs its space") {
+        bytes = free()?;
+    }
+    if bytes < needed {
         let what = format!(
-            "{free} bytes are free, a checkpoint asks for {needed} ({})",
+            "{bytes} bytes are free, a checkpoint asks for {needed} ({})",
             shared.dir.display()
         );
         return Err(Error::DiskFull { what: what.into() });
     }
     Ok(())
+}
+
+/// Opens an index that could not be written once more. The error to report.
+fn replace_index(shared: &Shared, snapshot: &Snapshot, error: Error) -> Error {
+    if matches!(error, Error::NoDescriptors { .. }) {
+        // Of our own sync of its files: the index itself is well.
+        return error;
+    }
+    shared.index.close(&error);
+    if matches!(error, Error::DiskFull { .. }) {
+        shared.space.release("the index met a full disk");
+    }
+    match shared.index.reopen(|index| whats_wrong(shared, snapshot, index)) {
+        Ok(()) => error,
+        Err(error) => error,
+    }
+}
+
+/// What is wrong with an index that was opened again while running, if anything is. With the frozen
+/// generation over it, it must amount to the state of the snapshot: everything since the last
+/// checkpoint is in there, and everything before was flushed.
+fn whats_wrong(shared: &Shared, snapshot: &Snapshot, index: &dyn Index) -> Result<Option<String>> {
+    let flushed = index.checkpoint()?;
+    let checkpoint = shared.checkpoint_lsn.load(Ordering::Acquire);
+    if flushed < checkpoint {
+        return Ok(Some(format!(
+            "it was last flushed at LSN {flushed}, the checkpoint is at {checkpoint}"
+        )));
+    }
+    let frozen = Some(Arc::clone(&snapshot.generation));
+    let overlay = Overlay { frozen, ..Overlay::default() };
+    let counted = read::recount(&View { state: snapshot.state.clone(), overlay }, index)?;
+    let documents = (counted.documents(), snapshot.state.documents());
+    Ok((!counted.same_totals(&snapshot.state))
+        .then(|| format!("it does not count right ({} documents of {})", documents.0, documents.1)))
 }
 
 /// Puts a generation into the index, in key order: sled takes sorted entries half again as fast as

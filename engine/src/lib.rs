@@ -61,6 +61,7 @@ mod read;
 mod recovery;
 mod sequencer;
 mod shared;
+mod space;
 mod state;
 
 pub use command::{

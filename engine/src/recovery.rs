@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::cache::DocumentCache;
 use crate::checkpoint;
@@ -25,7 +25,7 @@ use crate::effect::{self, Effect};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{Entry, Index, IndexKey, IndexStore};
+use crate::index::{self, Entry, Index, IndexKey, IndexStore};
 use crate::log::record::Checksum;
 use crate::log::{
     LOG_DIR, Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, Source, read_header,
@@ -35,6 +35,7 @@ use crate::manifest::Manifest;
 use crate::overlay::Overlay;
 use crate::read;
 use crate::shared::{Poison, Shared, View};
+use crate::space::Space;
 use crate::state::{Change, Share, State};
 
 /// The file whose lock keeps a second process out, in the data directory.
@@ -80,6 +81,7 @@ pub(crate) fn recover(
     };
     let Replayed { view, index, end, records } = replayed;
     log.cut_sealed()?;
+    let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
     let log_writer = LogWriter::resume(
         Arc::clone(&fs),
         log_dir,
@@ -87,6 +89,7 @@ pub(crate) fn recover(
         Arc::clone(&log.segments),
         options.segment_bytes,
         end,
+        Arc::clone(&space),
     )?;
     let durable_lsn = log_writer.durable_lsn();
     let mut checkpoint_lsn = manifest.checkpoint_lsn;
@@ -102,10 +105,12 @@ pub(crate) fn recover(
     }
     let shared = Arc::new(Shared {
         view: RwLock::new(view),
-        index,
+        index: index::Handle::new(index, store.share()),
         segments: log.segments,
         cache: DocumentCache::new(options.document_cache_bytes),
         poison: Poison::default(),
+        space,
+        checkpoint_error: Mutex::default(),
         durable_lsn: AtomicU64::new(durable_lsn),
         checkpoint_lsn: AtomicU64::new(checkpoint_lsn),
         fs,

@@ -10,10 +10,11 @@ use parking_lot::{Mutex, RwLock};
 use crate::cache::DocumentCache;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{Entry, Index, IndexKey};
+use crate::index::{self, Entry, IndexKey};
 use crate::log::Segments;
 use crate::log::record::Checksum;
 use crate::overlay::Overlay;
+use crate::space::Space;
 use crate::state::{Change, State};
 use crate::{IndexId, Stat};
 
@@ -23,10 +24,13 @@ pub(crate) struct Shared {
     /// drops what it drained; readers hold it for a look-up or for a part of a page.
     pub(crate) view: RwLock<View>,
     /// Everything up to the checkpoint, and possibly more.
-    pub(crate) index: Arc<dyn Index>,
+    pub(crate) index: index::Handle,
     pub(crate) segments: Arc<Segments>,
     pub(crate) cache: DocumentCache,
     pub(crate) poison: Poison,
+    pub(crate) space: Arc<Space>,
+    /// Why the last checkpoint failed. Written by the checkpointer.
+    pub(crate) checkpoint_error: Mutex<Option<Arc<str>>>,
     /// The last durable LSN. Written by the sequencer.
     pub(crate) durable_lsn: AtomicU64,
     /// The LSN of the last checkpoint. Written by the checkpointer.
@@ -67,7 +71,7 @@ impl Shared {
         let known = self.view.read().overlay.get(index, key.as_bytes());
         match known {
             Some(entry) => Ok(entry),
-            None => self.index.get(index, key.as_bytes()),
+            None => self.index.get()?.get(index, key.as_bytes()),
         }
     }
 
@@ -94,6 +98,8 @@ impl Shared {
             indexes,
             locked_by: state.locked_by.clone(),
             poisoned: self.poison.reason().map(|reason| reason.as_ref().to_owned()),
+            disk_full: self.space.full().map(|why| why.as_ref().to_owned()),
+            checkpoint_error: self.checkpoint_error.lock().as_deref().map(str::to_owned),
             durable_lsn: self.durable_lsn.load(Ordering::Acquire),
             checkpoint_lsn: self.checkpoint_lsn.load(Ordering::Acquire),
             segments: segments.len() as u64,

@@ -4,9 +4,11 @@
 //! checkpointer alone writes to it. [`SledStore`] keeps it on disk; [`MemoryStore`] is its twin for
 //! tests.
 
+mod handle;
 mod memory;
 mod sled;
 
+pub(crate) use handle::Handle;
 pub use memory::MemoryStore;
 pub use sled::SledStore;
 
@@ -150,6 +152,9 @@ pub trait Index: Send + Sync {
 pub trait IndexStore: Send + Sync {
     /// Opens the index, empty if there was none.
     fn open(&self) -> Result<Arc<dyn Index>>;
+
+    /// The same store, to be kept: an index that failed is opened again.
+    fn share(&self) -> Arc<dyn IndexStore>;
 
     /// Sets aside what is there, so that the next opening begins empty. The index must be closed.
     fn set_aside(&self) -> Result<()>;

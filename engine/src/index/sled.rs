@@ -36,6 +36,7 @@ const TREE_PREFIX: &str = "index-";
 const SET_ASIDE_KEPT: u32 = 2;
 
 /// Keeps the index in sled, in a directory of its own.
+#[derive(Clone)]
 pub struct SledStore {
     dir: PathBuf,
     cache_bytes: u64,
@@ -71,6 +72,10 @@ impl IndexStore for SledStore {
             }
             Ok(Arc::new(index) as Arc<dyn Index>)
         })
+    }
+
+    fn share(&self) -> Arc<dyn IndexStore> {
+        Arc::new(self.clone())
     }
 
     fn set_aside(&self) -> Result<()> {
