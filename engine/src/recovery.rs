@@ -25,10 +25,10 @@ use crate::effect::{self, Effect};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{self, Entry, Index, IndexKey, IndexStore};
+use crate::index::{self, Entry, Index, IndexKey, IndexStore, RoomyStore};
 use crate::log::record::Checksum;
 use crate::log::{
-    LOG_DIR, Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, Source, read_header,
+    LOG_DIR, Located, LogWriter, Lsn, SPARE, Segment, SegmentEnd, Segments, Source, read_header,
     read_segment, segment_name, segment_number,
 };
 use crate::manifest::Manifest;
@@ -70,6 +70,9 @@ pub(crate) fn recover(
     })?;
     let manifest = read_or_make_manifest(fs.as_ref(), dir, &log_dir)?;
     let log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
+    let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
+    let store =
+        &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
     let (replayed, rebuilt) = match use_index(store, &log, &manifest) {
         Ok(replayed) => (replayed, None),
         Err(Unusable::Index(why)) => {
@@ -81,7 +84,6 @@ pub(crate) fn recover(
     };
     let Replayed { view, index, end, records } = replayed;
     log.cut_sealed()?;
-    let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
     let log_writer = LogWriter::resume(
         Arc::clone(&fs),
         log_dir,

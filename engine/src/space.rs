@@ -7,9 +7,8 @@
 //!   finds too little space deletes it and uses what that freed, and so does a remove for which
 //!   there is no segment. It is made again when there is space for it and half as much besides.
 //! * The next segment of the log is prepared as soon as one is taken into use. Where there is no
-//!   space for it, nearly all of a segment is left, and the last part of one
-//!   ([`KEPT_SHARE`](crate::log::KEPT_SHARE)) is never given to writes before the next one is
-//!   there.
+//!   space for it, nearly all of a segment is left, and the last eighth of one is
+//!   never given to writes before the next one is there.
 //!
 //! As long as the reserve or the next segment is missing for want of space, what grows the store is
 //! refused with [`Error::DiskFull`]; removes and control commands go on. That the reserve could not
@@ -39,6 +38,8 @@ pub(crate) struct Space {
 
 struct State {
     reserve: Reserve,
+    /// What a checkpoint that is put off asks for: the reserve is not made of that.
+    wanted: u64,
     /// Why there is no next segment, where that is for want of space.
     no_segment: Option<Arc<str>>,
 }
@@ -64,11 +65,11 @@ impl Space {
             fs,
             dir: dir.to_owned(),
             reserve_bytes,
-            state: Mutex::new(State { reserve, no_segment: None }),
+            state: Mutex::new(State { reserve, wanted: 0, no_segment: None }),
             full: AtomicBool::new(false),
         };
         if matches!(space.state.lock().reserve, Reserve::Missing)
-            && let Err(why) = space.check_free()
+            && let Err(why) = space.check_free(0)
         {
             space.change(|state| state.reserve = Reserve::Released(why));
         }
@@ -104,6 +105,16 @@ impl Space {
     /// Notes whether there is space for the next segment.
     pub(crate) fn note_segment(&self, why_not: Option<Arc<str>>) {
         self.change(|state| state.no_segment = why_not);
+    }
+
+    /// Notes what a checkpoint asks for that is put off for want of space; 0 for none.
+    pub(crate) fn set_wanted(&self, bytes: u64) {
+        self.state.lock().wanted = bytes;
+    }
+
+    /// How many bytes are free, where that is known.
+    pub(crate) fn free(&self) -> Option<u64> {
+        self.fs.free_bytes(&self.dir).ok()
     }
 
     /// Whether another segment of this size may be prepared while the reserve is as it is.
@@ -157,7 +168,7 @@ impl Space {
             if matches!(state.reserve, Reserve::Held) {
                 return;
             }
-            state.reserve = match self.check_free().map(|()| self.make()) {
+            state.reserve = match self.check_free(state.wanted).map(|()| self.make()) {
                 Ok(Ok(())) => Reserve::Held,
                 Ok(Err(Error::DiskFull { what })) | Err(what) => {
                     result = Err(Error::DiskFull { what: Arc::clone(&what) });
@@ -173,9 +184,9 @@ impl Space {
     }
 
     /// Whether there is space for the reserve and, so that it is not released again at once, half
-    /// as much besides.
-    fn check_free(&self) -> std::result::Result<(), Arc<str>> {
-        let needed = self.reserve_bytes + self.reserve_bytes / 2;
+    /// as much, or what is wanted, besides.
+    fn check_free(&self, wanted: u64) -> std::result::Result<(), Arc<str>> {
+        let needed = self.reserve_bytes + wanted.max(self.reserve_bytes / 2);
         match self.fs.free_bytes(&self.dir) {
             Ok(free) if free < needed => Err(format!(
                 "{free} bytes are free, writes go on when it is {needed} ({})",

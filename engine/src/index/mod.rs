@@ -6,10 +6,12 @@
 
 mod handle;
 mod memory;
+mod roomy;
 mod sled;
 
 pub(crate) use handle::Handle;
 pub use memory::MemoryStore;
+pub(crate) use roomy::RoomyStore;
 pub use sled::SledStore;
 
 use std::ops::Bound;
@@ -42,7 +44,7 @@ pub struct Entry {
     pub(crate) content_hash: u128,
 }
 
-const ENTRY_BYTES: usize = 48;
+pub(crate) const ENTRY_BYTES: usize = 48;
 
 impl Entry {
     pub(crate) fn encode(&self) -> [u8; ENTRY_BYTES] {

@@ -32,11 +32,11 @@ use crate::log::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Segments
 use crate::space::Space;
 
 /// The name of the segment prepared for use.
-const SPARE: &str = "spare";
+pub(crate) const SPARE: &str = "spare";
 
 /// The last part of a segment, as a divisor of its length, is not given to what grows the store
 /// before the next segment is there: with 32 MiB, it has room for tens of thousands of removes.
-pub(crate) const KEPT_SHARE: u32 = 8;
+const KEPT_SHARE: u32 = 8;
 
 /// What room is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
