@@ -1,0 +1,253 @@
+//! Every place where the engine writes, syncs, cuts, renames or creates a file fails, at its first,
+//! second and fiftieth call, once and for good, with an I/O error and with a full disk; writes also
+//! fail half-way.
+//!
+//! After each: what was acknowledged is durable, reads go on, and either it is visible that writing
+//! has stopped, or it goes on without a restart.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::*;
+use sherd_engine::fs::{Failure, Fault, FaultFs, File, Kind, Operation, SimFs, Site};
+use sherd_engine::index::MemoryStore;
+use sherd_engine::{
+    Command, Condition, Engine, Error, Mutation, MutationOutcome, Options, Outcome, Result,
+};
+
+type Contents = BTreeMap<String, String>;
+
+const EIO: i32 = 5;
+const EMFILE: i32 = 24;
+const ENOSPC: i32 = 28;
+
+/// Those that a running engine comes to.
+const RUNNING: [Site; 18] = [
+    (Operation::Write, Kind::Segment),
+    (Operation::Sync, Kind::Segment),
+    (Operation::SetLen, Kind::Segment),
+    (Operation::Create, Kind::Spare),
+    (Operation::Write, Kind::Spare),
+    (Operation::Sync, Kind::Spare),
+    (Operation::Rename, Kind::Spare),
+    (Operation::SyncDir, Kind::LogDir),
+    (Operation::Create, Kind::Manifest),
+    (Operation::Write, Kind::Manifest),
+    (Operation::Sync, Kind::Manifest),
+    (Operation::Rename, Kind::Manifest),
+    (Operation::SyncDir, Kind::DataDir),
+    (Operation::Create, Kind::Reserve),
+    (Operation::Write, Kind::Reserve),
+    (Operation::Sync, Kind::Reserve),
+    (Operation::Remove, Kind::Reserve),
+    (Operation::Remove, Kind::Spare),
+];
+
+/// A machine whose disk fails where it is told to.
+struct Faulty {
+    sim: SimFs,
+    fs: FaultFs<SimFs>,
+    index: MemoryStore,
+}
+
+impl Faulty {
+    fn new() -> Self {
+        let sim = SimFs::new();
+        let failing = sim.clone();
+        // As Linux does: the bytes count as clean from then on, and are not on the disk.
+        let fs = FaultFs::new(sim.clone()).when_a_sync_fails(move |file: &dyn File| {
+            failing.fail(Fault::Sync, 0, ErrorKind::Other);
+            _ = file.sync_data();
+            failing.heal();
+        });
+        Self { sim, fs, index: MemoryStore::new() }
+    }
+
+    fn open(&self) -> Result<Engine> {
+        let fs = Arc::new(self.fs.clone());
+        let options = Options { reserve_bytes: Some(8192), ..options() };
+        Ok(Engine::open_with(fs, &self.index, Path::new("/data"), options)?.0)
+    }
+
+    /// Loses all that is not durable.
+    fn lose_power(&self) {
+        self.fs.heal();
+        self.sim.crash(|| false);
+        self.index.crash(false);
+    }
+}
+
+/// What an engine was asked, and what may be there because of it.
+#[derive(Default)]
+struct Asked {
+    /// Acknowledged.
+    sure: Contents,
+    /// What an operation of unknown outcome would have made of a key.
+    unknown: Option<(String, Option<String>)>,
+    steps: u32,
+    refused: u32,
+}
+
+impl Asked {
+    /// Writes or removes one of some keys, and checks a few others.
+    fn step(&mut self, engine: &Engine) -> Option<Error> {
+        let i = self.steps;
+        self.steps += 1;
+        let name = format!("key{}", i * 7 % 40);
+        let (mutation, after) = if i % 5 == 4 {
+            (remove(&name), None)
+        } else {
+            let document = format!("document {i}, {}", "x".repeat((i % 13) as usize * 40));
+            (write(&name, &document, Condition::Any), Some(document))
+        };
+        let refused = match engine.execute(one_of(mutation)) {
+            Ok(Outcome::Mutated(outcomes)) => {
+                assert!(!matches!(outcomes[0], MutationOutcome::Refused(_)), "{outcomes:?}");
+                match after {
+                    Some(document) => _ = self.sure.insert(name, document),
+                    None => _ = self.sure.remove(&name),
+                }
+                None
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                if matches!(error, Error::OutcomeUnknown { .. }) {
+                    assert!(self.unknown.is_none(), "the writer has stopped");
+                    self.unknown = Some((name, after));
+                }
+                self.refused += 1;
+                Some(error)
+            }
+        };
+        let name = format!("key{}", i * 11 % 40);
+        assert_eq!(get(engine, &name), self.sure.get(&name).cloned(), "step {i}: {refused:?}");
+        refused
+    }
+
+    /// That just this is there, or with the one of unknown outcome.
+    fn check(&self, found: &Contents, when: &str) {
+        let mut with_unknown = self.sure.clone();
+        if let Some((name, after)) = self.unknown.clone() {
+            match after {
+                Some(document) => _ = with_unknown.insert(name, document),
+                None => _ = with_unknown.remove(&name),
+            }
+        }
+        assert!(*found == self.sure || *found == with_unknown, "{when}");
+    }
+}
+
+fn one_of(mutation: Mutation) -> Command {
+    Command::Mutate { mutations: vec![mutation], atomic: false }
+}
+
+/// Works until `stop`: writes and removes, checkpoints, and a disk that is short of space now and
+/// then, so that the reserve is released and made again.
+fn work(disk: &Faulty, engine: &Engine, asked: &mut Asked, stop: impl Fn() -> bool) -> bool {
+    for _ in 0..2600 {
+        if stop() {
+            return true;
+        }
+        asked.step(engine);
+        if asked.steps.is_multiple_of(26) {
+            let short = asked.steps.is_multiple_of(52);
+            // Less than any checkpoint asks for, and enough for the reserve and a segment.
+            disk.fs.set_free_bytes(short.then_some(0));
+            _ = engine.checkpoint();
+            disk.fs.set_free_bytes(None);
+        }
+    }
+    stop()
+}
+
+fn fail_and_recover(site: Site, before: u64, failure: Failure) -> Option<bool> {
+    let what = format!("{site:?} {failure:?} after {before}");
+    let disk = Faulty::new();
+    let engine = disk.open().unwrap();
+    set_up(&engine);
+    // Until it made its reserve and its next segment, it is not known which call is the first.
+    wait_for(|| [Kind::Reserve, Kind::Spare].iter().all(|kind| {
+        disk.fs.calls().get(&(Operation::Sync, *kind)).is_some_and(|calls| *calls > 0)
+    }));
+    let mut asked = Asked::default();
+    disk.fs.fail(site, before, failure);
+    if !work(&disk, &engine, &mut asked, || disk.fs.failed() > 0) {
+        return None;
+    }
+    // A while under the fault.
+    for _ in 0..60 {
+        asked.step(&engine);
+    }
+    _ = engine.checkpoint();
+    asked.check(&contents(&engine), &what);
+    disk.fs.heal();
+    let stat = engine.stat();
+    let poisoned = stat.poisoned.is_some();
+    if poisoned {
+        let error = asked.step(&engine).unwrap();
+        assert!(matches!(error, Error::Poisoned { .. }), "{what}: {error}");
+    } else {
+        assert_eq!(asked.unknown, None, "{what}");
+        for _ in 0..60 {
+            assert_eq!(asked.step(&engine), None, "{what}: it goes on");
+        }
+        engine.checkpoint().unwrap();
+        let stat = engine.stat();
+        assert_eq!((stat.disk_full, stat.checkpoint_error), (None, None), "{what}");
+    }
+    asked.check(&contents(&engine), &what);
+    match engine.close() {
+        Err(Error::Poisoned { .. }) => assert!(poisoned, "{what}"),
+        closed => assert_eq!((closed, poisoned), (Ok(()), false), "{what}"),
+    }
+    drop(engine);
+    disk.lose_power();
+    let engine = disk.open().unwrap();
+    asked.check(&contents(&engine), &format!("{what}, after the power loss"));
+    Some(poisoned)
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it does not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn every_call_site_fails_and_nothing_acknowledged_is_lost() {
+    let mut runs = 0;
+    let mut reached = BTreeMap::<Site, (u32, u32)>::new();
+    for site in RUNNING {
+        for errno in [EIO, ENOSPC] {
+            for before in [0, 1, 49] {
+                for for_good in [false, true] {
+                    // Of a write, nothing arrives, or the greater part.
+                    let short = site.0 == Operation::Write;
+                    for arrives in if short { &[0, 200][..] } else { &[0] } {
+                        let failure = Failure { errno, for_good, arrives: *arrives };
+                        let ended = fail_and_recover(site, before, failure);
+                        let poisoned = ended.unwrap_or_else(|| {
+                            panic!("{site:?} does not have {} calls", before + 1)
+                        });
+                        let (poisonings, recoveries) = reached.entry(site).or_default();
+                        *(if poisoned { poisonings } else { recoveries }) += 1;
+                        runs += 1;
+                    }
+                }
+            }
+        }
+    }
+    println!("{runs} faults; stopped writing, went on:");
+    for (site, (poisonings, recoveries)) in reached {
+        println!("{site:?}: {poisonings}, {recoveries}");
+    }
+}
