@@ -60,8 +60,8 @@ pub(crate) fn run(shared: &Shared, snapshots: &Receiver<Snapshot>, reports: &Sen
             }
         }
         complaints.succeeded(shared);
-        _ = reports.send(Ok(()));
         _ = shared.space.keep();
+        _ = reports.send(Ok(()));
     }
 }
 

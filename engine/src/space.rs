@@ -14,6 +14,7 @@
 //! refused with [`Error::DiskFull`]; removes and control commands go on. That the reserve could not
 //! be made for another reason keeps nobody from writing.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -145,8 +146,15 @@ impl Space {
             if self.reserve_bytes == 0 || matches!(state.reserve, Reserve::Released(_)) {
                 return;
             }
+            match self.fs.remove(&self.dir.join(NAME)) {
+                Ok(()) => released = true,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the reserve could not be released");
+                    return;
+                }
+            }
             // The sync lets a filesystem with a journal give the blocks to others at once.
-            released = self.fs.remove(&self.dir.join(NAME)).is_ok();
             _ = self.fs.sync_dir(&self.dir);
             state.reserve = Reserve::Released(format!("{why} ({})", self.dir.display()).into());
         });

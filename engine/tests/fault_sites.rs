@@ -12,7 +12,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -25,11 +26,10 @@ use sherd_engine::{
 type Contents = BTreeMap<String, String>;
 
 const EIO: i32 = 5;
-const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 /// Those that a running engine comes to.
-const RUNNING: [Site; 18] = [
+const RUNNING: [Site; 17] = [
     (Operation::Write, Kind::Segment),
     (Operation::Sync, Kind::Segment),
     (Operation::SetLen, Kind::Segment),
@@ -47,7 +47,6 @@ const RUNNING: [Site; 18] = [
     (Operation::Write, Kind::Reserve),
     (Operation::Sync, Kind::Reserve),
     (Operation::Remove, Kind::Reserve),
-    (Operation::Remove, Kind::Spare),
 ];
 
 /// A machine whose disk fails where it is told to.
@@ -66,6 +65,13 @@ impl Faulty {
             failing.fail(Fault::Sync, 0, ErrorKind::Other);
             _ = file.sync_data();
             failing.heal();
+        });
+        // Too little for a checkpoint while there is a reserve: each releases it, and then it is
+        // made again.
+        let files = sim.clone();
+        fs.set_free_bytes(move || match files.bytes(Path::new("/data/reserve")) {
+            Some(_) => 1 << 20,
+            None => 1 << 30,
         });
         Self { sim, fs, index: MemoryStore::new() }
     }
@@ -148,20 +154,15 @@ fn one_of(mutation: Mutation) -> Command {
     Command::Mutate { mutations: vec![mutation], atomic: false }
 }
 
-/// Works until `stop`: writes and removes, checkpoints, and a disk that is short of space now and
-/// then, so that the reserve is released and made again.
-fn work(disk: &Faulty, engine: &Engine, asked: &mut Asked, stop: impl Fn() -> bool) -> bool {
-    for _ in 0..2600 {
+/// Works until `stop`, or for long enough: writes, removes and checkpoints. Whether it stopped.
+fn work(engine: &Engine, asked: &mut Asked, stop: impl Fn() -> bool) -> bool {
+    for _ in 0..1200 {
         if stop() {
             return true;
         }
         asked.step(engine);
-        if asked.steps.is_multiple_of(26) {
-            let short = asked.steps.is_multiple_of(52);
-            // Less than any checkpoint asks for, and enough for the reserve and a segment.
-            disk.fs.set_free_bytes(short.then_some(0));
+        if asked.steps.is_multiple_of(20) {
             _ = engine.checkpoint();
-            disk.fs.set_free_bytes(None);
         }
     }
     stop()
@@ -173,12 +174,14 @@ fn fail_and_recover(site: Site, before: u64, failure: Failure) -> Option<bool> {
     let engine = disk.open().unwrap();
     set_up(&engine);
     // Until it made its reserve and its next segment, it is not known which call is the first.
-    wait_for(|| [Kind::Reserve, Kind::Spare].iter().all(|kind| {
-        disk.fs.calls().get(&(Operation::Sync, *kind)).is_some_and(|calls| *calls > 0)
-    }));
+    wait_for(|| {
+        [Kind::Reserve, Kind::Spare].iter().all(|kind| {
+            disk.fs.calls().get(&(Operation::Sync, *kind)).is_some_and(|calls| *calls > 0)
+        })
+    });
     let mut asked = Asked::default();
     disk.fs.fail(site, before, failure);
-    if !work(&disk, &engine, &mut asked, || disk.fs.failed() > 0) {
+    if !work(&engine, &mut asked, || disk.fs.failed() > 0) {
         return None;
     }
     // A while under the fault.
@@ -222,32 +225,48 @@ fn wait_for(condition: impl Fn() -> bool) {
     }
 }
 
-#[test]
-fn every_call_site_fails_and_nothing_acknowledged_is_lost() {
-    let mut runs = 0;
-    let mut reached = BTreeMap::<Site, (u32, u32)>::new();
+/// All faults, each at its calls.
+fn faults() -> Vec<(Site, u64, Failure)> {
+    let mut faults = Vec::new();
     for site in RUNNING {
-        for errno in [EIO, ENOSPC] {
-            for before in [0, 1, 49] {
-                for for_good in [false, true] {
-                    // Of a write, nothing arrives, or the greater part.
-                    let short = site.0 == Operation::Write;
-                    for arrives in if short { &[0, 200][..] } else { &[0] } {
-                        let failure = Failure { errno, for_good, arrives: *arrives };
-                        let ended = fail_and_recover(site, before, failure);
-                        let poisoned = ended.unwrap_or_else(|| {
-                            panic!("{site:?} does not have {} calls", before + 1)
-                        });
-                        let (poisonings, recoveries) = reached.entry(site).or_default();
-                        *(if poisoned { poisonings } else { recoveries }) += 1;
-                        runs += 1;
-                    }
-                }
+        // Of a write, nothing arrives, or the greater part.
+        let arrives: &[u8] = if site.0 == Operation::Write { &[0, 200] } else { &[0] };
+        for (errno, before, for_good) in [EIO, ENOSPC].into_iter().flat_map(|errno| {
+            let at = [(0, false), (0, true), (1, false), (1, true), (49, false), (49, true)];
+            at.map(|(before, for_good)| (errno, before, for_good))
+        }) {
+            for &arrives in arrives {
+                faults.push((site, before, Failure { errno, for_good, arrives }));
             }
         }
     }
-    println!("{runs} faults; stopped writing, went on:");
-    for (site, (poisonings, recoveries)) in reached {
-        println!("{site:?}: {poisonings}, {recoveries}");
+    faults
+}
+
+#[test]
+fn every_call_site_fails_and_nothing_acknowledged_is_lost() {
+    let faults = faults();
+    let next = AtomicUsize::new(0);
+    let ended = Mutex::new(BTreeMap::<(Site, i32), (u32, u32)>::new());
+    // Side by side, for they wait for retries most of the time.
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                while let Some(&(site, before, failure)) =
+                    faults.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    let poisoned = fail_and_recover(site, before, failure);
+                    let poisoned = poisoned
+                        .unwrap_or_else(|| panic!("{site:?} does not have {} calls", before + 1));
+                    let mut ended = ended.lock().unwrap();
+                    let (stopped, went_on) = ended.entry((site, failure.errno)).or_default();
+                    *(if poisoned { stopped } else { went_on }) += 1;
+                }
+            });
+        }
+    });
+    println!("{} faults; writing stopped, went on:", faults.len());
+    for ((site, errno), (stopped, went_on)) in ended.into_inner().unwrap() {
+        println!("{site:?} error {errno}: {stopped}, {went_on}");
     }
 }

@@ -85,6 +85,9 @@ pub struct Failure {
     pub arrives: u8,
 }
 
+/// Says how many bytes are free.
+type FreeBytes = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// What happens to a file whose sync fails.
 type FailedSync = Arc<dyn Fn(&dyn File) + Send + Sync>;
 
@@ -104,7 +107,7 @@ struct State {
     /// The fault to come: its site, how many of its calls succeed before, and how it fails.
     fault: Option<(Site, u64, Failure)>,
     failed: u64,
-    free_bytes: Option<u64>,
+    free_bytes: Option<FreeBytes>,
 }
 
 impl State {
@@ -163,9 +166,9 @@ impl<F: Fs> FaultFs<F> {
         self.state.lock().calls.clone()
     }
 
-    /// Says that so many bytes are free, or, with `None`, what the filesystem says.
-    pub fn set_free_bytes(&self, bytes: Option<u64>) {
-        self.state.lock().free_bytes = bytes;
+    /// Says that so many bytes are free as `bytes` does, and not what the filesystem says.
+    pub fn set_free_bytes(&self, bytes: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.state.lock().free_bytes = Some(Arc::new(bytes));
     }
 
     fn check(&self, operation: Operation, kind: Kind) -> Result<()> {
@@ -225,8 +228,8 @@ impl<F: Fs> Fs for FaultFs<F> {
     }
 
     fn free_bytes(&self, dir: &Path) -> Result<u64> {
-        let told = self.state.lock().free_bytes;
-        told.map_or_else(|| self.fs.free_bytes(dir), Ok)
+        let told = self.state.lock().free_bytes.clone();
+        told.map_or_else(|| self.fs.free_bytes(dir), |told| Ok(told()))
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn Any + Send + Sync>> {
