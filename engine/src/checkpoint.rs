@@ -60,6 +60,7 @@ pub(crate) fn run(shared: &Shared, snapshots: &Receiver<Snapshot>, reports: &Sen
             }
         }
         complaints.succeeded(shared);
+        shared.space.set_wanted(0);
         _ = shared.space.keep();
         _ = reports.send(Ok(()));
     }
@@ -134,10 +135,13 @@ fn check_space(shared: &Shared, generation: &Generation) -> Result<()> {
         shared.fs.free_bytes(&shared.dir).map_err(failed)
     };
     let mut bytes = free()?;
-    if bytes < needed && shared.space.release("a checkpoint needs its space") {
-        bytes = free()?;
+    if bytes < needed {
+        // Until the checkpoint is done, the reserve is not made again of what this frees.
+        shared.space.set_wanted(needed);
+        if shared.space.release("a checkpoint needs its space") {
+            bytes = free()?;
+        }
     }
-    shared.space.set_wanted(if bytes < needed { needed } else { 0 });
     if bytes < needed {
         let what = format!(
             "{bytes} bytes are free, a checkpoint asks for {needed} ({})",

@@ -39,7 +39,8 @@ pub(crate) struct Space {
 
 struct State {
     reserve: Reserve,
-    /// What a checkpoint that is put off asks for: the reserve is not made of that.
+    /// What a checkpoint asks for that uses the reserve, or waits for space: the reserve is not made
+    /// of that.
     wanted: u64,
     /// Why there is no next segment, where that is for want of space.
     no_segment: Option<Arc<str>>,
@@ -108,7 +109,7 @@ impl Space {
         self.change(|state| state.no_segment = why_not);
     }
 
-    /// Notes what a checkpoint asks for that is put off for want of space; 0 for none.
+    /// Notes what a checkpoint asks for that uses the reserve, or waits for space; 0 for none.
     pub(crate) fn set_wanted(&self, bytes: u64) {
         self.state.lock().wanted = bytes;
     }

@@ -26,6 +26,7 @@ use sherd_engine::{
 type Contents = BTreeMap<String, String>;
 
 const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 /// Those that a running engine comes to.
@@ -188,7 +189,8 @@ fn fail_and_recover(site: Site, before: u64, failure: Failure) -> Option<bool> {
     for _ in 0..60 {
         asked.step(&engine);
     }
-    _ = engine.checkpoint();
+    let meanwhile = engine.checkpoint();
+    let what = format!("{what}, checkpoint {meanwhile:?}");
     asked.check(&contents(&engine), &what);
     disk.fs.heal();
     let stat = engine.stat();
@@ -243,6 +245,19 @@ fn faults() -> Vec<(Site, u64, Failure)> {
     faults
 }
 
+/// Whether writing must stop for good; `None` where it depends on whether the call was for something
+/// that is made again anyway.
+fn stops((operation, kind): Site, errno: i32) -> Option<bool> {
+    match (operation, kind) {
+        (_, Kind::Manifest | Kind::Reserve | Kind::DataDir) => Some(false),
+        // Nothing is known after a failed sync, for whatever reason.
+        (Operation::Sync, Kind::Segment) | (Operation::SyncDir, _) => Some(true),
+        _ if errno == ENOSPC => Some(false),
+        (_, Kind::Segment) | (Operation::Rename, _) => Some(true),
+        _ => None,
+    }
+}
+
 #[test]
 fn every_call_site_fails_and_nothing_acknowledged_is_lost() {
     let faults = faults();
@@ -258,6 +273,9 @@ fn every_call_site_fails_and_nothing_acknowledged_is_lost() {
                     let poisoned = fail_and_recover(site, before, failure);
                     let poisoned = poisoned
                         .unwrap_or_else(|| panic!("{site:?} does not have {} calls", before + 1));
+                    if let Some(stops) = stops(site, failure.errno) {
+                        assert_eq!(poisoned, stops, "{site:?} {failure:?}");
+                    }
                     let mut ended = ended.lock().unwrap();
                     let (stopped, went_on) = ended.entry((site, failure.errno)).or_default();
                     *(if poisoned { stopped } else { went_on }) += 1;
@@ -269,4 +287,96 @@ fn every_call_site_fails_and_nothing_acknowledged_is_lost() {
     for ((site, errno), (stopped, went_on)) in ended.into_inner().unwrap() {
         println!("{site:?} error {errno}: {stopped}, {went_on}");
     }
+}
+
+#[test]
+fn running_out_of_descriptors_refuses_a_write_and_nothing_else() {
+    for site in [(Operation::Create, Kind::Spare), (Operation::SyncDir, Kind::LogDir)] {
+        for before in [0, 1, 5] {
+            let disk = Faulty::new();
+            let engine = disk.open().unwrap();
+            set_up(&engine);
+            disk.fs.fail(site, before, Failure { errno: EMFILE, for_good: true, arrives: 0 });
+            let mut asked = Asked::default();
+            let error = loop {
+                if let Some(error) = asked.step(&engine) {
+                    break error;
+                }
+            };
+            assert!(matches!(error, Error::NoDescriptors { .. }), "{site:?}: {error}");
+            for _ in 0..20 {
+                asked.step(&engine);
+            }
+            assert_eq!(engine.stat().poisoned, None);
+            disk.fs.heal();
+            for _ in 0..100 {
+                assert_eq!(asked.step(&engine), None, "{site:?} after {before}");
+            }
+            asked.check(&contents(&engine), "it goes on");
+            drop(engine);
+            disk.lose_power();
+            asked.check(&contents(&disk.open().unwrap()), "after the power loss");
+        }
+    }
+}
+
+/// Each call of a recovery fails: the next one comes to the same.
+#[test]
+fn every_call_of_an_opening_fails_and_the_next_opening_finds_everything() {
+    let mut sites = BTreeMap::<Site, u64>::new();
+    for new in [true, false] {
+        for errno in [EIO, ENOSPC, EMFILE] {
+            let calls = calls_of_an_opening(new);
+            for (site, count) in calls {
+                for before in 0..count {
+                    let (disk, mut asked) = a_machine(new);
+                    disk.fs.fail(site, before, Failure { errno, for_good: false, arrives: 128 });
+                    match disk.open() {
+                        Ok(engine) if !new => _ = asked.step(&engine),
+                        _ => {}
+                    }
+                    *sites.entry(site).or_default() += 1;
+                    disk.lose_power();
+                    let engine = disk.open().unwrap();
+                    if new {
+                        set_up(&engine);
+                    } else {
+                        asked
+                            .check(&contents(&engine), &format!("{site:?} {errno} after {before}"));
+                    }
+                    put(&engine, "after", "it");
+                }
+            }
+        }
+    }
+    println!("faults at opening: {sites:?}");
+    assert!(sites.len() >= 10, "{sites:?}");
+}
+
+/// A machine that was killed in the middle of things, or a new one.
+fn a_machine(new: bool) -> (Faulty, Asked) {
+    let (disk, mut asked) = (Faulty::new(), Asked::default());
+    if !new {
+        let engine = disk.open().unwrap();
+        set_up(&engine);
+        for i in 0..60 {
+            asked.step(&engine);
+            if i == 40 {
+                engine.checkpoint().unwrap();
+            }
+        }
+        drop(engine);
+        disk.sim.stop_process();
+    }
+    (disk, asked)
+}
+
+/// How many calls of each site an opening takes, those of its threads included.
+fn calls_of_an_opening(new: bool) -> BTreeMap<Site, u64> {
+    let (disk, _) = a_machine(new);
+    let before = disk.fs.calls();
+    drop(disk.open().unwrap());
+    let calls = disk.fs.calls().into_iter();
+    let calls = calls.map(|(site, count)| (site, count - before.get(&site).unwrap_or(&0)));
+    calls.filter(|(_, count)| *count > 0).collect()
 }
