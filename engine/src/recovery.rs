@@ -25,7 +25,7 @@ use crate::effect::{self, Effect};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{self, Entry, Index, IndexKey, IndexStore, RoomyStore};
+use crate::index::{self, Entry, Index, IndexKey, IndexStore, MemoryStore, RoomyStore};
 use crate::log::record::Checksum;
 use crate::log::{
     LOG_DIR, Located, LogWriter, Lsn, SPARE, Segment, SegmentEnd, Segments, Source, read_header,
@@ -73,8 +73,14 @@ pub(crate) fn recover(
     let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
     let store =
         &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
+    let mut stand_in = None;
     let (replayed, rebuilt) = match use_index(store, &log, &manifest) {
         Ok(replayed) => (replayed, None),
+        Err(Unusable::Log(Error::DiskFull { what })) => {
+            tracing::warn!(dir = %dir.display(), %what, "the index is held in memory for now");
+            stand_in = Some(what);
+            (rebuild(&MemoryStore::new(), dir, &log, &manifest, options)?, None)
+        }
         Err(Unusable::Index(why)) => {
             tracing::warn!(dir = %dir.display(), %why, "the index is rebuilt from the log");
             store.set_aside()?;
@@ -107,7 +113,10 @@ pub(crate) fn recover(
     }
     let shared = Arc::new(Shared {
         view: RwLock::new(view),
-        index: index::Handle::new(index, store.share()),
+        index: match stand_in {
+            Some(why) => index::Handle::closed(why, index, store.share()),
+            None => index::Handle::new(index, store.share()),
+        },
         segments: log.segments,
         cache: DocumentCache::new(options.document_cache_bytes),
         poison: Poison::default(),
@@ -406,7 +415,12 @@ fn rebuild(
             at_checkpoint = Some(replay.view.state.clone());
         }
         let overlay = &mut replay.view.overlay;
-        if overlay.active.keys >= options.checkpoint_keys {
+        let many = overlay.active.keys >= options.checkpoint_keys;
+        // What came after the checkpoint stays in the overlay: what stands in for an index is
+        // replaced by it later.
+        let checkpoint = manifest.checkpoint_lsn;
+        let lsn = located.record.lsn;
+        if lsn == checkpoint || (many && lsn < checkpoint) {
             // Until the first flush says otherwise, this index counts as empty.
             checkpoint::drain(index.as_ref(), &std::mem::take(&mut overlay.active))?;
         }

@@ -21,10 +21,13 @@ pub(crate) struct Handle {
 
 enum State {
     Open(Arc<dyn Index>),
-    /// To be opened again.
-    Closed(Arc<str>),
-    /// It was opened again and is not whole: only a rebuild helps.
-    Lost(Arc<str>),
+    Closed {
+        why: Arc<str>,
+        /// It was opened again and is not whole: only a rebuild helps.
+        lost: bool,
+        /// Answers in its place.
+        stand_in: Option<Arc<dyn Index>>,
+    },
 }
 
 impl Handle {
@@ -32,14 +35,24 @@ impl Handle {
         Self { state: RwLock::new(State::Open(index)), store }
     }
 
-    /// The index. It is not closed before the guard is dropped.
+    /// An index that could not be opened yet, and one that is as it should be at the checkpoint.
+    pub(crate) fn closed(
+        why: Arc<str>,
+        stand_in: Arc<dyn Index>,
+        store: Arc<dyn IndexStore>,
+    ) -> Self {
+        let closed = State::Closed { why, lost: false, stand_in: Some(stand_in) };
+        Self { state: RwLock::new(closed), store }
+    }
+
+    /// The index, or what stands in for it. It is not closed before the guard is dropped.
     ///
     /// # Errors
     /// [`Error::Index`] while it is closed.
     pub(crate) fn get(&self) -> Result<MappedRwLockReadGuard<'_, dyn Index>> {
         let open = RwLockReadGuard::try_map(self.state.read(), |state| match state {
             State::Open(index) => Some(index.as_ref()),
-            State::Closed(_) | State::Lost(_) => None,
+            State::Closed { stand_in, .. } => stand_in.as_deref(),
         });
         open.map_err(|state| state.refusal())
     }
@@ -47,7 +60,8 @@ impl Handle {
     /// Closes the index after a failure. Waits for those who read from it.
     pub(crate) fn close(&self, error: &Error) {
         let why = format!("{error}; it is being opened again");
-        let before = std::mem::replace(&mut *self.state.write(), State::Closed(why.into()));
+        let closed = State::Closed { why: why.into(), lost: false, stand_in: None };
+        let before = std::mem::replace(&mut *self.state.write(), closed);
         // sled may panic on its way out as well.
         _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
     }
@@ -63,8 +77,8 @@ impl Handle {
     ) -> Result<()> {
         match &*self.state.read() {
             State::Open(_) => return Ok(()),
-            State::Closed(_) => {}
-            lost @ State::Lost(_) => return Err(lost.refusal()),
+            lost @ State::Closed { lost: true, .. } => return Err(lost.refusal()),
+            State::Closed { .. } => {}
         }
         let index = self.store.open()?;
         let wrong = match check(index.as_ref()) {
@@ -77,11 +91,13 @@ impl Handle {
             Err(error) => Err(error),
         };
         _ = catch_unwind(AssertUnwindSafe(move || drop(index)));
-        let why = format!("after a failure, {}; restart the shard to rebuild it", wrong?);
-        let lost = State::Lost(why.into());
-        let error = lost.refusal();
-        *self.state.write() = lost;
-        Err(error)
+        let reason = format!("after a failure, {}; restart the shard to rebuild it", wrong?);
+        let mut state = self.state.write();
+        if let State::Closed { why, lost, .. } = &mut *state {
+            *why = reason.into();
+            *lost = true;
+        }
+        Err(state.refusal())
     }
 }
 
@@ -89,7 +105,7 @@ impl State {
     /// For what only the index could answer.
     fn refusal(&self) -> Error {
         match self {
-            Self::Closed(why) | Self::Lost(why) => Error::Index(Arc::clone(why)),
+            Self::Closed { why, .. } => Error::Index(Arc::clone(why)),
             Self::Open(_) => Error::Index("it was closed and is open again".into()),
         }
     }

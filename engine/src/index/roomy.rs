@@ -2,7 +2,8 @@
 //!
 //! sled writes when it is opened, a snapshot at least, and cannot be opened on a full disk. A shard
 //! that was killed on one must start all the same, so that documents can be read and removed: what
-//! can be spared is deleted first.
+//! can be spared is deleted first. Where that is not enough, recovery makes an index in memory that
+//! stands in for it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::fs::Fs;
 use crate::space::Space;
 
 /// What sled may need to be opened: a segment of its own, and a snapshot of some million keys.
-const OPENING_BYTES: u64 = 4 * 1024 * 1024;
+const OPENING_BYTES: u64 = 2 * 1024 * 1024;
 
 /// A store that makes space to open its index.
 pub(crate) struct RoomyStore {
@@ -33,40 +34,27 @@ impl RoomyStore {
     ) -> Self {
         Self { store, space, fs, leftover: Some(leftover) }
     }
-
-    /// Whether a failure may be for want of space: not all that sled says of a full disk says so.
-    fn is_for_want_of_space(&self, error: &Error) -> bool {
-        matches!(error, Error::DiskFull { .. })
-            || self.space.free().is_some_and(|free| free < OPENING_BYTES)
-    }
 }
 
 impl IndexStore for RoomyStore {
+    /// # Errors
+    /// [`Error::DiskFull`] before sled is asked: it may damage its own files when it meets a full
+    /// disk on the way.
     fn open(&self) -> Result<Arc<dyn Index>> {
-        let make_way: [&dyn Fn() -> bool; 2] =
-            [&|| self.leftover.as_ref().is_some_and(|path| self.fs.remove(path).is_ok()), &|| {
-                self.space.release("the index is opened on a full disk")
-            }];
-        let mut opened = self.store.open();
-        for make_way in make_way {
-            match &opened {
-                Err(error) if self.is_for_want_of_space(error) => {}
-                _ => return opened,
-            }
-            if make_way() {
-                opened = self.store.open();
-            }
+        let too_little = || self.space.free().filter(|&free| free < OPENING_BYTES);
+        if too_little().is_some()
+            && let Some(path) = &self.leftover
+        {
+            _ = self.fs.remove(path);
         }
-        opened.map_err(|error| match self.space.free() {
-            Some(free) if self.is_for_want_of_space(&error) => {
-                let what = format!(
-                    "the index cannot be opened with {free} bytes free, {OPENING_BYTES} should do \
-                     ({error})"
-                );
-                Error::DiskFull { what: what.into() }
-            }
-            _ => error,
-        })
+        if too_little().is_some() {
+            self.space.release("the index is opened on a full disk");
+        }
+        if let Some(free) = too_little() {
+            let what = format!("{free} bytes are free, opening the index asks for {OPENING_BYTES}");
+            return Err(Error::DiskFull { what: what.into() });
+        }
+        self.store.open()
     }
 
     fn share(&self) -> Arc<dyn IndexStore> {
