@@ -204,8 +204,9 @@ fn fail_and_recover(site: Site, before: u64, failure: Failure) -> Option<bool> {
             assert_eq!(asked.step(&engine), None, "{what}: it goes on");
         }
         engine.checkpoint().unwrap();
-        let stat = engine.stat();
-        assert_eq!((stat.disk_full, stat.checkpoint_error), (None, None), "{what}");
+        assert_eq!(engine.stat().checkpoint_error, None, "{what}");
+        // The thread that prepares segments may have met the checkpoint that used the reserve.
+        wait_for(|| engine.stat().disk_full.is_none());
     }
     asked.check(&contents(&engine), &what);
     match engine.close() {
