@@ -43,7 +43,8 @@ const EVENT_QUEUE: usize = 16;
 /// Runs the cluster until a signal asks to stop.
 ///
 /// # Errors
-/// When it cannot be started; a child that ends is no error but is started again.
+/// When it cannot be started, or when a child does not stop cleanly; a child that ends before is no
+/// error but is started again.
 pub(crate) async fn run(
     context: &Context,
     data: &DataDir,
@@ -87,8 +88,12 @@ pub(crate) async fn run(
             }
         }
     };
-    cluster.stop(events, &mut signals).await;
-    result
+    let clean = cluster.stop(events, &mut signals).await;
+    match result {
+        // Which one, and how, was said.
+        Ok(()) if !clean => Err(Error::FailedSaid),
+        result => result,
+    }
 }
 
 /// This program, to be started again as a node.
@@ -314,13 +319,14 @@ impl Cluster<'_> {
         table.trim_fmt()
     }
 
-    /// Stops the children, bootstrap first, and waits until they have.
-    async fn stop(mut self, mut events: mpsc::Receiver<Event>, signals: &mut StopSignals) {
+    /// Stops the children, bootstrap first, and waits until they have. Whether all did cleanly.
+    async fn stop(mut self, mut events: mpsc::Receiver<Event>, signals: &mut StopSignals) -> bool {
         self.become_incomplete();
         let Self { members, events: sender, wish, .. } = self;
         // What is left are the children's: the channel ends with the last of them.
         drop(sender);
         wish.send_replace(Wish::StopBootstrap);
+        let mut clean = true;
         let since = Instant::now();
         let head_start = tokio::time::sleep(HEAD_START);
         tokio::pin!(head_start);
@@ -330,11 +336,12 @@ impl Cluster<'_> {
                     Some(Event::Stopped { child, unclean }) => {
                         if let Some(how) = unclean {
                             say!("{} {how}", members[child].name);
+                            clean = false;
                         }
                         strengthen(&wish, Wish::StopAll);
                     }
                     Some(_) => {}
-                    None => break,
+                    None => break clean,
                 },
                 () = &mut head_start, if *wish.borrow() < Wish::StopAll => {
                     strengthen(&wish, Wish::StopAll);

@@ -15,7 +15,8 @@ use super::Context;
 ///
 /// Prints a line starting with `ready HOST:PORT` once it listens. Bootstrap gives it its name,
 /// ranges and size; it remembers them, and serves them after a restart also while bootstrap is
-/// down. SIGTERM or SIGINT stops it cleanly.
+/// down. SIGTERM or SIGINT stops it cleanly; the exit status is 1 if it had stopped writing after a
+/// failure, or could not bring its index up to date.
 #[derive(Debug, Args)]
 pub(crate) struct Shard {
     /// The data directory; made if it is not there

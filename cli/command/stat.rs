@@ -87,11 +87,15 @@ fn print_table(output: &mut Output, views: &[ShardView]) -> Result<(), Error> {
 }
 
 fn state(stat: &ShardStat) -> String {
-    match (&stat.poisoned, &stat.locked_by) {
-        (Some(reason), _) => format!("reads only: {reason}"),
-        (None, Some(owner)) => format!("locked by {owner}"),
-        (None, None) => "serving".to_owned(),
-    }
+    // The gravest first.
+    let states = [
+        ("poisoned, reads only: ", &stat.poisoned),
+        ("disk full, no writes: ", &stat.disk_full),
+        ("checkpoints fail: ", &stat.checkpoint_error),
+        ("locked by ", &stat.locked_by),
+    ];
+    let state = states.iter().find_map(|(what, why)| Some(format!("{what}{}", why.as_ref()?)));
+    state.unwrap_or_else(|| "serving".to_owned())
 }
 
 /// All shards, keyed by name.
@@ -144,6 +148,8 @@ struct View<'a> {
     indexes: Vec<IndexView<'a>>,
     locked_by: Option<&'a str>,
     poisoned: Option<&'a str>,
+    disk_full: Option<&'a str>,
+    checkpoint_error: Option<&'a str>,
     durable_lsn: u64,
     checkpoint_lsn: u64,
     segments: u64,
@@ -186,6 +192,8 @@ impl<'a> View<'a> {
             indexes: indexes.collect(),
             locked_by: stat.locked_by.as_deref(),
             poisoned: stat.poisoned.as_deref(),
+            disk_full: stat.disk_full.as_deref(),
+            checkpoint_error: stat.checkpoint_error.as_deref(),
             durable_lsn: stat.durable_lsn,
             checkpoint_lsn: stat.checkpoint_lsn,
             segments: stat.segments,

@@ -19,7 +19,7 @@ const MAX_SHARDS: u64 = 64;
 /// Starts a bootstrap and some shards, each its own process, and keeps them running: one that ends
 /// is started again. Prints who is who, then a line starting with `ready HOST:PORT` each time all
 /// of it serves, and a line starting with `restarted` for each process started again. Ctrl-C or
-/// SIGTERM stops it cleanly.
+/// SIGTERM stops it cleanly; the exit status is 1 if one of the processes did not.
 ///
 /// The number of shards, their size, host and ports are fixed by the first start and kept in
 /// DIR/cluster.json, a bootstrap config; later starts take them from there.

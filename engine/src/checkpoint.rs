@@ -6,36 +6,42 @@
 //! states; a replay from the old checkpoint comes to the same end.
 //!
 //! A checkpoint that fails is tried again: a full disk may get space. Meanwhile the frozen part
-//! stays in memory and answers reads.
+//! stays in memory and answers reads. An index that failed on the way is opened again first.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::index::Index;
+use crate::index::{Index, MAX_ENTRY_BYTES};
 use crate::log::Lsn;
 use crate::manifest::{Manifest, SegmentInfo};
-use crate::overlay::Generation;
-use crate::shared::Shared;
+use crate::overlay::{Generation, Overlay};
+use crate::read;
+use crate::shared::{Shared, View};
 use crate::state::State;
-use crate::usage::BySegment;
+use crate::usage::Usage;
 
 /// How long a failed checkpoint waits before it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What sled may write for a key, generously: an entry, and its share of the pages around it.
-const INDEX_BYTES_PER_KEY: u64 = 1024;
+/// How often a failure that goes on is said again.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
+/// What sled may write for a key, as a multiple of its entry: measured for a million keys, three
+/// times what is put.
+const INDEX_WRITES: u64 = 4;
 
 /// What sled and the manifest may write besides.
-const INDEX_RESERVE_BYTES: u64 = 8 * 1024 * 1024;
+const INDEX_BYTES: u64 = 2 * 1024 * 1024;
 
 /// A frozen overlay and the state at its end.
 pub(crate) struct Snapshot {
     pub(crate) lsn: Lsn,
     pub(crate) state: State,
-    pub(crate) tombstones: BySegment,
+    pub(crate) usage: Usage,
     /// Segments to be deleted: the index, with this generation, points to none of them.
     pub(crate) condemned: Vec<u32>,
     pub(crate) generation: Arc<Generation>,
@@ -43,11 +49,12 @@ pub(crate) struct Snapshot {
 
 /// Works off snapshots until their sender is gone. Reports each failure and each end.
 pub(crate) fn run(shared: &Shared, snapshots: &Receiver<Snapshot>, reports: &Sender<Result<()>>) {
+    // The first time, and when a checkpoint has used it. Where there is no space, writes see to it.
+    _ = shared.space.keep();
+    let mut complaints = Complaints::default();
     while let Ok(snapshot) = snapshots.recv() {
         while let Err(error) = checkpoint(shared, &snapshot) {
-            tracing::error!(
-                %error, dir = %shared.dir.display(), "a checkpoint failed and will be tried again"
-            );
+            complaints.failed(shared, &error);
             _ = reports.send(Err(error));
             // The sequencer sends nothing more before this one is done, so a message would be a
             // mistake and a closed channel is the end of the engine.
@@ -56,16 +63,62 @@ pub(crate) fn run(shared: &Shared, snapshots: &Receiver<Snapshot>, reports: &Sen
                 _ => return,
             }
         }
+        complaints.succeeded(shared);
+        shared.space.set_wanted(0);
+        _ = shared.space.keep();
         _ = reports.send(Ok(()));
     }
 }
 
+/// Says that checkpoints fail, and not each second anew.
+#[derive(Default)]
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    fn failed(&mut self, shared: &Shared, error: &Error) {
+        let why = error.to_string();
+        let changed = {
+            let mut noted = shared.checkpoint_error.lock();
+            let other_kind = noted.as_deref().map(without_digits) != Some(without_digits(&why));
+            *noted = Some(why.into());
+            other_kind
+        };
+        if changed || self.last.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+            self.last = Some(Instant::now());
+            tracing::error!(
+                %error, dir = %shared.dir.display(), "a checkpoint failed and will be tried again"
+            );
+        }
+    }
+
+    fn succeeded(&mut self, shared: &Shared) {
+        if shared.checkpoint_error.lock().take().is_some() {
+            self.last = None;
+            tracing::info!(dir = %shared.dir.display(), "checkpoints succeed again");
+        }
+    }
+}
+
+/// A message without its figures: that other bytes are free does not make it another one.
+fn without_digits(message: &str) -> String {
+    message.chars().filter(|char| !char.is_ascii_digit()).collect()
+}
+
 fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     check_space(shared, &snapshot.generation)?;
-    drain(shared.index.as_ref(), &snapshot.generation)?;
-    shared.index.flush(snapshot.lsn)?;
-    shared.index_bytes.store(shared.index.bytes_on_disk(), Ordering::Release);
-    let segments = SegmentInfo::list(&shared.segments, &snapshot.tombstones, &snapshot.condemned);
+    shared.index.reopen(|index| whats_wrong(shared, snapshot, index))?;
+    let written = {
+        let index = shared.index.get()?;
+        shared.index_bytes.store(index.bytes_on_disk(), Ordering::Release);
+        drain(&*index, &snapshot.generation).and_then(|()| index.flush(snapshot.lsn))
+    };
+    if let Err(error) = written {
+        return Err(replace_index(shared, snapshot, error));
+    }
+    let tombstones = &snapshot.usage.tombstones;
+    let segments = SegmentInfo::list(&shared.segments, tombstones, &snapshot.condemned);
     Manifest::of(shared.identity, snapshot.lsn, &snapshot.state, segments)
         .write(shared.fs.as_ref(), &shared.dir)?;
     shared.checkpoint_lsn.store(snapshot.lsn, Ordering::Release);
@@ -92,20 +145,75 @@ fn delete(shared: &Shared, condemned: &[u32]) {
     }
 }
 
-/// Refuses a checkpoint that the disk may be too full for. sled, once it has met a full disk, fails
-/// for good, and reads with it; a checkpoint that waits costs memory only.
+/// Makes sure that there is space for a checkpoint, by releasing the reserve if need be. A
+/// checkpoint that waits costs memory only; an index that meets a full disk has to be opened again.
 fn check_space(shared: &Shared, generation: &Generation) -> Result<()> {
-    let failed = |error| Error::io("ask for the free space of", &shared.dir, error);
-    let free = shared.fs.free_bytes(&shared.dir).map_err(failed)?;
-    let needed = generation.keys as u64 * INDEX_BYTES_PER_KEY + INDEX_RESERVE_BYTES;
-    if free < needed {
+    let keys = generation.tables.values().flat_map(BTreeMap::keys);
+    let entries: u64 = keys.map(|key| (key.as_bytes().len() + MAX_ENTRY_BYTES) as u64).sum();
+    let needed = entries * INDEX_WRITES + INDEX_BYTES;
+    let free = || {
+        let failed = |error| Error::io("ask for the free space of", &shared.dir, error);
+        shared.fs.free_bytes(&shared.dir).map_err(failed)
+    };
+    let mut bytes = free()?;
+    if bytes < needed {
+        // Until the checkpoint is done, the reserve is not made again of what this frees.
+        shared.space.set_wanted(needed);
+        if shared.space.release("a checkpoint needs its space") {
+            bytes = free()?;
+        }
+    }
+    if bytes < needed {
         let what = format!(
-            "{free} bytes are free, a checkpoint asks for {needed} ({})",
+            "{bytes} bytes are free, a checkpoint asks for {needed} ({})",
             shared.dir.display()
         );
         return Err(Error::DiskFull { what: what.into() });
     }
     Ok(())
+}
+
+/// Opens an index that could not be written once more. The error to report.
+fn replace_index(shared: &Shared, snapshot: &Snapshot, error: Error) -> Error {
+    if matches!(error, Error::NoDescriptors { .. }) {
+        // Of our own sync of its files: the index itself is well.
+        return error;
+    }
+    shared.index.close(&error);
+    if matches!(error, Error::DiskFull { .. }) {
+        shared.space.release("the index met a full disk");
+    }
+    match shared.index.reopen(|index| whats_wrong(shared, snapshot, index)) {
+        Ok(()) => error,
+        Err(error) => error,
+    }
+}
+
+/// What is wrong with an index that was opened again while running, if anything is. With the frozen
+/// generation over it, it must amount to the state of the snapshot: everything since the last
+/// checkpoint is in there, and everything before was flushed.
+fn whats_wrong(shared: &Shared, snapshot: &Snapshot, index: &dyn Index) -> Result<Option<String>> {
+    let flushed = index.checkpoint()?;
+    let checkpoint = shared.checkpoint_lsn.load(Ordering::Acquire);
+    if flushed < checkpoint {
+        return Ok(Some(format!(
+            "it was last flushed at LSN {flushed}, the checkpoint is at {checkpoint}"
+        )));
+    }
+    let frozen = Some(Arc::clone(&snapshot.generation));
+    let overlay = Overlay { frozen, ..Overlay::default() };
+    let view = View { state: snapshot.state.clone(), overlay, usage: Usage::default() };
+    let counted = read::recount(&view, index, &shared.segments)?;
+    if !counted.state.same_totals(&snapshot.state) {
+        let documents = (counted.state.documents(), snapshot.state.documents());
+        return Ok(Some(format!(
+            "it does not count right ({} documents of {})",
+            documents.0, documents.1
+        )));
+    }
+    // An entry of before a move counts the same, and points to what is about to be deleted.
+    let same_places = counted.usage.live() == snapshot.usage.live();
+    Ok((!same_places).then(|| "some documents lie elsewhere than it says".to_owned()))
 }
 
 /// Puts a generation into the index, in key order: sled takes sorted entries half again as fast as

@@ -208,6 +208,10 @@ pub struct Stat {
     pub locked_by: Option<String>,
     /// Why the writer stopped, if it did.
     pub poisoned: Option<String>,
+    /// Why writes are refused for want of space, if they are.
+    pub disk_full: Option<String>,
+    /// Why the last checkpoint failed, if it did; it is tried again.
+    pub checkpoint_error: Option<String>,
     /// The last LSN that is durable.
     pub durable_lsn: u64,
     /// The LSN up to which the index on disk holds everything.

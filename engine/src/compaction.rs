@@ -415,8 +415,8 @@ impl Compactor {
             let page = {
                 let view = shared.view.read();
                 let whole_ring = [(0, u32::MAX)];
-                let index = shared.index.as_ref();
-                read::unowned(&view, index, &whole_ring, after.as_ref(), SWEEP_KEYS)?
+                let index = shared.index.get()?;
+                read::unowned(&view, &*index, &whole_ring, after.as_ref(), SWEEP_KEYS)?
             };
             after = page.last().cloned();
             if page.is_empty() {

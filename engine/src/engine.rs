@@ -54,6 +54,9 @@ pub struct Options {
     pub checkpoint_keys: usize,
     /// How long changes may wait for a checkpoint. Default 30 s.
     pub checkpoint_interval: Duration,
+    /// How many bytes are kept in reserve, so that removes and checkpoints work on a full disk; 0
+    /// for none. Default: as many as a segment has.
+    pub reserve_bytes: Option<u64>,
     /// What sled may cache. Default 64 MiB.
     pub index_cache_bytes: u64,
     /// What documents may be cached. Default 64 MiB.
@@ -69,6 +72,7 @@ impl Default for Options {
             segment_bytes: 32 * 1024 * 1024,
             checkpoint_keys: 100_000,
             checkpoint_interval: Duration::from_secs(30),
+            reserve_bytes: None,
             index_cache_bytes: 64 * 1024 * 1024,
             document_cache_bytes: 64 * 1024 * 1024,
             compaction: true,
@@ -78,6 +82,10 @@ impl Default for Options {
 
 impl Options {
     const MIN_SEGMENT_BYTES: u32 = 4096;
+
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes.unwrap_or(u64::from(self.segment_bytes))
+    }
 
     fn at_least_the_minimum(mut self) -> Self {
         self.segment_bytes = self.segment_bytes.max(Self::MIN_SEGMENT_BYTES);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use thiserror::Error as ThisError;
 
 use crate::command::IndexId;
@@ -49,6 +50,9 @@ pub enum Error {
     OutcomeUnknown { reason: Arc<str> },
     #[error("the disk is full: {what}")]
     DiskFull { what: Arc<str> },
+    /// Nothing has changed, and it may be tried again.
+    #[error("too many files are open: {what}")]
+    NoDescriptors { what: Arc<str> },
     /// Bytes that were durable have changed.
     #[error("{} is damaged at offset {offset}: {what}", file.display())]
     Corrupt { file: PathBuf, offset: u64, what: Arc<str> },
@@ -58,8 +62,9 @@ pub enum Error {
     UnknownFormat { file: PathBuf, found: u32, known: u32 },
     #[error("{what} ({}): {error}", file.display())]
     Io { what: &'static str, file: PathBuf, error: Arc<std::io::Error> },
-    /// sled failed or panicked; the log is not concerned, and opening anew rebuilds the index.
-    #[error("the index failed: {0}; restart the shard to rebuild it from the log")]
+    /// sled failed or panicked; the log is not concerned, and the index is opened again, or rebuilt
+    /// at the next opening.
+    #[error("the index failed: {0}")]
     Index(Arc<str>),
     #[error("the engine is closed")]
     Closed,
@@ -77,12 +82,26 @@ impl Error {
     /// An I/O error: what was being done to which file.
     pub(crate) fn io(what: &'static str, file: impl Into<PathBuf>, error: std::io::Error) -> Self {
         let file = file.into();
-        let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
-        if full.contains(&error.kind()) {
-            Self::DiskFull { what: format!("{what} ({})", file.display()).into() }
+        let what_file = || format!("{what} ({})", file.display()).into();
+        if Self::is_full(&error) {
+            Self::DiskFull { what: what_file() }
+        } else if Self::is_out_of_descriptors(&error) {
+            Self::NoDescriptors { what: what_file() }
         } else {
             Self::failed(what, file, error)
         }
+    }
+
+    /// Whether there was no space.
+    pub(crate) fn is_full(error: &std::io::Error) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded)
+    }
+
+    /// Whether the process, or the machine, has too many files open.
+    pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+        let errors = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+        errors.contains(&error.raw_os_error())
     }
 
     /// An I/O error of any kind, a full disk included, where it must not be taken lightly.

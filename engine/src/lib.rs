@@ -62,6 +62,7 @@ mod read;
 mod recovery;
 mod sequencer;
 mod shared;
+mod space;
 mod state;
 mod usage;
 

@@ -40,7 +40,7 @@ impl Shared {
                 return Ok(Some(document));
             }
             (Some(Some(entry)), _) => entry,
-            (None, None) => match self.index.get(index, index_key.as_bytes())? {
+            (None, None) => match self.index.get()?.get(index, index_key.as_bytes())? {
                 Some(entry) => entry,
                 None => return Ok(None),
             },
@@ -77,7 +77,8 @@ impl Shared {
                     Some(key) => Bound::Excluded(key.as_bytes()),
                     None => Bound::Included(&first[..]),
                 };
-                let merged = merged(&view.overlay, self.index.as_ref(), scan.index, from, &until)?;
+                let on_disk = self.index.get()?;
+                let merged = merged(&view.overlay, &*on_disk, scan.index, from, &until)?;
                 merged.take(wanted).collect::<Result<Vec<_>>>()?
             };
             let last_of_range = entries.len() < wanted;

@@ -26,16 +26,17 @@ use crate::effect::{self, Effect, Put, Remove, Tombstone};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{Entry, Index, IndexKey, IndexStore};
+use crate::index::{self, Entry, Index, IndexKey, IndexStore, MemoryStore, RoomyStore};
 use crate::log::record::Checksum;
 use crate::log::{
-    LOG_DIR, Located, LogWriter, Lsn, Segment, SegmentEnd, Segments, Source, read_header,
+    LOG_DIR, Located, LogWriter, Lsn, SPARE, Segment, SegmentEnd, Segments, Source, read_header,
     read_segment, segment_name, segment_number,
 };
 use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
 use crate::read;
 use crate::shared::{Poison, Shared, View};
+use crate::space::Space;
 use crate::state::Change;
 
 /// The file whose lock keeps a second process out, in the data directory.
@@ -70,8 +71,17 @@ pub(crate) fn recover(
     })?;
     let manifest = read_or_make_manifest(fs.as_ref(), dir, &log_dir)?;
     let log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
+    let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
+    let store =
+        &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
+    let mut stand_in = None;
     let (replayed, rebuilt) = match use_index(store, &log, &manifest) {
         Ok(replayed) => (replayed, None),
+        Err(Unusable::Log(Error::DiskFull { what })) => {
+            tracing::warn!(dir = %dir.display(), %what, "the index is held in memory for now");
+            stand_in = Some(what);
+            (rebuild(&MemoryStore::new(), dir, &log, &manifest, options)?, None)
+        }
         Err(Unusable::Index(why)) => {
             tracing::warn!(dir = %dir.display(), %why, "the index is rebuilt from the log");
             store.set_aside()?;
@@ -88,6 +98,7 @@ pub(crate) fn recover(
         Arc::clone(&log.segments),
         options.segment_bytes,
         end,
+        Arc::clone(&space),
     )?;
     log.remove_leftovers(fs.as_ref());
     let durable_lsn = log_writer.durable_lsn();
@@ -107,7 +118,10 @@ pub(crate) fn recover(
     let index_bytes = index.bytes_on_disk();
     let shared = Arc::new(Shared {
         view: RwLock::new(view),
-        index,
+        index: match stand_in {
+            Some(why) => index::Handle::closed(why, index, store.share()),
+            None => index::Handle::new(index, store.share()),
+        },
         segments: log.segments,
         cache: DocumentCache::new(options.document_cache_bytes),
         poison: Poison::default(),
@@ -115,6 +129,8 @@ pub(crate) fn recover(
         compaction_behind: AtomicBool::new(false),
         unowned: AtomicBool::new(unowned),
         index_bytes: AtomicU64::new(index_bytes),
+        space,
+        checkpoint_error: Mutex::default(),
         durable_lsn: AtomicU64::new(durable_lsn),
         checkpoint_lsn: AtomicU64::new(checkpoint_lsn),
         fs,
@@ -430,18 +446,17 @@ fn rebuild(
 ) -> Result<Replayed> {
     let index = store.open()?;
     let mut replay = Replay::new(manifest.view());
-    let drain_when_large = |overlay: &mut Overlay| {
-        if overlay.active.keys >= options.checkpoint_keys {
-            // Until the first flush says otherwise, this index counts as empty.
-            checkpoint::drain(index.as_ref(), &std::mem::take(&mut overlay.active))?;
-        }
-        Ok(())
+    let drain = |overlay: &mut Overlay| {
+        // Until the first flush says otherwise, this index counts as empty.
+        checkpoint::drain(index.as_ref(), &std::mem::take(&mut overlay.active))
     };
     let checkpoint = manifest.checkpoint_lsn;
     log.read(1..=checkpoint, |segment, located| {
         replay.place(segment, located, index.as_ref())?;
-        drain_when_large(&mut replay.view.overlay)
+        let overlay = &mut replay.view.overlay;
+        if overlay.active.keys >= options.checkpoint_keys { drain(overlay) } else { Ok(()) }
     })?;
+    drain(&mut replay.view.overlay)?;
     let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
     if !counted.state.same_totals(&replay.view.state) {
         let what = format!(
@@ -454,10 +469,8 @@ fn rebuild(
         );
         return Err(Error::corrupt(Manifest::path(dir), 0, &what));
     }
-    let end = log.replay(checkpoint, |segment, located| {
-        replay.apply(segment, located)?;
-        drain_when_large(&mut replay.view.overlay)
-    })?;
+    // What comes now stays in the overlay: what stands in for an index is replaced by it later.
+    let end = log.replay(checkpoint, |segment, located| replay.apply(segment, located))?;
     let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
     if !counted.state.same_totals(&replay.view.state) {
         return Err(Error::Index("rebuilt, it does not count right".into()));

@@ -11,11 +11,12 @@ use parking_lot::{Mutex, RwLock};
 use crate::cache::DocumentCache;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{Entry, Index, IndexKey};
+use crate::index::{self, Entry, IndexKey};
 use crate::log::Segments;
 use crate::log::record::Checksum;
 use crate::overlay::Overlay;
 use crate::read::Recount;
+use crate::space::Space;
 use crate::state::{Change, State};
 use crate::usage::Usage;
 use crate::{IndexId, Stat};
@@ -26,7 +27,7 @@ pub(crate) struct Shared {
     /// drops what it drained; readers hold it for a look-up or for a part of a page.
     pub(crate) view: RwLock<View>,
     /// Everything up to the checkpoint, and possibly more.
-    pub(crate) index: Arc<dyn Index>,
+    pub(crate) index: index::Handle,
     pub(crate) segments: Arc<Segments>,
     pub(crate) cache: DocumentCache,
     pub(crate) poison: Poison,
@@ -40,6 +41,9 @@ pub(crate) struct Shared {
     pub(crate) unowned: AtomicBool,
     /// What the index took on disk at the last checkpoint.
     pub(crate) index_bytes: AtomicU64,
+    pub(crate) space: Arc<Space>,
+    /// Why the last checkpoint failed. Written by the checkpointer.
+    pub(crate) checkpoint_error: Mutex<Option<Arc<str>>>,
     /// The last durable LSN. Written by the sequencer.
     pub(crate) durable_lsn: AtomicU64,
     /// The LSN of the last checkpoint. Written by the checkpointer.
@@ -98,7 +102,7 @@ impl Shared {
         };
         let entry = match known {
             Some(entry) => entry,
-            None => self.index.get(index, key.as_bytes())?,
+            None => self.index.get()?.get(index, key.as_bytes())?,
         };
         Ok((entry, drops))
     }
@@ -117,7 +121,7 @@ impl Shared {
         };
         match known {
             Some(entry) => Ok(entry),
-            None => self.index.get(index, key.as_bytes()),
+            None => self.index.get()?.get(index, key.as_bytes()),
         }
     }
 
@@ -144,6 +148,8 @@ impl Shared {
             indexes,
             locked_by: state.locked_by.clone(),
             poisoned: self.poison.reason().map(|reason| reason.as_ref().to_owned()),
+            disk_full: self.space.full().map(|why| why.as_ref().to_owned()),
+            checkpoint_error: self.checkpoint_error.lock().as_deref().map(str::to_owned),
             durable_lsn: self.durable_lsn.load(Ordering::Acquire),
             checkpoint_lsn: self.checkpoint_lsn.load(Ordering::Acquire),
             segments: segments.len() as u64,

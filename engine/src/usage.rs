@@ -59,11 +59,11 @@ impl Usage {
         self.live = counted.live;
     }
 
-    /// The live bytes of each segment.
+    /// The live bytes of each segment that has any.
     pub(crate) fn live(&self) -> BySegment {
         let mut sums = BySegment::new();
         for of_index in self.live.values() {
-            for (&segment, bytes) in of_index {
+            for (&segment, bytes) in of_index.iter().filter(|(_, bytes)| **bytes > 0) {
                 *sums.entry(segment).or_default() += bytes;
             }
         }

@@ -32,6 +32,10 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
             WireError::OutcomeUnknown { reason: reason.as_ref().to_owned() }
         }
         Error::DiskFull { what } => WireError::DiskFull { what: what.as_ref().to_owned() },
+        Error::NoDescriptors { what } => WireError::Unavailable {
+            what: "the shard's log".to_owned(),
+            why: format!("too many files are open: {what}"),
+        },
         Error::Corrupt { ref file, offset, .. } => {
             // Rare, and whoever runs the shard must hear of it, not only who asked.
             tracing::error!(%error, "a stored document is damaged");

@@ -423,6 +423,10 @@ pub struct ShardStat {
     pub locked_by: Option<String>,
     /// Why the shard stopped writing, if it did.
     pub poisoned: Option<String>,
+    /// Why the shard refuses writes for want of space on its disk, if it does.
+    pub disk_full: Option<String>,
+    /// Why the last checkpoint failed, if it did; it is tried again.
+    pub checkpoint_error: Option<String>,
     /// The last LSN that is durable.
     pub durable_lsn: u64,
     /// The LSN up to which the index on disk holds everything.

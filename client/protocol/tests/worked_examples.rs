@@ -269,6 +269,8 @@ fn examples() -> Vec<(&'static str, Message)> {
                     }],
                     locked_by: None,
                     poisoned: None,
+                    disk_full: None,
+                    checkpoint_error: None,
                     durable_lsn: 9,
                     checkpoint_lsn: 2,
                     segments: 1,

@@ -1,8 +1,9 @@
 //! The filesystem as the log and the manifest see it.
 //!
 //! All file I/O of the log and the manifest goes through [`Fs`], so that a test can stop the world
-//! at any write, lose what was not synced, and start again ([`SimFs`]); the real one is
-//! [`DiskFs`]. sled does its own I/O and is not covered: what it keeps can be rebuilt.
+//! at any write, lose what was not synced, and start again ([`SimFs`]), or let one call of many
+//! fail ([`FaultFs`]); the real one is [`DiskFs`]. sled does its own I/O and is not covered: what
+//! it keeps can be rebuilt.
 //!
 //! What the medium is assumed to do:
 //!
@@ -14,9 +15,11 @@
 //!   does not vouch for them.
 
 mod disk;
+mod fault;
 mod sim;
 
 pub use disk::DiskFs;
+pub use fault::{Failure, FaultFs, Kind, Operation, Site};
 pub use sim::{Fault, SimFs};
 
 use std::any::Any;
@@ -85,6 +88,22 @@ pub trait File: Send + Sync {
         }
         Ok(())
     }
+}
+
+/// Zeros are written in pieces of this size, so that a sync of another file does not wait for more
+/// than one of them.
+pub(crate) const ZEROS_BYTES: usize = 256 * 1024;
+
+/// Writes zeros from `start` to `end`.
+pub(crate) fn write_zeros(file: &dyn File, start: u64, end: u64) -> Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut offset = start;
+    while offset < end {
+        let count = (end - offset).min(ZEROS_BYTES as u64);
+        file.write_all_at(&zeros[..count as usize], offset)?;
+        offset += count;
+    }
+    Ok(())
 }
 
 /// Reads a whole file.

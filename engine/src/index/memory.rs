@@ -61,6 +61,10 @@ impl IndexStore for MemoryStore {
         Ok(Arc::new(self.clone()))
     }
 
+    fn share(&self) -> Arc<dyn IndexStore> {
+        Arc::new(self.clone())
+    }
+
     fn set_aside(&self) -> Result<()> {
         *self.0.write() = State::default();
         Ok(())

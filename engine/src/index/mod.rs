@@ -4,10 +4,14 @@
 //! checkpointer alone writes to it. [`SledStore`] keeps it on disk; [`MemoryStore`] is its twin for
 //! tests.
 
+mod handle;
 mod memory;
+mod roomy;
 mod sled;
 
+pub(crate) use handle::Handle;
 pub use memory::MemoryStore;
+pub(crate) use roomy::RoomyStore;
 pub use sled::SledStore;
 
 use std::ops::Bound;
@@ -40,7 +44,7 @@ pub struct Entry {
 }
 
 /// What an entry takes at most: varints of four 32-bit and two 64-bit numbers, and the hash.
-const MAX_ENTRY_BYTES: usize = 4 * 5 + 2 * 10 + 16;
+pub(crate) const MAX_ENTRY_BYTES: usize = 4 * 5 + 2 * 10 + 16;
 
 impl Entry {
     /// Where the record lies: segment and offset.
@@ -194,6 +198,9 @@ pub trait Index: Send + Sync {
 pub trait IndexStore: Send + Sync {
     /// Opens the index, empty if there was none.
     fn open(&self) -> Result<Arc<dyn Index>>;
+
+    /// The same store, to be kept: an index that failed is opened again.
+    fn share(&self) -> Arc<dyn IndexStore>;
 
     /// Sets aside what is there, so that the next opening begins empty. The index must be closed.
     fn set_aside(&self) -> Result<()>;

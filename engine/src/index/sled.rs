@@ -41,6 +41,7 @@ const SLED_SEGMENT_BYTES: usize = 64 * 1024;
 const SET_ASIDE_KEPT: u32 = 2;
 
 /// Keeps the index in sled, in a directory of its own.
+#[derive(Clone)]
 pub struct SledStore {
     dir: PathBuf,
     cache_bytes: u64,
@@ -77,6 +78,10 @@ impl IndexStore for SledStore {
             }
             Ok(Arc::new(index) as Arc<dyn Index>)
         })
+    }
+
+    fn share(&self) -> Arc<dyn IndexStore> {
+        Arc::new(self.clone())
     }
 
     fn set_aside(&self) -> Result<()> {

@@ -21,7 +21,7 @@ pub(crate) use reader::{Located, SegmentEnd, Source, read_segment};
 pub(crate) use segment::{
     SEGMENT_HEADER_BYTES, Segment, Segments, read_header, segment_name, segment_number,
 };
-pub(crate) use writer::LogWriter;
+pub(crate) use writer::{LogWriter, Purpose, SPARE};
 
 /// The directory of the segments, in the data directory.
 pub(crate) const LOG_DIR: &str = "log";

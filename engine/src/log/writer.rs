@@ -6,7 +6,12 @@
 //!
 //! The next segment is prepared in the background as the file `spare`: written with zeros and
 //! synced. To take it into use, its header is written and synced under that name and only then it
-//! is renamed, so a numbered segment has a whole header, also after a crash.
+//! is renamed, so a numbered segment has a whole header, also after a crash. What goes wrong on the
+//! way for want of space or of file descriptors can be tried again; nothing more is appended to the
+//! segment before, for the header says how long that one is.
+//!
+//! What grows the store is stopped early where there is no space for the next segment, and what
+//! makes it smaller is not ([`Purpose`], [`crate::space`]).
 //!
 //! # Caveats
 //! After a write that failed because the disk is full, the bytes behind the end are unknown, and
@@ -14,23 +19,33 @@
 //! begins a new one.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use crate::error::{Error, Result};
-use crate::fs::{File, Fs};
+use crate::fs::{File, Fs, ZEROS_BYTES, write_zeros};
 use crate::log::Lsn;
 use crate::log::reader::SegmentEnd;
 use crate::log::record::Checksum;
 use crate::log::segment::{SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Segments, segment_name};
+use crate::space::Space;
 
 /// The name of the segment prepared for use.
-const SPARE: &str = "spare";
+pub(crate) const SPARE: &str = "spare";
 
-/// Zeros are written in pieces of this size, so that a sync of the active segment does not wait
-/// for more than one of them.
-const ZEROS_BYTES: usize = 256 * 1024;
+/// The last part of a segment, as a divisor of its length, is not given to what grows the store
+/// before the next segment is there: with 32 MiB, it has room for tens of thousands of removes.
+const KEPT_SHARE: u32 = 8;
+
+/// What room is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// For what grows the store: refused while there still is some space.
+    Growth,
+    /// For what makes it smaller, or must go on in any case: gets the last space, and the reserve.
+    Upkeep,
+}
 
 /// Appends batches of records.
 pub(crate) struct LogWriter {
@@ -44,7 +59,26 @@ pub(crate) struct LogWriter {
     next_lsn: Lsn,
     /// The last LSN known to be durable.
     durable_lsn: Lsn,
-    spare: Option<Receiver<Result<Spare>>>,
+    next: Next,
+    /// The next segment, on its way to its number.
+    begun: Option<Begun>,
+    space: Arc<Space>,
+}
+
+/// The next segment.
+enum Next {
+    /// Nobody prepares it.
+    None,
+    Ordered(Receiver<Result<Spare>>),
+    Ready(Spare),
+    Failed(Error),
+}
+
+/// A segment whose header is durable. It is to get its number.
+struct Begun {
+    spare: Spare,
+    header: SegmentHeader,
+    renamed: bool,
 }
 
 struct Active {
@@ -71,6 +105,7 @@ impl LogWriter {
         segments: Arc<Segments>,
         segment_bytes: u32,
         last: Option<(Arc<Segment>, SegmentEnd)>,
+        space: Arc<Space>,
     ) -> Result<Self> {
         let (active, next_lsn) = match last {
             Some((segment, end)) => {
@@ -81,7 +116,9 @@ impl LogWriter {
                 let spare = prepare_spare(fs.as_ref(), &dir, segment_bytes)?;
                 let header =
                     SegmentHeader { number: 1, identity, first_lsn: 1, previous_length: 0 };
-                (activate(fs.as_ref(), &dir, &segments, spare, header)?, 1)
+                let mut begun = begin(fs.as_ref(), &dir, spare, header)?;
+                number(fs.as_ref(), &dir, &mut begun)?;
+                (activate(&dir, &segments, begun), 1)
             }
         };
         let durable_lsn = next_lsn - 1;
@@ -95,9 +132,11 @@ impl LogWriter {
             active,
             next_lsn,
             durable_lsn,
-            spare: None,
+            next: Next::None,
+            begun: None,
+            space,
         };
-        writer.order_spare();
+        writer.order_next();
         Ok(writer)
     }
 
@@ -124,33 +163,76 @@ impl LogWriter {
         (self.active.segment.number, self.active.end)
     }
 
+    /// Whether what grows the store may take `bytes` more.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`]
+    pub(crate) fn check_growth(&mut self, bytes: usize) -> Result<()> {
+        if self.begun.is_some() {
+            // It is there, all but its name.
+            return Ok(());
+        }
+        let kept = (self.active.capacity / KEPT_SHARE) as usize;
+        let needs_next = bytes + kept > self.room();
+        self.look_after_next(needs_next);
+        let prepared = match &self.next {
+            Next::Failed(Error::DiskFull { .. }) => self.prepare_next(),
+            Next::Failed(_) | Next::None if needs_next => self.prepare_next(),
+            Next::Failed(_) | Next::None | Next::Ordered(_) | Next::Ready(_) => Ok(()),
+        };
+        // Another failure is for those who cannot do without the segment.
+        prepared.or_else(|error| match error {
+            Error::DiskFull { .. } => Err(error),
+            _ => Ok(()),
+        })
+    }
+
     /// Makes sure that the next batch may have `bytes`.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] where there is no space for another segment: nothing has changed.
-    /// [`Error::Io`].
-    pub(crate) fn make_room(&mut self, bytes: usize) -> Result<()> {
-        if bytes <= self.room() {
-            return Ok(());
-        }
+    /// [`Error::DiskFull`], [`Error::NoDescriptors`]: nothing has changed, and it may be asked for
+    /// again. [`Error::Io`].
+    pub(crate) fn make_room(&mut self, bytes: usize, purpose: Purpose) -> Result<()> {
         let needed = u32::try_from(SEGMENT_HEADER_BYTES + bytes).map_err(|_| Error::TooLarge {
             what: "a batch",
             size: bytes as u64,
             limit: u64::from(u32::MAX),
         })?;
-        let prepared = self.spare.take().and_then(|spare| spare.recv().ok()).transpose();
-        let spare = match prepared {
-            Ok(Some(spare)) if spare.capacity >= needed => spare,
-            // Not prepared, too small, or failed for want of space that there may be by now.
-            _ => prepare_spare(self.fs.as_ref(), &self.dir, needed.max(self.segment_bytes))?,
-        };
+        while bytes > self.room() {
+            let mut begun = match self.begun.take() {
+                Some(begun) => begun,
+                None => self.begin_next(needed, purpose)?,
+            };
+            if let Err(error) = number(self.fs.as_ref(), &self.dir, &mut begun) {
+                self.begun = Some(begun);
+                return Err(error);
+            }
+            let sealed_at = begun.header.previous_length;
+            let next = activate(&self.dir, &self.segments, begun);
+            let sealed = std::mem::replace(&mut self.active, next).segment;
+            // Not before the next one is there: a sealed segment may be deleted, and the log must
+            // end with one that is not.
+            _ = sealed.sealed.set(sealed_at);
+            self.order_next();
+        }
+        Ok(())
+    }
+
+    /// Ends the active segment, and gives the next one its header.
+    fn begin_next(&mut self, needed: u32, purpose: Purpose) -> Result<Begun> {
+        let spare = self.take_next(needed, purpose)?;
+        // From here on what the header says of it must stay true.
+        self.active.full = true;
         // The zeros behind the last record are not part of a sealed segment. Where this does not
         // survive a crash, recovery does it again: the next header tells the length.
         let sealed = Arc::clone(&self.active.segment);
-        sealed
-            .file
-            .set_len(u64::from(self.active.end))
-            .map_err(|error| Error::failed("seal a segment", &sealed.path, error))?;
+        match sealed.file.set_len(u64::from(self.active.end)) {
+            Ok(()) => {}
+            Err(error) if Error::is_full(&error) => {
+                tracing::debug!(%error, path = %sealed.path.display(), "not cut to its length");
+            }
+            Err(error) => return Err(Error::failed("seal a segment", &sealed.path, error)),
+        }
         let header = SegmentHeader {
             number: sealed.number + 1,
             identity: self.identity,
@@ -159,11 +241,7 @@ impl LogWriter {
         };
         // Records acknowledged but not yet synced must not lie before ones that are.
         self.sync()?;
-        self.active = activate(self.fs.as_ref(), &self.dir, &self.segments, spare, header)?;
-        // Not before: a sealed segment may be deleted, and the log must end with one that is there.
-        _ = sealed.sealed.set(header.previous_length);
-        self.order_spare();
-        Ok(())
+        begin(self.fs.as_ref(), &self.dir, spare, header)
     }
 
     /// Writes a batch of `records` records, which the caller has made room for. It is not durable
@@ -214,15 +292,63 @@ impl LogWriter {
     }
 
     /// Prepares the next segment on a thread of its own.
-    fn order_spare(&mut self) {
+    fn order_next(&mut self) {
         let (sender, receiver) = mpsc::channel();
         let (fs, dir, bytes) = (Arc::clone(&self.fs), self.dir.clone(), self.segment_bytes);
-        let run = move || _ = sender.send(prepare_spare(fs.as_ref(), &dir, bytes));
+        let space = Arc::clone(&self.space);
+        let run = move || _ = sender.send(prepare_if_allowed(fs.as_ref(), &dir, bytes, &space));
         match thread::Builder::new().name("log-spare".to_owned()).spawn(run) {
-            Ok(_) => self.spare = Some(receiver),
+            Ok(_) => self.next = Next::Ordered(receiver),
             Err(error) => {
                 tracing::warn!(%error, "no thread to prepare a segment: it is made when needed");
+                self.next = Next::None;
             }
+        }
+    }
+
+    /// Takes note of what the thread came to; waits for it, if told to.
+    fn look_after_next(&mut self, wait: bool) {
+        let Next::Ordered(receiver) = &self.next else { return };
+        let received = if wait {
+            receiver.recv().map_err(|_| TryRecvError::Disconnected)
+        } else {
+            receiver.try_recv()
+        };
+        self.next = match received {
+            Ok(Ok(spare)) => Next::Ready(spare),
+            Ok(Err(error)) => Next::Failed(error),
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => Next::None,
+        };
+    }
+
+    /// Prepares the next segment here and now.
+    fn prepare_next(&mut self) -> Result<()> {
+        let prepared =
+            prepare_if_allowed(self.fs.as_ref(), &self.dir, self.segment_bytes, &self.space);
+        let result = prepared.as_ref().map(|_| ()).map_err(Error::clone);
+        self.next = prepared.map_or_else(Next::Failed, Next::Ready);
+        result
+    }
+
+    /// The next segment, for `needed` bytes at least.
+    fn take_next(&mut self, needed: u32, purpose: Purpose) -> Result<Spare> {
+        self.look_after_next(true);
+        if let Next::Ready(spare) = std::mem::replace(&mut self.next, Next::None)
+            && spare.capacity >= needed
+        {
+            return Ok(spare);
+        }
+        // Not prepared, too small, or failed for want of something that there may be by now.
+        let prepare = || prepare_spare(self.fs.as_ref(), &self.dir, needed.max(self.segment_bytes));
+        match prepare() {
+            Err(Error::DiskFull { .. })
+                if purpose == Purpose::Upkeep
+                    && self.space.release("the log needs a segment for removes") =>
+            {
+                prepare()
+            }
+            prepared => prepared,
         }
     }
 }
@@ -230,9 +356,7 @@ impl LogWriter {
 impl Drop for LogWriter {
     /// Waits for the spare, so that nothing writes to the directory any more.
     fn drop(&mut self) {
-        if let Some(spare) = self.spare.take() {
-            _ = spare.recv();
-        }
+        self.look_after_next(true);
     }
 }
 
@@ -279,40 +403,54 @@ fn prepare_spare(fs: &dyn Fs, dir: &Path, capacity: u32) -> Result<Spare> {
     })
 }
 
-fn activate(
-    fs: &dyn Fs,
-    dir: &Path,
-    segments: &Segments,
-    spare: Spare,
-    header: SegmentHeader,
-) -> Result<Active> {
-    let path = dir.join(segment_name(header.number));
-    let rename = || {
-        spare.file.write_all_at(&header.encode(), 0)?;
-        spare.file.sync_data()?;
-        fs.rename(&dir.join(SPARE), &path)?;
-        fs.sync_dir(dir)
-    };
-    // Whether the new segment is there is not known: no error here may count as harmless.
-    rename().map_err(|error| Error::failed("begin a segment", &path, error))?;
+/// Prepares a segment, unless the space for it is meant for something else.
+fn prepare_if_allowed(fs: &dyn Fs, dir: &Path, capacity: u32, space: &Space) -> Result<Spare> {
+    let prepared = space.check_segment(capacity).and_then(|()| prepare_spare(fs, dir, capacity));
+    space.note_segment(match &prepared {
+        Err(Error::DiskFull { what }) => Some(Arc::clone(what)),
+        _ => None,
+    });
+    prepared
+}
+
+/// Gives a prepared segment its header.
+fn begin(fs: &dyn Fs, dir: &Path, spare: Spare, header: SegmentHeader) -> Result<Begun> {
+    let write = spare.file.write_all_at(&header.encode(), 0);
+    write.and_then(|()| spare.file.sync_data()).map_err(|error| {
+        // What a failed sync leaves is not known: another file is prepared.
+        _ = fs.remove(&dir.join(SPARE));
+        Error::io("begin a segment", dir.join(segment_name(header.number)), error)
+    })?;
+    Ok(Begun { spare, header, renamed: false })
+}
+
+/// Gives a segment its number, durably. Can be tried again after [`Error::DiskFull`] and
+/// [`Error::NoDescriptors`].
+fn number(fs: &dyn Fs, dir: &Path, begun: &mut Begun) -> Result<()> {
+    let path = dir.join(segment_name(begun.header.number));
+    if !begun.renamed {
+        fs.rename(&dir.join(SPARE), &path)
+            .map_err(|error| Error::io("begin a segment", &path, error))?;
+        begun.renamed = true;
+    }
+    fs.sync_dir(dir).map_err(|error| {
+        if Error::is_out_of_descriptors(&error) {
+            // It was not even opened, so there is nothing that a failed sync could have lost.
+            Error::io("sync the log's directory", dir, error)
+        } else {
+            Error::failed("sync the log's directory", dir, error)
+        }
+    })
+}
+
+fn activate(dir: &Path, segments: &Segments, Begun { spare, header, .. }: Begun) -> Active {
     let segment = segments.add(Segment {
         number: header.number,
         first_lsn: header.first_lsn,
-        path,
+        path: dir.join(segment_name(header.number)),
         file: spare.file,
         sealed: OnceLock::new(),
     });
     let end = SEGMENT_HEADER_BYTES as u32;
-    Ok(Active { segment, end, capacity: spare.capacity, full: false })
-}
-
-fn write_zeros(file: &dyn File, start: u64, end: u64) -> std::io::Result<()> {
-    let zeros = vec![0; ZEROS_BYTES];
-    let mut offset = start;
-    while offset < end {
-        let count = (end - offset).min(ZEROS_BYTES as u64);
-        file.write_all_at(&zeros[..count as usize], offset)?;
-        offset += count;
-    }
-    Ok(())
+    Active { segment, end, capacity: spare.capacity, full: false }
 }

@@ -15,6 +15,8 @@ const OVERLAY_BACKLOG: usize = 8;
 
 /// How long a batch is put off at most where the backlog is nearly full.
 const MAX_BACKLOG_DELAY: Duration = Duration::from_millis(20);
+/// How often it is looked whether a full disk has space again, where no write asks for it.
+const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Sequencer {
     fn unsynced(&self) -> bool {
@@ -34,7 +36,20 @@ impl Sequencer {
         // A running checkpoint is looked after when the next command comes, or now and then.
         let running = self.checkpoint_running.then(|| Instant::now() + Duration::from_millis(100));
         let idle = if self.checkpoint_running { running } else { idle };
-        [sync, idle].into_iter().flatten().min()
+        let space = self.shared.space.is_full().then(|| self.last_space_check + SPACE_INTERVAL);
+        [sync, idle, space].into_iter().flatten().min()
+    }
+
+    /// Finds out whether a full disk has space again, also when nobody writes.
+    pub(super) fn check_space_when_due(&mut self) {
+        if self.shared.space.is_full()
+            && self.last_space_check.elapsed() >= SPACE_INTERVAL
+            && self.shared.poison.check().is_ok()
+        {
+            // Where it has not, it says so itself.
+            _ = self.check_space(0);
+            self.last_space_check = Instant::now();
+        }
     }
 
     pub(super) fn sync_when_due(&mut self) {
@@ -139,7 +154,7 @@ impl Sequencer {
             Snapshot {
                 lsn: self.log.durable_lsn(),
                 state: view.state.clone(),
-                tombstones: view.usage.tombstones.clone(),
+                usage: view.usage.clone(),
                 condemned: self.shared.condemned.lock().iter().copied().collect(),
                 generation: view.overlay.freeze(),
             }

@@ -30,7 +30,7 @@ use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock, Put, Remove, Rep
 use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
-use crate::log::{LogWriter, record};
+use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
 use crate::read;
 use crate::shared::Shared;
@@ -84,6 +84,7 @@ pub(crate) struct Sequencer {
     /// How long a sync took lately: a running mean.
     sync_time: Duration,
     last_freeze: Instant,
+    last_space_check: Instant,
     scratch: Vec<u8>,
 }
 
@@ -137,6 +138,7 @@ impl Sequencer {
             last_sync: Instant::now(),
             sync_time: Duration::ZERO,
             last_freeze: Instant::now(),
+            last_space_check: Instant::now(),
             scratch: Vec::new(),
         }
     }
@@ -178,6 +180,7 @@ impl Sequencer {
             callers_awaited = if many { callers.min(GATHER_COMMANDS) } else { 1 };
             self.sync_when_due();
             self.freeze_when_due();
+            self.check_space_when_due();
             if !open {
                 break;
             }
@@ -208,7 +211,11 @@ impl Sequencer {
         }
         self.check_backlog()?;
         // Room for all: the outcomes of one command stand or fall with one batch.
-        self.make_room(mutations.iter().map(record_bytes).sum())?;
+        let bytes = mutations.iter().map(record_bytes).sum();
+        // An overwrite counts as growth: it takes room in the log now, and gives some back later.
+        let grows = mutations.iter().any(|mutation| matches!(mutation, Mutation::Write { .. }));
+        let purpose = if grows { Purpose::Growth } else { Purpose::Upkeep };
+        self.make_room(bytes, purpose)?;
         if atomic {
             return Ok(Outcome::Mutated(self.evaluate_group(mutations)));
         }
@@ -396,7 +403,7 @@ impl Sequencer {
         let Some(effect) = self.control_effect(command)? else { return Ok(Outcome::Done) };
         let mut encoded = Vec::new();
         effect.encode(&mut encoded);
-        self.make_room(CONTROL_RECORD_BYTES + encoded.len())?;
+        self.make_room(CONTROL_RECORD_BYTES + encoded.len(), Purpose::Upkeep)?;
         let old_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         self.record(&effect);
         record::seal(&mut self.batch.bytes, self.log.checksum());
@@ -470,8 +477,8 @@ impl Sequencer {
             return Ok(());
         }
         let view = self.shared.view.read();
-        let index = self.shared.index.as_ref();
-        match read::unowned(&view, index, &offered.ranges, None, 1)?.first() {
+        let index = self.shared.index.get()?;
+        match read::unowned(&view, &*index, &offered.ranges, None, 1)?.first() {
             Some((_, key)) => Err(Error::NotCleared { position: key.position() }),
             None => Ok(()),
         }
@@ -481,7 +488,7 @@ impl Sequencer {
     /// that stay the same do not come here.
     fn recount_distribution(&mut self) -> Result<()> {
         let shared = &self.shared;
-        let counted = read::recount(&shared.view.read(), shared.index.as_ref(), &shared.segments)?;
+        let counted = read::recount(&shared.view.read(), &*shared.index.get()?, &shared.segments)?;
         let mut view = shared.view.write();
         for state in [&mut self.state, &mut view.state] {
             state.take_distribution(&counted.state);
@@ -501,18 +508,30 @@ impl Sequencer {
     }
 
     /// Makes sure that the batch can take `bytes` more, in the segment it is for.
-    fn make_room(&mut self, bytes: usize) -> Result<()> {
+    fn make_room(&mut self, bytes: usize, purpose: Purpose) -> Result<()> {
         let wanted = self.batch.bytes.len() + bytes;
+        if purpose == Purpose::Growth {
+            self.check_space(wanted)?;
+        }
         if wanted <= self.log.room() && (wanted <= MAX_BATCH_BYTES || self.batch.records == 0) {
             return Ok(());
         }
         self.try_commit()?;
         let (sealed, _) = self.log.place();
-        self.log.make_room(bytes).inspect_err(|error| self.poison_unless_harmless(error))?;
+        let made = self.log.make_room(bytes, purpose);
+        made.inspect_err(|error| self.poison_unless_harmless(error))?;
         if self.log.place().0 != sealed {
             _ = self.channels.compactor.send(compaction::Request::Look);
         }
         Ok(())
+    }
+
+    /// Refuses what grows the store as long as the disk is full.
+    fn check_space(&mut self, bytes: usize) -> Result<()> {
+        if self.shared.space.is_full() {
+            self.shared.space.keep()?;
+        }
+        self.log.check_growth(bytes)
     }
 
     /// Ends the batch: append, sync, publish, answer.
@@ -582,7 +601,11 @@ impl Sequencer {
     }
 
     fn poison_unless_harmless(&self, error: &Error) {
-        if !matches!(error, Error::DiskFull { .. } | Error::TooLarge { .. }) {
+        let harmless = matches!(
+            error,
+            Error::DiskFull { .. } | Error::NoDescriptors { .. } | Error::TooLarge { .. }
+        );
+        if !harmless {
             self.shared.poison.set(error);
         }
     }

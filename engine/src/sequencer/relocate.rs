@@ -8,7 +8,7 @@ use crate::effect::{Effect, Put, Remove, Tombstone};
 use crate::engine::Completion;
 use crate::error::Result;
 use crate::index::{Entry, IndexKey};
-use crate::log::record;
+use crate::log::{Purpose, record};
 use crate::state::Change;
 
 impl Sequencer {
@@ -20,7 +20,8 @@ impl Sequencer {
     fn try_relocate(&mut self, survivors: &[Survivor]) -> Result<()> {
         self.shared.poison.check()?;
         self.check_backlog()?;
-        self.make_room(survivors.iter().map(Survivor::record_bytes).sum())?;
+        let bytes = survivors.iter().map(Survivor::record_bytes).sum();
+        self.make_room(bytes, Purpose::Upkeep)?;
         for survivor in survivors {
             let start = self.batch.bytes.len();
             match survivor {
@@ -91,7 +92,7 @@ impl Sequencer {
         self.shared.poison.check()?;
         self.check_backlog()?;
         let bytes = keys.iter().map(|(_, key)| crate::effect::record_bytes(key.key().len()));
-        self.make_room(bytes.sum())?;
+        self.make_room(bytes.sum(), Purpose::Upkeep)?;
         for (index, key) in keys {
             let position = key.position();
             let owned = self.state.owns(position, position + 1);

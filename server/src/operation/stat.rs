@@ -14,6 +14,8 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         distribution: stored.distribution,
         locked_by: stored.locked_by,
         poisoned: stored.poisoned,
+        disk_full: stored.disk_full,
+        checkpoint_error: stored.checkpoint_error,
         durable_lsn: stored.durable_lsn,
         checkpoint_lsn: stored.checkpoint_lsn,
         segments: stored.segments,

@@ -1,0 +1,212 @@
+//! An index that fails while the engine runs: it is opened again without a restart, and an index
+//! that lost something is never asked.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use common::*;
+use sherd_engine::fs::SimFs;
+use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore};
+use sherd_engine::{Engine, Error, IndexId, Result};
+
+/// An index in memory that fails at the `puts`th put, and then always until it is opened again.
+#[derive(Clone, Default)]
+struct Failing {
+    memory: MemoryStore,
+    puts: Arc<AtomicU32>,
+    broken: Arc<AtomicBool>,
+    opened: Arc<AtomicU32>,
+    /// What an opening finds instead, where it lost something.
+    stale: Arc<std::sync::Mutex<Option<MemoryStore>>>,
+}
+
+impl Failing {
+    fn check(&self) -> Result<()> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(Error::Index("it failed before".into()));
+        }
+        Ok(())
+    }
+
+    fn open_engine(&self, fs: &SimFs) -> Engine {
+        Engine::open_with(Arc::new(fs.clone()), self, Path::new("/data"), options()).unwrap().0
+    }
+}
+
+impl IndexStore for Failing {
+    fn open(&self) -> Result<Arc<dyn Index>> {
+        if let Some(stale) = self.stale.lock().unwrap().take() {
+            self.memory.restore_entries(&stale);
+        }
+        self.broken.store(false, Ordering::SeqCst);
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        Ok(Arc::new(self.clone()))
+    }
+
+    fn share(&self) -> Arc<dyn IndexStore> {
+        Arc::new(self.clone())
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        self.memory.set_aside()
+    }
+}
+
+impl Index for Failing {
+    fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
+        self.check()?;
+        self.memory.get(index, key)
+    }
+
+    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
+        if self.puts.load(Ordering::SeqCst) > 0 && self.puts.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.broken.store(true, Ordering::SeqCst);
+            // As sled does: what was put since the last flush may be gone, or not.
+            self.memory.crash(false);
+        }
+        self.check()?;
+        self.memory.put(index, key, entry)
+    }
+
+    fn range<'a>(
+        &'a self,
+        index: IndexId,
+        from: Bound<&[u8]>,
+        until: &[u8],
+    ) -> Result<Entries<'a>> {
+        self.check()?;
+        self.memory.range(index, from, until)
+    }
+
+    fn drop_index(&self, index: IndexId) -> Result<()> {
+        self.check()?;
+        self.memory.drop_index(index)
+    }
+
+    fn indexes(&self) -> Result<Vec<IndexId>> {
+        self.memory.indexes()
+    }
+
+    fn flush(&self, checkpoint: u64) -> Result<()> {
+        self.check()?;
+        self.memory.flush(checkpoint)
+    }
+
+    fn checkpoint(&self) -> Result<u64> {
+        self.memory.checkpoint()
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        self.memory.bytes_on_disk()
+    }
+}
+
+#[test]
+fn an_index_that_failed_is_opened_again_without_a_restart() {
+    let (fs, store) = (SimFs::new(), Failing::default());
+    let engine = store.open_engine(&fs);
+    set_up(&engine);
+    for i in 0..100 {
+        put(&engine, &format!("key{i}"), "old");
+    }
+    engine.checkpoint().unwrap();
+    for i in (0..100).step_by(2) {
+        put(&engine, &format!("key{i}"), "new");
+    }
+    store.puts.store(20, Ordering::SeqCst);
+    assert!(matches!(engine.checkpoint(), Err(Error::Index(_))));
+    // Opened again at once, and every document is there.
+    assert_eq!(store.opened.load(Ordering::SeqCst), 2);
+    assert_eq!(contents(&engine).len(), 100);
+    assert_eq!(engine.stat().poisoned, None);
+    assert!(engine.stat().checkpoint_error.is_some());
+    put(&engine, "key0", "newer");
+    engine.checkpoint().unwrap();
+    assert_eq!(engine.stat().checkpoint_error, None);
+    assert_eq!(get(&engine, "key0").as_deref(), Some("newer"));
+    assert_eq!(get(&engine, "key2").as_deref(), Some("new"));
+    assert_eq!(get(&engine, "key1").as_deref(), Some("old"));
+    engine.close().unwrap();
+}
+
+/// What came back from the failure lost entries that were flushed. It must not say of any document
+/// that it is not there, or has an older version.
+#[test]
+fn an_index_that_came_back_with_less_is_not_asked() {
+    let (fs, store) = (SimFs::new(), Failing::default());
+    let engine = store.open_engine(&fs);
+    set_up(&engine);
+    put(&engine, "early", "1");
+    engine.checkpoint().unwrap();
+    let stale = store.memory.snapshot();
+    put(&engine, "early", "2");
+    put(&engine, "later", "1");
+    engine.checkpoint().unwrap();
+    put(&engine, "fresh", "1");
+    *store.stale.lock().unwrap() = Some(stale);
+    store.puts.store(1, Ordering::SeqCst);
+    let error = engine.checkpoint().unwrap_err();
+    assert!(error.to_string().contains("restart the shard to rebuild it"), "{error}");
+    for name in ["early", "later", "never written"] {
+        let read = engine.read(INDEX, &key(name));
+        assert!(matches!(read, Err(Error::Index(_))), "{name}: {read:?}");
+        assert!(matches!(engine.version(INDEX, &key(name)), Err(Error::Index(_))));
+    }
+    assert_eq!(get(&engine, "fresh").as_deref(), Some("1"), "not what the overlay answers");
+    put(&engine, "fresh", "2");
+    assert!(engine.stat().checkpoint_error.is_some());
+    assert!(matches!(engine.close(), Err(Error::Index(_))), "not closed cleanly");
+    drop(engine);
+    let engine = store.open_engine(&fs);
+    let found = contents(&engine).into_iter().collect::<Vec<_>>();
+    let expected = [("early", "2"), ("fresh", "2"), ("later", "1")];
+    assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+}
+
+/// Readers and the reopening are at work at once: a reader gets the right document or a refusal.
+#[test]
+fn reads_during_the_reopening_are_right_or_refused() {
+    let (fs, store) = (SimFs::new(), Failing::default());
+    let engine = store.open_engine(&fs);
+    set_up(&engine);
+    for i in 0..500 {
+        put(&engine, &format!("key{i}"), "same");
+    }
+    engine.checkpoint().unwrap();
+    let stop = AtomicBool::new(false);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (engine, stop) = (&engine, &stop);
+            scope.spawn(move || {
+                for i in (reader..).step_by(7) {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    match engine.version(INDEX, &key(&format!("key{}", i % 500))) {
+                        Ok(version) => assert!(version.is_some(), "key{}", i % 500),
+                        Err(error) => assert!(matches!(error, Error::Index(_)), "{error}"),
+                    }
+                }
+            });
+        }
+        for failure in 0..4 {
+            put(&engine, &format!("more{failure}"), "same");
+            store.puts.store(1, Ordering::SeqCst);
+            assert!(engine.checkpoint().is_err());
+            while engine.stat().checkpoint_error.is_some() {
+                assert!(Instant::now() < deadline, "it is not tried again");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(contents(&engine).len(), 504);
+}

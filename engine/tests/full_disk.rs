@@ -1,0 +1,238 @@
+//! A real small filesystem that is filled and freed, with the real sled on it.
+//!
+//! Needs the right to mount a tmpfs, and says so where it is missing.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+#[path = "common/tmpfs.rs"]
+mod tmpfs;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sherd_engine::{
+    Command, Condition, Engine, Error, MutationOutcome, Options, Outcome, Recovery,
+};
+use tmpfs::Tmpfs;
+
+const ROUNDS: u32 = 100;
+
+/// Of the filesystem.
+const BYTES: u64 = 32 << 20;
+
+const RESERVE: u64 = 4 << 20;
+
+fn options() -> Options {
+    Options {
+        segment_bytes: 64 * 1024,
+        reserve_bytes: Some(RESERVE),
+        checkpoint_keys: 500,
+        ..common::options()
+    }
+}
+
+fn open(dir: &Path) -> (Engine, Recovery) {
+    Engine::open(&dir.join("data"), options()).unwrap()
+}
+
+fn try_put(engine: &Engine, name: &str, document: &str) -> Result<(), Error> {
+    let mutations = vec![write(name, document, Condition::Any)];
+    match engine.execute(Command::Mutate { mutations, atomic: false })? {
+        Outcome::Mutated(outcomes) => match &outcomes[0] {
+            MutationOutcome::Written(_) => Ok(()),
+            MutationOutcome::Refused(error) => Err(error.clone()),
+            other => panic!("{other:?}"),
+        },
+        Outcome::Done => panic!("a mutation was answered as a control command"),
+    }
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Gives the space back that the round has taken: for now, all of it was the ballast's.
+fn free(disk: &Tmpfs, _: &Engine) {
+    disk.free();
+}
+
+#[test]
+fn a_disk_filled_and_freed_a_hundred_times_loses_nothing_and_needs_no_restart() {
+    let Some(disk) = Tmpfs::mount(BYTES) else { return };
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let begun = Instant::now();
+    let mut engine = open(disk.path()).0;
+    set_up(&engine);
+    let mut expected = BTreeMap::new();
+    let (mut restarts, mut refusals, mut removes, mut writes) = (0, 0, 0, 0);
+    for round in 0..ROUNDS {
+        // Somebody else takes the space, all of it or nearly, while documents come in.
+        let before = rng.random_range(0..30);
+        let mut i = 0;
+        let mut taken = false;
+        let error = loop {
+            if i == before {
+                disk.fill_but(rng.random_range(0..4) * 100_000);
+                taken = true;
+            }
+            let name = format!("key{}", rng.random_range(0..400));
+            let document = format!("{round}.{i} {}", "x".repeat(rng.random_range(0..1000)));
+            match try_put(&engine, &name, &document) {
+                Ok(()) => _ = expected.insert(name, document),
+                Err(error) => break error,
+            }
+            i += 1;
+            assert!(i < 1000, "the disk is never full");
+        };
+        writes += i;
+        assert!(taken && matches!(error, Error::DiskFull { .. }), "round {round}: {error}");
+        refusals += 1;
+        let full = engine.stat();
+        assert_eq!(full.poisoned, None);
+        assert!(full.disk_full.is_some(), "round {round}");
+        assert_eq!(contents(&engine), expected, "round {round}, full");
+        // Removes go on, durably, and so do checkpoints.
+        let names: Vec<_> = expected.keys().cloned().collect();
+        for _ in 0..rng.random_range(1..10) {
+            let name = &names[rng.random_range(0..names.len())];
+            let removed = one(&engine, remove(name));
+            let there = expected.remove(name).is_some();
+            assert_eq!(matches!(removed, MutationOutcome::Removed(_)), there, "round {round}");
+            removes += 1;
+        }
+        if rng.random_bool(0.3) {
+            engine.checkpoint().unwrap();
+        }
+        if round % 10 == 9 {
+            // As a kill would leave it, and started again on the full disk.
+            drop(engine);
+            disk.fill();
+            engine = open(disk.path()).0;
+            restarts += 1;
+            assert_eq!(contents(&engine), expected, "round {round}, started on a full disk");
+            // Where the reserve was used up before, there may be no room left to remove in.
+            let name = format!("key{}", rng.random_range(0..400));
+            let mutations = vec![remove(&name)];
+            match engine.execute(Command::Mutate { mutations, atomic: false }) {
+                Ok(_) => _ = expected.remove(&name),
+                Err(error) => assert!(matches!(error, Error::DiskFull { .. }), "{error}"),
+            }
+        }
+        free(&disk, &engine);
+        // At the first write, not at some later one.
+        try_put(&engine, "after", &format!("round {round}")).unwrap();
+        expected.insert("after".to_owned(), format!("round {round}"));
+        assert_eq!(engine.stat().disk_full, None, "round {round}");
+    }
+    engine.close().unwrap();
+    assert_eq!(contents(&engine), expected);
+    drop(engine);
+    let (engine, recovery) = open(disk.path());
+    assert_eq!(recovery.rebuilt, None);
+    assert_eq!(contents(&engine), expected);
+    println!(
+        "{ROUNDS} rounds, {writes} writes, {refusals} times full, {removes} removes meanwhile, \
+         {restarts} starts on the full disk, {:?}",
+        begun.elapsed()
+    );
+}
+
+/// Somebody else takes the space in the middle of a checkpoint: sled meets the end of the disk.
+#[test]
+fn sled_on_a_full_disk_is_opened_again_and_nothing_reads_as_not_there() {
+    let Some(disk) = Tmpfs::mount(BYTES) else { return };
+    let options = Options { checkpoint_keys: 1 << 20, reserve_bytes: Some(0), ..options() };
+    let open = || Engine::open(&disk.path().join("data"), options.clone()).unwrap().0;
+    let mut engine = open();
+    set_up(&engine);
+    let (mut failures, mut rebuilds, mut expected) = (0, 0, BTreeMap::new());
+    for round in 0..6 {
+        let mutations = |start: u32| -> Vec<_> {
+            let name = |i| format!("key{:05}", start + i);
+            (0..500).map(|i| write(&name(i), &format!("{round}"), Condition::Any)).collect()
+        };
+        for batch in 0..8 {
+            mutate(&engine, mutations(batch * 500), false);
+            for i in 0..500 {
+                expected.insert(format!("key{:05}", batch * 500 + i), format!("{round}"));
+            }
+        }
+        let failed = std::thread::scope(|scope| {
+            let checkpoint = scope.spawn(|| engine.checkpoint());
+            // While it drains, or shortly before or after.
+            std::thread::sleep(Duration::from_millis(round * 7));
+            disk.fill();
+            checkpoint.join().unwrap().is_err()
+        });
+        failures += u32::from(failed);
+        for i in (0..4000).step_by(97) {
+            let name = format!("key{i:05}");
+            match engine.read(INDEX, &key(&name)) {
+                Ok(document) => {
+                    let document = document.unwrap_or_else(|| panic!("{name} is not there"));
+                    assert_eq!(document.bytes, expected[&name].as_bytes());
+                }
+                Err(error) => assert!(matches!(error, Error::Index(_)), "{error}"),
+            }
+        }
+        assert_eq!(engine.stat().poisoned, None);
+        disk.free();
+        let mut error = None;
+        wait_for("the end of the failure", || {
+            error = engine.checkpoint().err();
+            let lost = |error: &Error| error.to_string().contains("restart");
+            error.as_ref().is_none_or(lost)
+        });
+        if error.is_some() {
+            // sled may damage its files on a full disk, and is then not asked any more.
+            assert!(engine.close().is_err());
+            drop(engine);
+            rebuilds += 1;
+            engine = open();
+        }
+        assert_eq!(contents(&engine), expected, "round {round}");
+    }
+    println!("{failures} checkpoints of 6 failed, {rebuilds} times the index was lost");
+    engine.close().unwrap();
+}
+
+#[test]
+fn a_shard_killed_on_a_full_disk_starts_reads_and_removes() {
+    let Some(disk) = Tmpfs::mount(BYTES) else { return };
+    let (engine, _) = open(disk.path());
+    set_up(&engine);
+    for i in 0..2000 {
+        put(&engine, &format!("key{i}"), &"x".repeat(i % 500));
+    }
+    drop(engine);
+    disk.fill();
+    for start in 0..3 {
+        let (engine, recovery) = open(disk.path());
+        assert_eq!(recovery.rebuilt, None, "start {start}");
+        assert_eq!(contents(&engine).len(), 2000 - start);
+        let error = try_put(&engine, "new", "document").unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "start {start}: {error}");
+        let removed = one(&engine, remove(&format!("key{start}")));
+        assert!(matches!(removed, MutationOutcome::Removed(_)), "start {start}: {removed:?}");
+        drop(engine);
+        // What the start has freed is taken as well.
+        if start < 2 {
+            disk.fill_but(2 << 20);
+        }
+    }
+    disk.free();
+    let (engine, _) = open(disk.path());
+    put(&engine, "new", "document");
+    assert_eq!(contents(&engine).len(), 1998);
+}

@@ -1,0 +1,98 @@
+//! Real processes on a disk that is full, and a shard that cannot finish cleanly.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+#[path = "../engine/tests/common/tmpfs.rs"]
+mod tmpfs;
+
+use std::fs;
+
+use rustix::process::Signal;
+use support::*;
+use tmpfs::Tmpfs;
+
+/// Two segments, the reserve, sled, and one more segment.
+const BYTES: u64 = 160 << 20;
+
+fn stat(cluster: &Cluster) -> serde_json::Value {
+    let all: serde_json::Value =
+        serde_json::from_str(&cluster.run(["--json", "stat"]).expect(0)).unwrap();
+    all["shard0"].clone()
+}
+
+#[test]
+fn a_shard_on_a_full_disk_reads_removes_restarts_and_writes_again() {
+    let Some(disk) = Tmpfs::mount(BYTES) else { return };
+    let data = disk.path().join("cluster");
+    let mut cluster = Cluster::start_on(&data, ["--port", "0", "--shards", "1"]);
+    cluster.run(["index", "create", "test"]).expect(0);
+    cluster.run(["write", "test", "small", "1"]).expect(0);
+    let log = data.join("shard0/log");
+    let prepared = || log.join("spare").exists() && data.join("shard0/reserve").exists();
+    assert!(eventually(prepared), "the next segment and the reserve");
+
+    disk.fill();
+    let document = "x".repeat(7 << 20);
+    let mut written = 0;
+    let refused = loop {
+        let row = format!("large{written}|{document}\n");
+        let ran = cluster.feed(["write", "test"], row);
+        if ran.status != 0 {
+            break ran;
+        }
+        written += 1;
+        assert!(written < 20, "the disk is full");
+    };
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("disk is full"), "{}", refused.stderr);
+    assert!(stat(&cluster)["disk_full"].is_string());
+    assert_eq!(stat(&cluster)["poisoned"], serde_json::Value::Null);
+    let table = cluster.run(["stat"]).expect(0);
+    assert!(table.contains("disk full, no writes: "), "{table}");
+    for i in 0..written {
+        cluster.run(["has", "test", &format!("large{i}")]).expect(0);
+    }
+    cluster.run(["remove", "test", "large0"]).expect(0);
+
+    // Killed and started again by `up`, all of it on the full disk.
+    let shard = cluster.members().into_iter().find(|member| member.name == "shard0").unwrap();
+    signal(shard.pid, Signal::KILL);
+    cluster.up.wait_for_line("restarted shard0");
+    cluster.up.wait_for_line("ready ");
+    assert!(cluster.run(["read", "test", "small"]).expect(0).contains("\"record\": 1"));
+    cluster.run(["has", "test", "large0"]).expect(3);
+    cluster.run(["has", "test", "large1"]).expect(0);
+    disk.fill();
+    cluster.run(["remove", "test", "large1"]).expect(0);
+
+    disk.free();
+    cluster.run(["write", "test", "after", "2"]).expect(0);
+    assert_eq!(stat(&cluster)["disk_full"], serde_json::Value::Null);
+    for i in 2..written {
+        cluster.run(["has", "test", &format!("large{i}")]).expect(0);
+    }
+    cluster.stop();
+}
+
+#[test]
+fn a_shard_that_cannot_finish_cleanly_exits_with_1_and_so_does_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start_on(dir.path(), ["--port", "0", "--shards", "1"]);
+    cluster.run(["index", "create", "test"]).expect(0);
+    cluster.run(["write", "test", "key", "1"]).expect(0);
+    // Where the manifest is to be written there is something else: no checkpoint can be made.
+    let in_the_way = dir.path().join("shard0/MANIFEST.new");
+    fs::create_dir(&in_the_way).unwrap();
+    cluster.up.terminate();
+    let status = cluster.up.wait();
+    assert_eq!(status.code(), Some(1), "{}", cluster.up.stderr());
+    let stderr = cluster.up.stderr();
+    assert!(stderr.contains("shard0 ended with exit status: 1"), "{stderr}");
+    assert!(stderr.contains("MANIFEST"), "{stderr}");
+    drop(cluster);
+    fs::remove_dir(&in_the_way).unwrap();
+    let cluster = Cluster::start_on(dir.path(), ["--port", "0"]);
+    cluster.run(["has", "test", "key"]).expect(0);
+    cluster.stop();
+}
