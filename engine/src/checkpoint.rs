@@ -8,7 +8,6 @@
 //! A checkpoint that fails is tried again: a full disk may get space. Meanwhile the frozen part
 //! stays in memory and answers reads. An index that failed on the way is opened again first.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -145,12 +144,17 @@ fn delete(shared: &Shared, condemned: &[u32]) {
     }
 }
 
+/// What a checkpoint of generations may take.
+pub(crate) fn bytes_needed<'a>(generations: impl IntoIterator<Item = &'a Generation>) -> u64 {
+    let entries =
+        |generation: &Generation| (generation.key_bytes + generation.keys * MAX_ENTRY_BYTES) as u64;
+    generations.into_iter().map(entries).sum::<u64>() * INDEX_WRITES + INDEX_BYTES
+}
+
 /// Makes sure that there is space for a checkpoint, by releasing the reserve if need be. A
 /// checkpoint that waits costs memory only; an index that meets a full disk has to be opened again.
 fn check_space(shared: &Shared, generation: &Generation) -> Result<()> {
-    let keys = generation.tables.values().flat_map(BTreeMap::keys);
-    let entries: u64 = keys.map(|key| (key.as_bytes().len() + MAX_ENTRY_BYTES) as u64).sum();
-    let needed = entries * INDEX_WRITES + INDEX_BYTES;
+    let needed = bytes_needed([generation]);
     let free = || {
         let failed = |error| Error::io("ask for the free space of", &shared.dir, error);
         shared.fs.free_bytes(&shared.dir).map_err(failed)

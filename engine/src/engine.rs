@@ -55,7 +55,7 @@ pub struct Options {
     /// How long changes may wait for a checkpoint. Default 30 s.
     pub checkpoint_interval: Duration,
     /// How many bytes are kept in reserve, so that removes and checkpoints work on a full disk; 0
-    /// for none. Default: as many as a segment has.
+    /// for none. Default: a quarter of what a segment has.
     pub reserve_bytes: Option<u64>,
     /// What sled may cache. Default 64 MiB.
     pub index_cache_bytes: u64,
@@ -84,7 +84,7 @@ impl Options {
     const MIN_SEGMENT_BYTES: u32 = 4096;
 
     pub(crate) fn reserve_bytes(&self) -> u64 {
-        self.reserve_bytes.unwrap_or(u64::from(self.segment_bytes))
+        self.reserve_bytes.unwrap_or(u64::from(self.segment_bytes) / 4)
     }
 
     fn at_least_the_minimum(mut self) -> Self {

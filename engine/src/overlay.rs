@@ -22,6 +22,8 @@ pub(crate) struct Generation {
     pub(crate) dropped: Vec<IndexId>,
     /// How many keys the tables have.
     pub(crate) keys: usize,
+    /// Their bytes, those of tables that were dropped included.
+    pub(crate) key_bytes: usize,
 }
 
 /// Published effects that the index does not hold yet.
@@ -44,8 +46,12 @@ impl Overlay {
     }
 
     pub(crate) fn put(&mut self, index: IndexId, key: IndexKey, entry: Option<Entry>) {
+        let key_bytes = key.as_bytes().len();
         let new = self.active.tables.entry(index).or_default().insert(key, entry).is_none();
-        self.active.keys += usize::from(new);
+        if new {
+            self.active.keys += 1;
+            self.active.key_bytes += key_bytes;
+        }
     }
 
     /// Forgets an index. Ids are never given again, so the frozen generation may keep its own.

@@ -9,9 +9,10 @@
 //! * The next segment of the log is prepared as soon as one is taken into use. Where there is no
 //!   space for it, nearly all of a segment is left, and the last eighth of one is
 //!   never given to writes before the next one is there.
+//! * Space for the next checkpoint is left, the reserve included: with more keys published, it takes
+//!   more.
 //!
-//! As long as the reserve or the next segment is missing for want of space, what grows the store is
-//! refused with [`Error::DiskFull`]; removes and control commands go on. That the reserve could not
+//! As long as one of these is missing for want of space, what grows the store is refused with [`Error::DiskFull`]; removes and control commands go on. That the reserve could not
 //! be made for another reason keeps nobody from writing.
 
 use std::io::ErrorKind;
@@ -44,6 +45,8 @@ struct State {
     wanted: u64,
     /// Why there is no next segment, where that is for want of space.
     no_segment: Option<Arc<str>>,
+    /// Why there is no space for the next checkpoint.
+    no_checkpoint: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +70,7 @@ impl Space {
             fs,
             dir: dir.to_owned(),
             reserve_bytes,
-            state: Mutex::new(State { reserve, wanted: 0, no_segment: None }),
+            state: Mutex::new(State { reserve, wanted: 0, no_segment: None, no_checkpoint: None }),
             full: AtomicBool::new(false),
         };
         if matches!(space.state.lock().reserve, Reserve::Missing)
@@ -107,6 +110,27 @@ impl Space {
     /// Notes whether there is space for the next segment.
     pub(crate) fn note_segment(&self, why_not: Option<Arc<str>>) {
         self.change(|state| state.no_segment = why_not);
+    }
+
+    /// Notes whether there is space for a checkpoint of what is published, with the reserve.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`]
+    pub(crate) fn note_checkpoint(&self, needed: u64) -> Result<()> {
+        let held = matches!(self.state.lock().reserve, Reserve::Held);
+        let reserve = if held { self.reserve_bytes } else { 0 };
+        let free = self.free().map(|free| free.saturating_add(reserve));
+        let too_little = free.filter(|&free| free < needed);
+        let why: Option<Arc<str>> = too_little.map(|free| {
+            let dir = self.dir.display();
+            format!(
+                "{free} bytes are free, the reserve included, and the next checkpoint may take \
+                 {needed} ({dir})"
+            )
+            .into()
+        });
+        self.change(|state| state.no_checkpoint.clone_from(&why));
+        why.map_or(Ok(()), |what| Err(Error::DiskFull { what }))
     }
 
     /// Notes what a checkpoint asks for that uses the reserve, or waits for space; 0 for none.
@@ -226,7 +250,9 @@ impl State {
     fn full(&self) -> Option<Arc<str>> {
         match &self.reserve {
             Reserve::Released(why) => Some(Arc::clone(why)),
-            Reserve::Held | Reserve::Missing => self.no_segment.clone(),
+            Reserve::Held | Reserve::Missing => {
+                self.no_segment.clone().or_else(|| self.no_checkpoint.clone())
+            }
         }
     }
 }

@@ -71,7 +71,7 @@ impl Faulty {
         // made again.
         let files = sim.clone();
         fs.set_free_bytes(move || match files.bytes(Path::new("/data/reserve")) {
-            Some(_) => 1 << 20,
+            Some(_) => 2 << 20,
             None => 1 << 30,
         });
         Self { sim, fs, index: MemoryStore::new() }
@@ -79,7 +79,7 @@ impl Faulty {
 
     fn open(&self) -> Result<Engine> {
         let fs = Arc::new(self.fs.clone());
-        let options = Options { reserve_bytes: Some(8192), ..options() };
+        let options = Options { reserve_bytes: Some(64 << 10), ..options() };
         Ok(Engine::open_with(fs, &self.index, Path::new("/data"), options)?.0)
     }
 

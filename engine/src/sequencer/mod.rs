@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::Snapshot;
+use crate::checkpoint::{self, Snapshot};
 use crate::command::{
     Assignment, Command, Condition, IndexId, Mutation, MutationOutcome, Outcome, Version,
 };
@@ -59,6 +59,9 @@ const MAX_GATHER_TIME: Duration = Duration::from_millis(1);
 /// what gives space back.
 const COMPACTION_WAIT: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether there still is space for the next checkpoint.
+const FREE_INTERVAL: Duration = Duration::from_millis(50);
+
 /// The share of a new measurement in the running mean of the time that a sync takes, as a divisor.
 const SYNC_TIME_WEIGHT: u32 = 8;
 
@@ -85,6 +88,7 @@ pub(crate) struct Sequencer {
     sync_time: Duration,
     last_freeze: Instant,
     last_space_check: Instant,
+    last_free_check: Instant,
     scratch: Vec<u8>,
 }
 
@@ -139,6 +143,7 @@ impl Sequencer {
             sync_time: Duration::ZERO,
             last_freeze: Instant::now(),
             last_space_check: Instant::now(),
+            last_free_check: Instant::now(),
             scratch: Vec::new(),
         }
     }
@@ -528,7 +533,17 @@ impl Sequencer {
 
     /// Refuses what grows the store as long as the disk is full.
     fn check_space(&mut self, bytes: usize) -> Result<()> {
-        if self.shared.space.is_full() {
+        let full = self.shared.space.is_full();
+        if full || self.last_free_check.elapsed() >= FREE_INTERVAL {
+            self.last_free_check = Instant::now();
+            let needed = {
+                let overlay = &self.shared.view.read().overlay;
+                let generations = [Some(&overlay.active), overlay.frozen.as_deref()];
+                checkpoint::bytes_needed(generations.into_iter().flatten())
+            };
+            self.shared.space.note_checkpoint(needed)?;
+        }
+        if full {
             self.shared.space.keep()?;
         }
         self.log.check_growth(bytes)
