@@ -19,13 +19,13 @@ use serde::{Deserialize, Serialize};
 use crate::command::{Assignment, IndexId};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
-use crate::log::Lsn;
 use crate::log::record::u32_at;
+use crate::log::Lsn;
 use crate::state::{IndexState, State};
 
 const NAME: &str = "MANIFEST";
 const MAGIC: &[u8; 8] = b"SHERDMAN";
-const HEADER_BYTES: usize = 20;
+pub(crate) const HEADER_BYTES: usize = 20;
 
 /// The version of the manifest's format.
 const FORMAT_VERSION: u32 = 1;
@@ -110,18 +110,22 @@ impl Manifest {
         fs::replace(fs, dir, NAME, &bytes).map_err(failed)
     }
 
-    fn encode(&self) -> std::result::Result<Vec<u8>, rmp_serde::encode::Error> {
-        let body = rmp_serde::to_vec_named(self)?;
+    pub(crate) fn encode(&self) -> std::result::Result<Vec<u8>, rmp_serde::encode::Error> {
+        rmp_serde::to_vec_named(self).map(|body| Self::with_header(&body))
+    }
+
+    /// The file that has this body.
+    pub(crate) fn with_header(body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&checksum(&bytes, &body).to_le_bytes());
-        bytes.extend_from_slice(&body);
-        Ok(bytes)
+        bytes.extend_from_slice(&checksum(&bytes, body).to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes
     }
 
-    fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let corrupt = |offset, what: &str| Err(Error::corrupt(path, offset, what));
         if bytes.len() < HEADER_BYTES {
             return corrupt(bytes.len(), "the manifest's header is cut off");

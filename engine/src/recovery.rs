@@ -422,19 +422,19 @@ fn rebuild(
 }
 
 /// A state that grows by the records of the log.
-struct Replay {
-    view: View,
+pub(crate) struct Replay {
+    pub(crate) view: View,
     records: u64,
     scratch: Vec<u8>,
 }
 
 impl Replay {
-    fn new(state: State) -> Self {
+    pub(crate) fn new(state: State) -> Self {
         let view = View { state, overlay: Overlay::default() };
         Self { view, records: 0, scratch: Vec::new() }
     }
 
-    fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
+    pub(crate) fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
         let Located { offset, record } = located;
         let corrupt = |what: &str| Error::corrupt(&segment.path, offset as usize, what);
         let effect = Effect::decode(record.kind, record.payload).map_err(corrupt)?;

@@ -18,6 +18,8 @@ mod segment;
 mod writer;
 
 pub(crate) use reader::{Located, SegmentEnd, Source, read_segment};
+#[cfg(feature = "fuzzing")]
+pub(crate) use segment::SegmentHeader;
 pub(crate) use segment::{
     SEGMENT_HEADER_BYTES, Segment, Segments, read_header, segment_name, segment_number,
 };
