@@ -20,7 +20,7 @@ use crate::command::{Assignment, IndexId};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
 use crate::log::record::u32_at;
-use crate::log::Lsn;
+use crate::log::{Lsn, MAX_LSN};
 use crate::state::{IndexState, State};
 
 const NAME: &str = "MANIFEST";
@@ -145,8 +145,11 @@ impl Manifest {
             let file = path.to_owned();
             return Err(Error::UnknownFormat { file, found, known: FORMAT_VERSION });
         }
-        rmp_serde::from_slice(body)
-            .or_else(|_| corrupt(HEADER_BYTES, "the manifest's fields are malformed"))
+        match rmp_serde::from_slice::<Self>(body) {
+            Ok(manifest) if manifest.checkpoint_lsn <= MAX_LSN => Ok(manifest),
+            Ok(_) => corrupt(HEADER_BYTES, "the manifest's checkpoint LSN is impossible"),
+            Err(_) => corrupt(HEADER_BYTES, "the manifest's fields are malformed"),
+        }
     }
 }
 

@@ -30,3 +30,7 @@ pub(crate) const LOG_DIR: &str = "log";
 
 /// A log sequence number: dense from 1, one for each record.
 pub(crate) type Lsn = u64;
+
+/// The highest LSN that is believed where a file has one. No log comes near it, and what is counted
+/// on from there does not overflow.
+pub(crate) const MAX_LSN: Lsn = Lsn::MAX / 2;
