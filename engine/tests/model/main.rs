@@ -25,10 +25,12 @@ use proptest::test_runner::{Config, FileFailurePersistence};
 use run::run;
 use sherd_engine::Options;
 
+/// `SHERD_MODEL_TIMES` multiplies the histories, for a long run.
 fn config(cases: u32) -> Config {
+    let times = std::env::var("SHERD_MODEL_TIMES").map_or(1, |times| times.parse().unwrap());
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/model/regressions");
     Config {
-        cases,
+        cases: cases * times,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
         max_shrink_iters: 2000,
         ..Config::default()
