@@ -23,3 +23,9 @@ deny:
 fix:
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
     cargo fmt --all
+
+# Fuzzes a target of fuzz/fuzz_targets for some seconds; needs cargo-fuzz and a nightly toolchain. There is no unsafe code
+# of ours, so the address sanitizer would only slow it down. What is new goes to fuzz/target/corpus.
+fuzz TARGET SECONDS:
+    mkdir -p fuzz/target/corpus/{{TARGET}}
+    cargo +nightly fuzz run --sanitizer none {{TARGET}} fuzz/target/corpus/{{TARGET}} fuzz/corpus/{{TARGET}} -- -max_total_time={{SECONDS}} -max_len=16384

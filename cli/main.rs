@@ -12,6 +12,8 @@ mod cluster;
 mod command;
 mod document;
 mod error;
+#[cfg(test)]
+mod fuzzing;
 mod load;
 mod node;
 mod output;

@@ -12,6 +12,9 @@
 mod config;
 mod control;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod server;
 mod state;
 mod store;

@@ -257,6 +257,9 @@ fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
     else {
         return Err("the payload is shorter than the key and the document");
     };
+    if key.is_empty() {
+        return Err("the key is empty");
+    }
     let replaced = Replaced {
         bytes: u32_at(payload, 24),
         segment: u32_at(payload, 28),

@@ -53,6 +53,9 @@ mod effect;
 mod engine;
 mod error;
 pub mod fs;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 mod log;
 mod manifest;

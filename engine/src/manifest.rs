@@ -21,7 +21,7 @@ use crate::command::{Assignment, IndexId};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
 use crate::log::record::u32_at;
-use crate::log::{Lsn, Segment, Segments};
+use crate::log::{Lsn, MAX_LSN, Segment, Segments};
 use crate::overlay::Overlay;
 use crate::shared::View;
 use crate::state::{IndexState, State};
@@ -29,7 +29,7 @@ use crate::usage::{BySegment, Usage};
 
 const NAME: &str = "MANIFEST";
 const MAGIC: &[u8; 8] = b"SHERDMAN";
-const HEADER_BYTES: usize = 20;
+pub(crate) const HEADER_BYTES: usize = 20;
 
 /// The version of the manifest's format.
 const FORMAT_VERSION: u32 = 2;
@@ -65,6 +65,10 @@ pub(crate) struct SegmentInfo {
 }
 
 impl SegmentInfo {
+    fn is_possible(&self) -> bool {
+        self.tombstones <= u64::from(u32::MAX)
+    }
+
     /// The segments of a log, but for those left out.
     pub(crate) fn list(segments: &Segments, tombstones: &BySegment, left_out: &[u32]) -> Vec<Self> {
         let all = segments.all();
@@ -108,7 +112,7 @@ impl Manifest {
         View { state: self.state(), overlay: Overlay::default(), usage }
     }
 
-    fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         State::new(
             self.indexes.clone(),
             self.assignment.clone(),
@@ -146,18 +150,22 @@ impl Manifest {
         fs::replace(fs, dir, NAME, &bytes).map_err(failed)
     }
 
-    fn encode(&self) -> std::result::Result<Vec<u8>, rmp_serde::encode::Error> {
-        let body = rmp_serde::to_vec_named(self)?;
+    pub(crate) fn encode(&self) -> std::result::Result<Vec<u8>, rmp_serde::encode::Error> {
+        rmp_serde::to_vec_named(self).map(|body| Self::with_header(&body))
+    }
+
+    /// The file that has this body.
+    pub(crate) fn with_header(body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&checksum(&bytes, &body).to_le_bytes());
-        bytes.extend_from_slice(&body);
-        Ok(bytes)
+        bytes.extend_from_slice(&checksum(&bytes, body).to_le_bytes());
+        bytes.extend_from_slice(body);
+        bytes
     }
 
-    fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let corrupt = |offset, what: &str| Err(Error::corrupt(path, offset, what));
         if bytes.len() < HEADER_BYTES {
             return corrupt(bytes.len(), "the manifest's header is cut off");
@@ -177,8 +185,16 @@ impl Manifest {
             let file = path.to_owned();
             return Err(Error::UnknownFormat { file, found, known: FORMAT_VERSION });
         }
-        rmp_serde::from_slice(body)
-            .or_else(|_| corrupt(HEADER_BYTES, "the manifest's fields are malformed"))
+        match rmp_serde::from_slice::<Self>(body) {
+            Ok(manifest) if manifest.checkpoint_lsn > MAX_LSN => {
+                corrupt(HEADER_BYTES, "the manifest's checkpoint LSN is impossible")
+            }
+            Ok(manifest) if !manifest.segments.iter().all(SegmentInfo::is_possible) => {
+                corrupt(HEADER_BYTES, "the manifest's segments are impossible")
+            }
+            Ok(manifest) => Ok(manifest),
+            Err(_) => corrupt(HEADER_BYTES, "the manifest's fields are malformed"),
+        }
     }
 }
 

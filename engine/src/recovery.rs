@@ -480,14 +480,14 @@ fn rebuild(
 }
 
 /// A state that grows by the records of the log.
-struct Replay {
-    view: View,
+pub(crate) struct Replay {
+    pub(crate) view: View,
     records: u64,
     scratch: Vec<u8>,
 }
 
 impl Replay {
-    fn new(view: View) -> Self {
+    pub(crate) fn new(view: View) -> Self {
         Self { view, records: 0, scratch: Vec::new() }
     }
 
@@ -529,7 +529,7 @@ impl Replay {
     }
 
     /// Takes a record after the checkpoint.
-    fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
+    pub(crate) fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
         let tombstone =
             Change::Tombstone { segment: segment.number, bytes: located.record.length as u32 };
         let change = match decode(segment, located)? {

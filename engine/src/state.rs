@@ -51,8 +51,9 @@ impl From<&Replaced> for Share {
 
 impl Totals {
     pub(crate) fn add(&mut self, share: Share) {
-        self.documents += 1;
-        self.bytes += u64::from(share.bytes);
+        // Saturating, as below.
+        self.documents = self.documents.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(u64::from(share.bytes));
         self.digest = self.digest.wrapping_add(share.content_hash);
         self.versions = self.versions.wrapping_add(share.version);
     }
@@ -121,13 +122,13 @@ impl State {
     ) -> Self {
         let ids = indexes.iter().map(|(&id, index)| (Arc::clone(&index.name), id)).collect();
         let assignment = assignment.map(Arc::new);
-        let used = indexes.values().map(|index| index.totals.bytes).sum();
+        let used = saturating_sum(indexes.values().map(|index| index.totals.bytes));
         Self { indexes, ids, assignment, locked_by, used, highest_index_id }
     }
 
     /// How many documents there are.
     pub(crate) fn documents(&self) -> u64 {
-        self.indexes.values().map(|index| index.totals.documents).sum()
+        saturating_sum(self.indexes.values().map(|index| index.totals.documents))
     }
 
     /// Documents by fifths of the owned ranges, in ring order.
@@ -179,7 +180,7 @@ impl State {
                 }
                 if let Some(entry) = entry {
                     of_index.totals.add(Share::from(entry));
-                    self.used += u64::from(entry.bytes);
+                    self.used = self.used.saturating_add(u64::from(entry.bytes));
                 }
                 if let Some(bin) = bin {
                     let count = &mut of_index.distribution[bin];
@@ -262,17 +263,24 @@ impl State {
     /// Which fifth of the owned ranges a position lies in.
     pub(crate) fn bin(&self, position: u32) -> Option<usize> {
         let ranges = &self.assignment.as_ref()?.ranges;
-        let width: u64 = ranges.iter().map(|&(start, end)| u64::from(end - start)).sum();
+        // Saturating, for a range that a damaged manifest turns round owns nothing.
+        let width_of = |start: u32, end: u32| u64::from(end.saturating_sub(start));
+        let width: u64 = ranges.iter().map(|&(start, end)| width_of(start, end)).sum();
         let mut before = 0;
         for &(start, end) in ranges {
             if (start..end).contains(&position) {
                 let place = before + u64::from(position - start);
                 return Some((place * BINS as u64 / width) as usize);
             }
-            before += u64::from(end - start);
+            before += width_of(start, end);
         }
         None
     }
+}
+
+/// A sum of what a file may lie about.
+fn saturating_sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

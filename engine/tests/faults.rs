@@ -5,6 +5,7 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::sync::mpsc;
 
 use common::*;
 use sherd_engine::fs::Fault;
@@ -39,6 +40,30 @@ fn a_failed_sync_stops_writing_for_good_and_reads_go_on() {
         assert_eq!(contents(&engine).keys().collect::<Vec<_>>(), ["before"]);
         put(&engine, "after", "document");
     }
+}
+
+/// A removal and a lower limit came into one batch, and the disk failed under the removal. Whether
+/// it happened is unknown, and yet the limit was refused for what would then be gone.
+#[test]
+fn a_refusal_does_not_rest_on_a_write_of_unknown_outcome() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    set_up(&engine);
+    put(&engine, "k", "document");
+    // Completions run on the sequencer's thread: the two commands wait until both are there.
+    let (go, wait) = mpsc::channel::<()>();
+    engine.submit(Command::Release { owner: String::new() }, Box::new(move |_| _ = wait.recv()));
+    let (sender, results) = mpsc::channel();
+    machine.fs.fail(Fault::Sync, 0, ErrorKind::Other);
+    let removal = Command::Mutate { mutations: vec![remove("k")], atomic: false };
+    for command in [removal, Command::SetLimit { limit: 0 }] {
+        let sender = sender.clone();
+        engine.submit(command, Box::new(move |result| sender.send(result).unwrap()));
+    }
+    go.send(()).unwrap();
+    assert!(matches!(results.recv().unwrap(), Err(Error::OutcomeUnknown { .. })));
+    let limit = results.recv().unwrap();
+    assert!(matches!(limit, Err(Error::Poisoned { .. })), "{limit:?}");
 }
 
 #[test]

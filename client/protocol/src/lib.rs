@@ -13,6 +13,9 @@
 
 pub mod document;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod message;
 pub mod name;
 pub mod range_map;

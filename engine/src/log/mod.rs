@@ -18,6 +18,8 @@ mod segment;
 mod writer;
 
 pub(crate) use reader::{Located, SegmentEnd, Source, read_segment};
+#[cfg(feature = "fuzzing")]
+pub(crate) use segment::SegmentHeader;
 pub(crate) use segment::{
     SEGMENT_HEADER_BYTES, Segment, Segments, read_header, segment_name, segment_number,
 };
@@ -28,3 +30,7 @@ pub(crate) const LOG_DIR: &str = "log";
 
 /// A log sequence number: dense from 1, one for each record.
 pub(crate) type Lsn = u64;
+
+/// The highest LSN that is believed where a file has one. No log comes near it, and what is counted
+/// on from there does not overflow.
+pub(crate) const MAX_LSN: Lsn = Lsn::MAX / 2;

@@ -51,6 +51,9 @@ pub(crate) fn read_segment(
     let Some(bytes) = bytes.get(..limit) else {
         return Err(Error::corrupt(path, bytes.len(), "the segment is cut off"));
     };
+    if bytes.len() < SEGMENT_HEADER_BYTES {
+        return Err(Error::corrupt(path, bytes.len(), "the segment ends inside its header"));
+    }
     let mut offset = SEGMENT_HEADER_BYTES;
     let mut end = SegmentEnd { offset: offset as u32, next_lsn: first_lsn, torn: false };
     let mut next_lsn = first_lsn;

@@ -20,8 +20,8 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
 use crate::fs::File;
-use crate::log::Lsn;
 use crate::log::record::{u32_at, u64_at, u128_at};
+use crate::log::{Lsn, MAX_LSN};
 
 /// The bytes before the first record.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
@@ -79,10 +79,14 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<SegmentHeader> {
             known: FORMAT_VERSION,
         });
     }
+    let first_lsn = u64_at(header, 32);
+    if !(1..=MAX_LSN).contains(&first_lsn) {
+        return Err(corrupt(32, "the LSN in the segment's header is impossible"));
+    }
     Ok(SegmentHeader {
         number: u32_at(header, 12),
         identity: u128_at(header, 16),
-        first_lsn: u64_at(header, 32),
+        first_lsn,
         previous_length: u32_at(header, 40),
     })
 }

@@ -405,6 +405,8 @@ impl Sequencer {
 
     fn control(&mut self, command: Command) -> Result<Outcome> {
         self.commit();
+        // What was pending may have failed just now: no answer may rest on the state without it.
+        self.shared.poison.check()?;
         let Some(effect) = self.control_effect(command)? else { return Ok(Outcome::Done) };
         let mut encoded = Vec::new();
         effect.encode(&mut encoded);
