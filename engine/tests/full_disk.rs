@@ -236,3 +236,48 @@ fn a_shard_killed_on_a_full_disk_starts_reads_and_removes() {
     put(&engine, "new", "document");
     assert_eq!(contents(&engine).len(), 1998);
 }
+
+/// No reserve, and not a byte for sled to be opened with: an index in memory stands in for it.
+#[test]
+fn where_the_index_cannot_be_opened_for_want_of_space_memory_stands_in() {
+    let Some(disk) = Tmpfs::mount(BYTES) else { return };
+    let options = Options { reserve_bytes: Some(0), ..options() };
+    let open = || Engine::open(&disk.path().join("data"), options.clone()).unwrap();
+    let (engine, _) = open();
+    set_up(&engine);
+    let mut expected = BTreeMap::new();
+    for i in 0..1500 {
+        let (name, document) = (format!("key{}", i % 1000), format!("document {i}"));
+        put(&engine, &name, &document);
+        expected.insert(name, document);
+        if i == 1200 {
+            engine.checkpoint().unwrap();
+        }
+    }
+    drop(engine);
+    disk.fill();
+    for _ in 0..2 {
+        let (engine, recovery) = open();
+        assert_eq!(recovery.rebuilt, None);
+        assert_eq!(contents(&engine), expected);
+        let name = expected.keys().next().unwrap().clone();
+        one(&engine, remove(&name));
+        expected.remove(&name);
+        assert!(matches!(engine.checkpoint(), Err(Error::DiskFull { .. })));
+        assert_eq!(contents(&engine), expected);
+        drop(engine);
+        disk.fill();
+    }
+    let (engine, _) = open();
+    disk.free();
+    put(&engine, "after", "it");
+    expected.insert("after".to_owned(), "it".to_owned());
+    // Now it is opened, brought up to date and asked.
+    engine.checkpoint().unwrap();
+    assert_eq!(contents(&engine), expected);
+    engine.close().unwrap();
+    drop(engine);
+    let (engine, recovery) = open();
+    assert_eq!((recovery.replayed, recovery.rebuilt), (0, None));
+    assert_eq!(contents(&engine), expected);
+}
