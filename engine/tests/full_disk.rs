@@ -205,6 +205,7 @@ fn sled_on_a_full_disk_is_opened_again_and_nothing_reads_as_not_there() {
         let mut error = None;
         wait_for("the end of the failure", || {
             error = engine.checkpoint().err();
+            println!("round {round}: {error:?}");
             let lost = |error: &Error| error.to_string().contains("restart");
             error.as_ref().is_none_or(lost)
         });
