@@ -187,7 +187,7 @@ fn reads_during_the_reopening_are_right_or_refused() {
             let (engine, stop) = (&engine, &stop);
             scope.spawn(move || {
                 for i in (reader..).step_by(7) {
-                    if stop.load(Ordering::Relaxed) {
+                    if stop.load(Ordering::Relaxed) || Instant::now() > deadline {
                         break;
                     }
                     match engine.version(INDEX, &key(&format!("key{}", i % 500))) {

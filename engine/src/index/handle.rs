@@ -80,7 +80,14 @@ impl Handle {
             lost @ State::Closed { lost: true, .. } => return Err(lost.refusal()),
             State::Closed { .. } => {}
         }
-        let index = self.store.open()?;
+        let index = self.store.open().map_err(|error| match error {
+            // Damaged by the failure, or not yet closed by a thread of its own: it is tried again.
+            Error::Index(what) => Error::Index(
+                format!("it cannot be opened again ({what}); restart the shard to rebuild it")
+                    .into(),
+            ),
+            error => error,
+        })?;
         let wrong = match check(index.as_ref()) {
             Ok(None) => {
                 *self.state.write() = State::Open(index);
