@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use sherd_engine::fs::Fs;
 use sherd_engine::index::{IndexStore, SledStore};
 use sherd_engine::verify::{Fault, Report, verify, verify_with};
-use sherd_engine::{Command, Condition, Engine, Error, rebuild};
+use sherd_engine::{Command, Condition, Engine, Error, Mutation, rebuild};
 
 const DATA: &str = "/data";
 
@@ -112,11 +112,27 @@ fn what_a_crash_leaves_is_no_fault() {
         let machine = Machine::default();
         let (engine, _) = machine.open().unwrap();
         set_up(&engine);
-        for _ in 0..rng.random_range(1..120) {
+        for step in 0..rng.random_range(1..250) {
             let name = format!("key{}", rng.random_range(0..30));
-            match rng.random_range(0..20) {
+            match rng.random_range(0..24) {
                 0 => engine.checkpoint().unwrap(),
-                1..7 => _ = one(&engine, remove(&name)),
+                1 => _ = engine.compact().unwrap(),
+                2 => {
+                    // Another index of a name that there was before, or none.
+                    let made = Command::CreateIndex { id: step + 2, name: "other".to_owned() };
+                    if engine.execute(made).is_err() {
+                        let id = engine.index_id("other").unwrap();
+                        engine.execute(Command::DropIndex { id }).unwrap();
+                    }
+                }
+                3..9 => _ = one(&engine, remove(&name)),
+                9..12 => {
+                    let other = engine.index_id("other").unwrap_or(INDEX);
+                    let document = bytes::Bytes::from_static(b"other");
+                    let condition = Condition::Any;
+                    let key = key(&name);
+                    one(&engine, Mutation::Write { index: other, key, document, condition });
+                }
                 _ => _ = put(&engine, &name, &"d".repeat(rng.random_range(0..200))),
             }
         }
