@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use sherd_engine::index::{IndexStore, SledStore};
-use support::{Cluster, Ran, run, sherd};
+use support::{Cluster, Process, Ran, run, sherd};
 
 /// Two of these fill a segment of the log.
 const LARGE: usize = 13_000_000;
@@ -233,6 +233,30 @@ fn a_rebuild_mends_an_index_that_lost_an_entry_and_the_shard_serves_again() {
     let busy = shard.run(["rebuild"]);
     assert_eq!(busy.status, 1);
     assert!(busy.stderr.contains("in use by another process; stop its shard first"), "{busy:#?}");
+}
+
+#[test]
+fn the_directory_kept_in_the_repository_is_verified_and_served() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/tests/fixtures/format-2");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for name in ["", "log", "index"] {
+        let to = dir.path().join(name);
+        fs::create_dir_all(&to).expect("a directory");
+        for entry in fs::read_dir(fixtures.join(name)).expect("a directory") {
+            let from = entry.expect("an entry").path();
+            if from.is_file() {
+                fs::copy(&from, to.join(from.file_name().expect("a name"))).expect("a copy");
+            }
+        }
+    }
+    let ran = run(sherd().args(["verify", "--data"]).arg(dir.path()), "");
+    assert!(ran.expect(0).ends_with("no fault found\n"));
+    let mut shard =
+        Process::start(sherd().args(["shard", "--port", "0", "--data"]).arg(dir.path()));
+    let line = shard.wait_for_line("ready ");
+    assert!(line.ends_with(" replayed") && !line.ends_with(" 0 replayed"), "{line}");
+    shard.stop();
+    run(sherd().args(["verify", "--data"]).arg(dir.path()), "").expect(0);
 }
 
 #[test]

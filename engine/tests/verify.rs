@@ -293,6 +293,87 @@ fn reseal(bytes: &mut [u8], place: usize, after: usize) {
     bytes[place..after].copy_from_slice(&hasher.finalize().to_le_bytes());
 }
 
+/// Where the records of a segment begin and how long they are.
+fn records(segment: &[u8]) -> Vec<(usize, usize)> {
+    let mut records = Vec::new();
+    let mut offset = 64;
+    while let Some(length) = segment.get(offset + 4..offset + 8) {
+        let length = u32::from_le_bytes(length.try_into().unwrap()) as usize;
+        if length == 0 {
+            break;
+        }
+        records.push((offset, length));
+        offset += length;
+    }
+    records
+}
+
+#[test]
+fn an_index_newer_than_the_manifest_is_no_fault() {
+    let machine = Machine::default();
+    let (engine, _) = machine.open().unwrap();
+    write_history(&engine);
+    let path = Path::new(DATA).join("MANIFEST");
+    let before = machine.fs.bytes(&path).unwrap();
+    engine.checkpoint().unwrap();
+    drop(engine);
+    let after = machine.fs.bytes(&path).unwrap();
+    assert_ne!(before, after);
+    // As if the crash had come between the two.
+    machine.fs.damage(&path, before);
+    let (report, faults) = verify_machine(&machine);
+    assert_eq!((faults, report.entries), (vec![], Some(39)));
+    // What was changed since the checkpoint may still be missing, but not be something else.
+    let index = machine.index.open().unwrap();
+    let other = index.get(INDEX, &entry_key("key9")).unwrap();
+    index.put(INDEX, &entry_key("new1"), None).unwrap();
+    assert_eq!(verify_machine(&machine).1, []);
+    index.put(INDEX, &entry_key("new1"), other.as_ref()).unwrap();
+    index.put(INDEX, &entry_key("key8"), None).unwrap();
+    assert_eq!(verify_machine(&machine).1.len(), 2);
+}
+
+#[test]
+fn records_that_check_out_and_lie_are_named() {
+    let machine = machine();
+    let all = segments(&machine);
+    // A write behind the checkpoint that says it replaced another version than there was.
+    let last = all.last().unwrap();
+    let sound = machine.fs.bytes(last).unwrap();
+    let mut bytes = sound.clone();
+    let &(offset, length) = records(&bytes).last().unwrap();
+    assert_eq!(bytes[offset + 28], 1, "the write of key8");
+    bytes[offset + 32 + 56] ^= 1;
+    let identity: [u8; 16] = bytes[16..32].try_into().unwrap();
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&identity);
+    crc.update(&bytes[offset + 4..offset + length]);
+    bytes[offset..offset + 4].copy_from_slice(&crc.finalize().to_le_bytes());
+    machine.fs.damage(last, bytes);
+    let (_, faults) = verify_machine(&machine);
+    let place = (last.as_path(), Some(offset as u64));
+    assert_eq!((faults[0].file.as_path(), faults[0].offset), place);
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].what.contains("says that it replaced version"), "{}", faults[0]);
+    machine.fs.damage(last, sound);
+    // A segment cut between two records, and a next one that agrees.
+    let [cut, next] = [&all[1], &all[2]];
+    let bytes = machine.fs.bytes(cut).unwrap();
+    let &(end, _) = records(&bytes).last().unwrap();
+    machine.fs.damage(cut, bytes[..end].to_vec());
+    let mut bytes = machine.fs.bytes(next).unwrap();
+    bytes[40..44].copy_from_slice(&(end as u32).to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    machine.fs.damage(next, bytes);
+    let (_, faults) = verify_machine(&machine);
+    let chain = faults.iter().find(|fault| fault.what.contains("last LSN is not the one before"));
+    let chain = chain.unwrap_or_else(|| panic!("{faults:?}"));
+    assert_eq!((chain.file.as_path(), chain.offset), (cut.as_path(), Some(end as u64)));
+    let other = faults.iter().any(|fault| fault.what.contains("gives another length"));
+    assert!(other, "the manifest has the length as well: {faults:?}");
+}
+
 #[test]
 fn an_unknown_version_is_refused_with_both_named() {
     let machine = machine();

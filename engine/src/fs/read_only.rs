@@ -90,3 +90,48 @@ impl File for ReadOnlyFile {
         Ok(self.0.metadata()?.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_can_be_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, other] = ["file", "other"].map(|name| dir.path().join(name));
+        fs::write(&path, b"bytes").unwrap();
+        let file = ReadOnlyFs.open(&path).unwrap();
+        let refused = [
+            ReadOnlyFs.create(&other).map(drop),
+            ReadOnlyFs.create(&path).map(drop),
+            ReadOnlyFs.create_dir_all(&other),
+            ReadOnlyFs.rename(&path, &other),
+            ReadOnlyFs.remove(&path),
+            file.write_all_at(b"other", 0),
+            file.set_len(1),
+        ];
+        for result in refused {
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+        }
+        assert_eq!(ReadOnlyFs.open(&other).map(drop).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(ReadOnlyFs.list(dir.path()).unwrap(), ["file"]);
+        let mut bytes = [0; 5];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"bytes");
+    }
+
+    #[test]
+    fn readers_keep_writers_out_and_not_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        drop(ReadOnlyFs.lock(&path).unwrap());
+        assert!(!path.exists());
+        let writer = DiskFs.lock(&path).unwrap();
+        assert_eq!(ReadOnlyFs.lock(&path).map(drop).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(writer);
+        let readers = [ReadOnlyFs.lock(&path).unwrap(), ReadOnlyFs.lock(&path).unwrap()];
+        assert_eq!(DiskFs.lock(&path).map(drop).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(readers);
+        assert!(DiskFs.lock(&path).is_ok());
+    }
+}
