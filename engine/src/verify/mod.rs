@@ -167,13 +167,20 @@ fn lock(fs: &dyn Fs, dir: &Path) -> Result<Box<dyn Any + Send + Sync>> {
 struct Verifier<'a> {
     fs: &'a dyn Fs,
     dir: &'a Path,
+    documents_at_a_time: u64,
     faults: Faults<'a>,
     report: Report,
 }
 
 impl<'a> Verifier<'a> {
     fn new(fs: &'a dyn Fs, dir: &'a Path, on_fault: &'a mut dyn FnMut(Fault)) -> Self {
-        Self { fs, dir, faults: Faults { found: 0, on_fault }, report: Report::default() }
+        Self {
+            fs,
+            dir,
+            documents_at_a_time: DOCUMENTS_AT_A_TIME,
+            faults: Faults { found: 0, on_fault },
+            report: Report::default(),
+        }
     }
 
     fn index_dir(&self) -> PathBuf {
@@ -238,7 +245,7 @@ impl<'a> Verifier<'a> {
         let mut totals = AllTotals::default();
         let mut walked = Walked::default();
         let mut known = BTreeSet::new();
-        for (i, part) in parts(manifest).into_iter().enumerate() {
+        for (i, part) in parts(manifest, self.documents_at_a_time).into_iter().enumerate() {
             let mut live = LiveSet::new(manifest, part);
             let round = if i == 0 { Round::First } else { Round::Further };
             walked = log.walk(self.fs, &mut self.faults, round, |found, effect, faults| {
@@ -330,10 +337,10 @@ impl<'a> Verifier<'a> {
 }
 
 /// The ring in parts, each with as many documents as memory is to hold.
-fn parts(manifest: &Manifest) -> Vec<Range<u32>> {
+fn parts(manifest: &Manifest, documents_at_a_time: u64) -> Vec<Range<u32>> {
     let documents: u64 = manifest.indexes.values().map(|index| index.totals.documents).sum();
     // A manifest that lies must not cost more than a read of the log for each thousandth.
-    let count = (documents / DOCUMENTS_AT_A_TIME + 1).min(1000) as u32;
+    let count = (documents / documents_at_a_time + 1).min(1000) as u32;
     let start = |i| if i == count { u32::MAX } else { RING / count * i };
     (0..count).map(|i| start(i)..start(i + 1)).collect()
 }
@@ -374,10 +381,72 @@ mod tests {
             let totals = Totals { documents, ..Totals::default() };
             let index = crate::state::IndexState { name: "i".into(), totals, distribution: [0; 5] };
             manifest.indexes.insert(1, index);
-            let parts = parts(&manifest);
+            let parts = parts(&manifest, DOCUMENTS_AT_A_TIME);
             assert_eq!((parts[0].start, parts[parts.len() - 1].end), (0, u32::MAX));
             assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
             assert!(parts.iter().all(|part| part.start < part.end));
+        }
+    }
+
+    #[test]
+    fn the_log_read_in_parts_comes_to_the_same() {
+        use crate::{Assignment, Command, Condition, Engine, Key, Mutation, Options};
+
+        let (fs, store) = (crate::fs::SimFs::new(), crate::index::MemoryStore::new());
+        let dir = Path::new("/data");
+        let options = Options { segment_bytes: 4096, compaction: false, ..Options::default() };
+        let (engine, _) = Engine::open_with(Arc::new(fs.clone()), &store, dir, options).unwrap();
+        engine
+            .execute(Command::Assign(Assignment {
+                cluster: "c".to_owned(),
+                name: "s".to_owned(),
+                hash_method: "md5".to_owned(),
+                epoch: 1,
+                lineage: 0,
+                ranges: vec![(0, RING)],
+                limit: u64::MAX,
+            }))
+            .unwrap();
+        engine.execute(Command::CreateIndex { id: 1, name: "index".to_owned() }).unwrap();
+        for i in 0..100u32 {
+            if i == 80 {
+                engine.checkpoint().unwrap();
+            }
+            let key = Key { position: i % 60 * 166_000, bytes: format!("key{}", i % 60).into() };
+            let mutation = if i % 9 == 8 {
+                Mutation::Remove { index: 1, key, version: None }
+            } else {
+                let document = format!("document {i}").into();
+                Mutation::Write { index: 1, key, document, condition: Condition::Any }
+            };
+            engine.execute(Command::Mutate { mutations: vec![mutation], atomic: false }).unwrap();
+        }
+        drop(engine);
+        let run = |documents_at_a_time| {
+            let mut faults = Vec::new();
+            let mut on_fault = |fault| faults.push(fault);
+            let mut verifier = Verifier::new(&fs, dir, &mut on_fault);
+            verifier.documents_at_a_time = documents_at_a_time;
+            let report = verifier.run(Some(&store)).unwrap();
+            faults.sort_unstable_by_key(ToString::to_string);
+            (report, faults)
+        };
+        let whole = run(1000);
+        assert_eq!(whole.1, []);
+        assert!(whole.0.documents > 40);
+        for documents_at_a_time in [1, 7, 30] {
+            assert_eq!(run(documents_at_a_time), whole);
+        }
+        let path = dir.join("log/0000000002.log");
+        let mut bytes = fs.bytes(&path).unwrap();
+        for place in [200, 2000] {
+            bytes[place] ^= 1;
+        }
+        fs.damage(&path, bytes);
+        let whole = run(1000);
+        assert!(whole.1.len() >= 2);
+        for documents_at_a_time in [1, 7, 30] {
+            assert_eq!(run(documents_at_a_time), whole);
         }
     }
 }
