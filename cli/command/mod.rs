@@ -8,12 +8,15 @@ mod keys;
 mod map;
 mod pop;
 mod read;
+mod rebuild;
 mod remove;
 mod shard;
 mod stat;
 mod up;
+mod verify;
 mod write;
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -84,6 +87,8 @@ pub(crate) enum Command {
     Keys(keys::Keys),
     Stat(stat::Stat),
     Map(map::Map),
+    Verify(verify::Verify),
+    Rebuild(rebuild::Rebuild),
 }
 
 impl Command {
@@ -114,6 +119,8 @@ impl Command {
             Self::Keys(keys) => keys.run(context).await,
             Self::Stat(stat) => stat.run(context).await,
             Self::Map(map) => map.run(context).await,
+            Self::Verify(verify) => verify.run(context).await,
+            Self::Rebuild(rebuild) => rebuild.run(context).await,
         }
     }
 }
@@ -134,4 +141,35 @@ fn parse_key(text: &str) -> Result<String, String> {
 fn missing(index: &str, key: &str) -> bool {
     say!("key {key:?} is not in index {index:?}");
     false
+}
+
+/// Checks that a directory is a shard's, for the commands that work on one.
+fn shard_directory(dir: &Path) -> Result<(), Error> {
+    if dir.join("MANIFEST").exists() || dir.join("log").is_dir() {
+        return Ok(());
+    }
+    let dir_shown = dir.display();
+    Err(Error::Failed(if dir.join("cluster.json").exists() {
+        format!("{dir_shown} is of a whole cluster: name one of its shards, as {dir_shown}/shard0")
+    } else {
+        format!("{dir_shown} is not the data directory of a shard")
+    }))
+}
+
+/// What the engine says of a directory that a command works on.
+fn shard_error(error: sherd_engine::Error) -> Error {
+    match error {
+        sherd_engine::Error::InUse { .. } => {
+            Error::Failed(format!("{error}; stop its shard first"))
+        }
+        error => Error::Failed(error.to_string()),
+    }
+}
+
+/// Runs what blocks for long, where it holds nobody up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let failed = |error| Error::Failed(format!("the command failed: {error}"));
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -19,12 +19,12 @@ use crate::error::{Error, Result};
 use crate::fs::{DiskFs, Fs};
 use crate::index::{IndexStore, SledStore};
 use crate::queue::{Queue, Task};
-use crate::recovery::{self, Recovered};
+use crate::recovery::{self, IndexUse, Recovered};
 use crate::sequencer::{Channels, Sequencer};
 use crate::shared::Shared;
 
 /// The directory of the index, in the data directory.
-const INDEX_DIR: &str = "index";
+pub(crate) const INDEX_DIR: &str = "index";
 
 /// Called once with the result of a command, on the sequencer's thread: it must be quick and must
 /// not block.
@@ -147,7 +147,8 @@ impl Engine {
         options: Options,
     ) -> Result<(Self, Recovery)> {
         let options = options.at_least_the_minimum();
-        let Recovered { shared, log, report } = recovery::recover(fs, dir, store, &options)?;
+        let Recovered { shared, log, report } =
+            recovery::recover(fs, dir, store, &options, IndexUse::IfUsable)?;
         let queue = Arc::new(Queue::default());
         let (snapshot_sender, snapshots) = mpsc::channel();
         let (report_sender, reports) = mpsc::channel();

@@ -62,12 +62,14 @@ mod manifest;
 mod overlay;
 mod queue;
 mod read;
+mod rebuild;
 mod recovery;
 mod sequencer;
 mod shared;
 mod space;
 mod state;
 mod usage;
+pub mod verify;
 
 pub use command::{
     Assignment, Command, Compacted, Condition, Document, IndexId, IndexStat, Key, Mutation,
@@ -75,3 +77,4 @@ pub use command::{
 };
 pub use engine::{Completion, Durability, Engine, Options, Recovery};
 pub use error::{Error, Result};
+pub use rebuild::{Rebuilt, rebuild};

@@ -40,7 +40,7 @@ use crate::space::Space;
 use crate::state::Change;
 
 /// The file whose lock keeps a second process out, in the data directory.
-const LOCK_FILE: &str = "LOCK";
+pub(crate) const LOCK_FILE: &str = "LOCK";
 
 /// A recovered engine, not yet running.
 pub(crate) struct Recovered {
@@ -49,12 +49,22 @@ pub(crate) struct Recovered {
     pub(crate) report: Recovery,
 }
 
+/// What becomes of the index that is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IndexUse {
+    /// It is used, unless it is missing, damaged or stale.
+    IfUsable,
+    /// It is set aside and rebuilt, provided that the log is whole.
+    RebuiltAnyway,
+}
+
 /// Recovers the data directory `dir`, making it if there is none.
 pub(crate) fn recover(
     fs: Arc<dyn Fs>,
     dir: &Path,
     store: &dyn IndexStore,
     options: &Options,
+    index_use: IndexUse,
 ) -> Result<Recovered> {
     let log_dir = dir.join(LOG_DIR);
     // Also what an earlier process made and did not sync before it was killed: it is about to be
@@ -71,11 +81,18 @@ pub(crate) fn recover(
     })?;
     let manifest = read_or_make_manifest(fs.as_ref(), dir, &log_dir)?;
     let log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
+    if index_use == IndexUse::RebuiltAnyway {
+        log.check(&manifest)?;
+    }
     let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
     let store =
         &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
     let mut stand_in = None;
-    let (replayed, rebuilt) = match use_index(store, &log, &manifest) {
+    let used = match index_use {
+        IndexUse::IfUsable => use_index(store, &log, &manifest),
+        IndexUse::RebuiltAnyway => Err(Unusable::Index("a rebuild was asked for".to_owned())),
+    };
+    let (replayed, rebuilt) = match used {
         Ok(replayed) => (replayed, None),
         Err(Unusable::Log(Error::DiskFull { what })) => {
             tracing::warn!(dir = %dir.display(), %what, "the index is held in memory for now");
@@ -253,6 +270,14 @@ impl Log {
                 tracing::warn!(path = %path.display(), %error, "a deleted segment stays");
             }
         }
+    }
+
+    /// Reads the log to its end: whether the index can be rebuilt from it.
+    fn check(&self, manifest: &Manifest) -> Result<()> {
+        let check = |segment: &Segment, located: Located<'_>| decode(segment, located).map(drop);
+        self.read(1..=manifest.checkpoint_lsn, check)?;
+        self.replay(manifest.checkpoint_lsn, check)?;
+        Ok(())
     }
 
     /// Visits the records of `lsns`, in order, and returns where the last segment read ends.

@@ -16,10 +16,12 @@
 
 mod disk;
 mod fault;
+mod read_only;
 mod sim;
 
 pub use disk::DiskFs;
 pub use fault::{Failure, FaultFs, Kind, Operation, Site};
+pub use read_only::ReadOnlyFs;
 pub use sim::{Fault, SimFs};
 
 use std::any::Any;

@@ -53,7 +53,8 @@ impl SledStore {
         Self { dir: dir.into(), cache_bytes }
     }
 
-    fn set_aside_path(&self, age: u32) -> PathBuf {
+    /// Where the index that was set aside last is, or an older one.
+    pub(crate) fn set_aside_path(&self, age: u32) -> PathBuf {
         let mut name = self.dir.file_name().unwrap_or_default().to_owned();
         name.push(format!(".damaged-{age}"));
         self.dir.with_file_name(name)

@@ -17,11 +17,12 @@ pub(crate) mod record;
 mod segment;
 mod writer;
 
-pub(crate) use reader::{Located, SegmentEnd, Source, read_segment};
-#[cfg(feature = "fuzzing")]
-pub(crate) use segment::SegmentHeader;
+pub(crate) use reader::{
+    Damage, Located, SegmentEnd, Source, first_lsn_in, read_past_damage, read_segment,
+};
 pub(crate) use segment::{
-    SEGMENT_HEADER_BYTES, Segment, Segments, read_header, segment_name, segment_number,
+    SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Segments, read_header, segment_name,
+    segment_number,
 };
 pub(crate) use writer::{LogWriter, Purpose, SPARE};
 

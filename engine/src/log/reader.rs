@@ -33,6 +33,15 @@ pub(crate) struct Source<'a> {
     pub(crate) checksum: &'a Checksum,
 }
 
+/// Bytes that were durable and do not check out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) offset: usize,
+    pub(crate) what: &'static str,
+    /// Where the next whole record begins and its LSN; `None` when there is none any more.
+    pub(crate) until: Option<(usize, Lsn)>,
+}
+
 /// Visits the records of a segment, whole groups only, in the order of their LSNs.
 ///
 /// `first_lsn` is what its header says. `sealed` is the length that the
@@ -42,17 +51,37 @@ pub(crate) struct Source<'a> {
 /// [`Error::Corrupt`] at the first record that was durable and does not check out; what `visit`
 /// returns.
 pub(crate) fn read_segment(
-    Source { path, bytes, checksum }: Source<'_>,
+    source: Source<'_>,
+    first_lsn: Lsn,
+    sealed: Option<u32>,
+    visit: impl FnMut(Located<'_>) -> Result<()>,
+) -> Result<SegmentEnd> {
+    read_past_damage(source, first_lsn, sealed, visit, |Damage { offset, what, .. }| {
+        Err(Error::corrupt(source.path, offset, what))
+    })
+}
+
+/// As [`read_segment`], but goes on behind damage as long as `damaged` does not fail, with the next
+/// record that checks out. Of a group that is damaged in part, the rest is visited.
+///
+/// # Errors
+/// What `visit` and `damaged` return.
+pub(crate) fn read_past_damage(
+    Source { bytes, checksum, .. }: Source<'_>,
     first_lsn: Lsn,
     sealed: Option<u32>,
     mut visit: impl FnMut(Located<'_>) -> Result<()>,
+    mut damaged: impl FnMut(Damage) -> Result<()>,
 ) -> Result<SegmentEnd> {
     let limit = sealed.map_or(bytes.len(), |length| length as usize);
-    let Some(bytes) = bytes.get(..limit) else {
-        return Err(Error::corrupt(path, bytes.len(), "the segment is cut off"));
-    };
-    if bytes.len() < SEGMENT_HEADER_BYTES {
-        return Err(Error::corrupt(path, bytes.len(), "the segment ends inside its header"));
+    let is_cut_off = bytes.len() < limit;
+    if is_cut_off {
+        damaged(Damage { offset: bytes.len(), what: "the segment is cut off", until: None })?;
+    }
+    let bytes = &bytes[..limit.min(bytes.len())];
+    if limit < SEGMENT_HEADER_BYTES {
+        let what = "the segment ends inside its header";
+        damaged(Damage { offset: bytes.len(), what, until: None })?;
     }
     let mut offset = SEGMENT_HEADER_BYTES;
     let mut end = SegmentEnd { offset: offset as u32, next_lsn: first_lsn, torn: false };
@@ -62,8 +91,20 @@ pub(crate) fn read_segment(
         let record = match record::decode(&bytes[offset..], checksum) {
             Ok(record) if record.lsn == next_lsn => record,
             _ if sealed.is_none() && !was_durable(bytes, checksum, offset, next_lsn) => break,
-            Ok(_) => return Err(Error::corrupt(path, offset, "the record's LSN is out of order")),
-            Err(what) => return Err(Error::corrupt(path, offset, what)),
+            found => {
+                let until = next_record(bytes, checksum, offset, next_lsn);
+                if is_cut_off && until.is_none() {
+                    break;
+                }
+                let what = found.err().unwrap_or("the record's LSN is out of order");
+                damaged(Damage { offset, what, until })?;
+                for located in group.drain(..) {
+                    visit(located)?;
+                }
+                (offset, next_lsn) = until.unwrap_or((bytes.len(), next_lsn));
+                end = SegmentEnd { offset: offset as u32, next_lsn, torn: false };
+                continue;
+            }
         };
         group.push(Located { offset: offset as u32, record });
         offset += record.length;
@@ -76,10 +117,44 @@ pub(crate) fn read_segment(
         }
     }
     if sealed.is_some() && !group.is_empty() {
-        return Err(Error::corrupt(path, end.offset as usize, "a group of records is cut off"));
+        let until = Some((offset, next_lsn));
+        if !is_cut_off {
+            let what = "a group of records is cut off";
+            damaged(Damage { offset: end.offset as usize, what, until })?;
+        }
+        for located in group.drain(..) {
+            visit(located)?;
+        }
+        end = SegmentEnd { offset: offset as u32, next_lsn, torn: false };
     }
     end.torn = bytes[(end.offset as usize).min(bytes.len())..].iter().any(|&byte| byte != 0);
     Ok(end)
+}
+
+/// The first record at or behind `offset` that checks out and may follow there: its offset and LSN.
+fn next_record(
+    bytes: &[u8],
+    checksum: &Checksum,
+    offset: usize,
+    next_lsn: Lsn,
+) -> Option<(usize, Lsn)> {
+    let last_start = bytes.len().saturating_sub(HEADER_BYTES);
+    // No more records than fit can lie in between.
+    let last_lsn = next_lsn + ((bytes.len() - offset) / HEADER_BYTES) as u64;
+    let plausible = |start: &usize| (next_lsn..=last_lsn).contains(&u64_at(&bytes[*start..], 8));
+    (offset..=last_start).step_by(ALIGNMENT).filter(plausible).find_map(|start| {
+        let record = record::decode(&bytes[start..], checksum).ok()?;
+        Some((start, record.lsn))
+    })
+}
+
+/// The LSN of the first record that checks out, of a segment whose header does not tell.
+pub(crate) fn first_lsn_in(bytes: &[u8], checksum: &Checksum) -> Option<Lsn> {
+    let last_start = bytes.len().saturating_sub(HEADER_BYTES);
+    (SEGMENT_HEADER_BYTES..=last_start)
+        .step_by(ALIGNMENT)
+        .find_map(|start| record::decode(&bytes[start..], checksum).ok())
+        .map(|record| record.lsn)
 }
 
 /// Whether a record behind `offset` testifies that the record `lsn` was durable.

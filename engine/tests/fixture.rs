@@ -1,0 +1,279 @@
+//! A data directory of this format version, kept as it was written: a later version of the engine
+//! that reads it otherwise breaks with every directory there is.
+//!
+//! `tests/fixtures/format-N` was made by the test that is ignored. When the format changes, raise
+//! the format's version, make a new one and leave the old one for the test of the refusal:
+//!
+//! ```sh
+//! cargo test -p sherd-engine --test fixture -- --ignored
+//! ```
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use common::*;
+use sherd_engine::verify::verify;
+use sherd_engine::{Command, Condition, Engine, Error, IndexId, Key, Mutation, Scan, rebuild};
+
+/// The format version of the fixture.
+const FORMAT: u32 = 2;
+
+const DROPPED: IndexId = 2;
+const PEOPLE: IndexId = 3;
+const LATE: IndexId = 4;
+
+/// The fixture may have so much: it is kept in the repository.
+const MAX_BYTES: u64 = 100_000;
+
+type Documents = BTreeMap<(IndexId, String), String>;
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/format-{FORMAT}"))
+}
+
+/// Changes an engine, or nothing, and what is expected of it.
+struct History<'a> {
+    engine: Option<&'a Engine>,
+    expected: Documents,
+}
+
+impl History<'_> {
+    fn control(&self, command: Command) {
+        if let Some(engine) = self.engine {
+            engine.execute(command).unwrap();
+        }
+    }
+
+    fn put(&mut self, index: IndexId, name: &str, document: String) {
+        let bytes = Bytes::from(document.clone().into_bytes());
+        let write =
+            Mutation::Write { index, key: key(name), document: bytes, condition: Condition::Any };
+        self.control(Command::Mutate { mutations: vec![write], atomic: false });
+        self.expected.insert((index, name.to_owned()), document);
+    }
+
+    fn remove(&mut self, index: IndexId, name: &str) {
+        let remove = Mutation::Remove { index, key: key(name), version: None };
+        self.control(Command::Mutate { mutations: vec![remove], atomic: false });
+        self.expected.remove(&(index, name.to_owned()));
+    }
+
+    /// Every kind of effect, over several segments of which some are compacted, with a checkpoint in
+    /// the middle.
+    fn run(&mut self) {
+        self.control(Command::Assign(assignment(1, &[(0, RING)], 1 << 20)));
+        for (id, name) in [(INDEX, "cities"), (DROPPED, "dropped"), (PEOPLE, "people")] {
+            self.control(Command::CreateIndex { id, name: name.to_owned() });
+        }
+        self.put(INDEX, "removed", "is to stay so".to_owned());
+        for i in 0..40 {
+            self.put(INDEX, &format!("cold{i}"), format!("document {i} {}", "c".repeat(i)));
+            self.put(DROPPED, &format!("key{i}"), "goes with its index".to_owned());
+        }
+        self.remove(INDEX, "removed");
+        for i in 0..60 {
+            self.put(PEOPLE, &format!("hot{}", i % 3), format!("overwritten {i} times"));
+        }
+        if let Some(engine) = self.engine {
+            engine.checkpoint().unwrap();
+            for _ in 0..4 {
+                assert!(engine.compact().unwrap().is_some(), "there is garbage");
+            }
+        }
+        self.control(Command::DropIndex { id: DROPPED });
+        self.expected.retain(|(index, _), _| *index != DROPPED);
+        self.control(Command::Assign(assignment(2, &[(0, 4_000_000), (4_000_000, RING)], 1 << 21)));
+        self.control(Command::SetLimit { limit: 1 << 22 });
+        self.control(Command::Lock { owner: "someone".to_owned() });
+        self.control(Command::Release { owner: "someone".to_owned() });
+        self.put(PEOPLE, "short", "lived".to_owned());
+        if let Some(engine) = self.engine {
+            engine.checkpoint().unwrap();
+        }
+        self.control(Command::CreateIndex { id: LATE, name: "late".to_owned() });
+        self.put(LATE, "after", "the checkpoint".to_owned());
+        self.put(INDEX, "cold1", "after the checkpoint".to_owned());
+        self.put(INDEX, "żółć", String::new());
+        self.remove(PEOPLE, "short");
+        self.control(Command::Lock { owner: "fixture".to_owned() });
+    }
+}
+
+fn expected() -> Documents {
+    let mut history = History { engine: None, expected: Documents::new() };
+    history.run();
+    history.expected
+}
+
+fn scan(engine: &Engine) -> Documents {
+    let mut found = Documents::new();
+    for index in engine.stat().indexes {
+        let scan = Scan {
+            index: index.id,
+            range: (0, RING),
+            after: None,
+            max_documents: 10_000,
+            max_bytes: 1 << 20,
+            keys_only: false,
+        };
+        let page = engine.scan(&scan).unwrap();
+        assert!(!page.more);
+        assert_eq!(page.items.len() as u64, index.documents);
+        for (Key { position, bytes }, document) in page.items {
+            let name = String::from_utf8(bytes.to_vec()).unwrap();
+            assert_eq!(position, key(&name).position);
+            let document = String::from_utf8(document.bytes.to_vec()).unwrap();
+            found.insert((index.id, name), document);
+        }
+    }
+    found
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let to = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(file, to).unwrap();
+    }
+}
+
+/// A copy of the fixture.
+fn copied() -> (tempfile::TempDir, PathBuf) {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("data");
+    copy(&fixture(), &dir);
+    (temporary, dir)
+}
+
+/// The kinds of the effects in a directory's log.
+fn kinds(dir: &Path) -> BTreeSet<u8> {
+    let mut kinds = BTreeSet::new();
+    for file in files(&dir.join("log")) {
+        let bytes = fs::read(file).unwrap();
+        let mut offset = 64;
+        while let Some(record) = bytes.get(offset..offset + 32) {
+            let length = u32::from_le_bytes(record[4..8].try_into().unwrap()) as usize;
+            if !(32..bytes.len()).contains(&length) {
+                break;
+            }
+            kinds.insert(record[28]);
+            offset += length;
+        }
+    }
+    kinds
+}
+
+#[test]
+#[ignore = "makes the fixture anew, once for each version of the format"]
+fn make_the_fixture() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path().join("data");
+    let (engine, _) = Engine::open(&dir, options()).unwrap();
+    History { engine: Some(&engine), expected: Documents::new() }.run();
+    // As a crash would end it.
+    drop(engine);
+    fs::remove_file(dir.join("log/spare")).unwrap();
+    fs::remove_file(dir.join("LOCK")).unwrap();
+    _ = fs::remove_dir_all(fixture());
+    copy(&dir, &fixture());
+}
+
+#[test]
+fn the_fixture_has_something_of_everything() {
+    let dir = fixture();
+    assert_eq!(kinds(&dir), (1..=9).collect());
+    let logs = fs::read_dir(dir.join("log")).unwrap();
+    let numbers = logs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let numbers: BTreeSet<u32> = numbers.map(|name| name[..10].parse().unwrap()).collect();
+    assert!(numbers.len() >= 4, "{numbers:?}");
+    let last = *numbers.last().unwrap();
+    assert!((numbers.len() as u32) < last, "some were compacted: {numbers:?}");
+    let bytes: u64 = files(&dir).iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(bytes <= MAX_BYTES, "{bytes}");
+}
+
+#[test]
+fn the_fixture_opens_with_all_that_was_written() {
+    for (index_lost, rebuilt_first) in [(false, false), (true, false), (false, true)] {
+        let (_temporary, dir) = copied();
+        assert_eq!(verify(&dir, true, &mut |fault| panic!("{fault}")).unwrap().faults, 0);
+        if index_lost {
+            fs::remove_dir_all(dir.join("index")).unwrap();
+        }
+        if rebuilt_first {
+            rebuild(&dir, &options()).unwrap();
+        }
+        let (engine, recovery) = Engine::open(&dir, options()).unwrap();
+        assert_eq!(recovery.rebuilt.is_some(), index_lost, "{recovery:?}");
+        assert_eq!(recovery.replayed > 0, !rebuilt_first, "there is a tail to replay");
+        assert_eq!(scan(&engine), expected());
+        let stat = engine.stat();
+        let names: Vec<_> = stat.indexes.iter().map(|index| index.name.as_str()).collect();
+        assert_eq!(names, ["cities", "late", "people"]);
+        assert_eq!(stat.locked_by.as_deref(), Some("fixture"));
+        let held = engine.assignment().unwrap();
+        let ranges = [(0, 4_000_000), (4_000_000, RING)];
+        assert_eq!(*held, assignment(2, &ranges, 1 << 22));
+        // It can be gone on with: ids are not given twice, versions grow.
+        let newest = engine.version(INDEX, &key("cold1")).unwrap().unwrap();
+        engine.execute(Command::Release { owner: "fixture".to_owned() }).unwrap();
+        assert!(put(&engine, "more", "of it") > newest);
+        let again = Command::CreateIndex { id: DROPPED, name: "again".to_owned() };
+        assert!(matches!(engine.execute(again), Err(Error::IndexIdUsed { .. })));
+        while engine.compact().unwrap().is_some() {}
+        let mut now = expected();
+        now.insert((INDEX, "more".to_owned()), "of it".to_owned());
+        assert_eq!(scan(&engine), now);
+        engine.close().unwrap();
+        drop(engine);
+        assert_eq!(verify(&dir, true, &mut |fault| panic!("{fault}")).unwrap().faults, 0);
+    }
+}
+
+#[test]
+fn another_version_of_the_format_is_refused_with_both_named() {
+    // The CRC-32 of the manifest is at 16 and covers what is before and behind it; that of a
+    // segment's header is at 60.
+    let first = files(&fixture().join("log")).into_iter().min().unwrap();
+    let first = first.strip_prefix(fixture()).unwrap().to_owned();
+    for (name, crc_at) in [("MANIFEST".into(), 16), (first, 60)] {
+        for other in [FORMAT - 1, FORMAT + 1] {
+            let (_temporary, dir) = copied();
+            let path = dir.join(&name);
+            let mut bytes = fs::read(&path).unwrap();
+            assert_eq!(bytes[8..12], FORMAT.to_le_bytes());
+            bytes[8..12].copy_from_slice(&other.to_le_bytes());
+            let mut crc = crc32fast::Hasher::new();
+            crc.update(&bytes[..crc_at]);
+            if crc_at == 16 {
+                crc.update(&bytes[20..]);
+            }
+            bytes[crc_at..crc_at + 4].copy_from_slice(&crc.finalize().to_le_bytes());
+            fs::write(&path, bytes).unwrap();
+            let named = format!("format version {other} is not known here, {FORMAT} is");
+            let opened = Engine::open(&dir, options()).map(drop).unwrap_err();
+            let rebuilt = rebuild(&dir, &options()).map(drop).unwrap_err();
+            for error in [opened, rebuilt] {
+                assert!(matches!(error, Error::UnknownFormat { .. }), "{error}");
+                assert!(error.to_string().contains(&named), "{error}");
+            }
+            let mut said = Vec::new();
+            match verify(&dir, false, &mut |fault| said.push(fault.to_string())) {
+                Ok(_) => {}
+                Err(error) => said.push(error.to_string()),
+            }
+            assert!(said.iter().any(|said| said.contains(&named)), "{said:?}");
+        }
+    }
+}
