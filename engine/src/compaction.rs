@@ -14,7 +14,8 @@
 //! removals end, so that one round through the log ends all.
 //!
 //! How much of its time the compactor works grows with the garbage, from a fifth to all. Beyond that
-//! it is *behind*, and the sequencer waits for it a little before each batch.
+//! it is *behind*, and the sequencer waits for it a little before each batch. On a full disk it
+//! takes what garbage there is.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -58,6 +59,9 @@ const SPACE_PERCENT: u64 = 160;
 /// less of [`SPACE_PERCENT`]: with less garbage, compaction copies too much for what it frees.
 const LEAST_SPACE_PERCENT: u64 = 125;
 
+/// A segment with less garbage, in percent of its length, is not worth the copying.
+const LEAST_GARBAGE_PERCENT: u64 = 10;
+
 /// Compaction begins when the sealed segments are within so much of what they may take, in percent
 /// of the live records and besides one segment.
 const HEADWAY_PERCENT: u64 = 10;
@@ -66,8 +70,8 @@ const HEADWAY_PERCENT: u64 = 10;
 /// compacted for them.
 const TOMBSTONE_PERCENT: u64 = 5;
 
-/// How soon a compactor that is behind looks whether it still is.
-const LOOK_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
+/// How often it looks while it is behind, or the disk is full.
+const LOOK_INTERVAL_URGENT: Duration = Duration::from_millis(20);
 
 /// The least share of its time that the compactor works once it has begun, in percent.
 const LEAST_SHARE_PERCENT: u64 = 20;
@@ -178,10 +182,11 @@ impl Space {
         self.sealed.iter().map(|sealed| u64::from(sealed.length)).sum()
     }
 
-    /// The segment with the largest share of garbage.
-    fn most_garbage(&self) -> Option<&Sealed> {
-        let with_garbage = self.sealed.iter().filter(|sealed| sealed.garbage > 0);
-        with_garbage.max_by_key(|sealed| sealed.garbage * 1000 / u64::from(sealed.length.max(1)))
+    /// The segment with the largest share of garbage, where that is more than `percent`.
+    fn most_garbage(&self, percent: u64) -> Option<&Sealed> {
+        let share = |sealed: &Sealed| sealed.garbage * 1000 / u64::from(sealed.length.max(1));
+        let most = self.sealed.iter().max_by_key(|sealed| share(sealed))?;
+        (most.garbage > u64::from(most.length) * percent / 100).then_some(most)
     }
 
     /// The oldest segment, where there are more bytes of removals than `most`.
@@ -205,8 +210,11 @@ impl Compactor {
                 continue;
             }
             match self.sweep().and_then(|()| self.compact_when_due()) {
-                Ok(()) if self.shared.compaction_behind.load(Ordering::Relaxed) => {
-                    wait = LOOK_INTERVAL_BEHIND;
+                Ok(())
+                    if self.shared.compaction_behind.load(Ordering::Relaxed)
+                        || self.shared.space.is_full() =>
+                {
+                    wait = LOOK_INTERVAL_URGENT;
                 }
                 Ok(()) | Err(Error::Closed) => {}
                 Err(error) => {
@@ -246,7 +254,7 @@ impl Compactor {
     fn compact_now(&self) -> Result<Option<Compacted>> {
         self.sweep()?;
         let space = self.space();
-        let Some(sealed) = space.most_garbage().or_else(|| space.oldest_for_tombstones(0)) else {
+        let Some(sealed) = space.most_garbage(0).or_else(|| space.oldest_for_tombstones(0)) else {
             return Ok(None);
         };
         let Sealed { segment, length, .. } = sealed;
@@ -313,10 +321,14 @@ impl Compactor {
     fn due(&self, space: &Space) -> Option<Victim> {
         let segment_bytes = u64::from(self.options.segment_bytes);
         let headway = space.live * HEADWAY_PERCENT / 100 + segment_bytes;
-        let over = (space.sealed_bytes() + headway).saturating_sub(self.limit(space)).min(headway);
+        let over = if self.shared.space.is_full() {
+            headway
+        } else {
+            (space.sealed_bytes() + headway).saturating_sub(self.limit(space)).min(headway)
+        };
         let most_tombstones = space.live * TOMBSTONE_PERCENT / 100 + segment_bytes / 4;
         let victim = (over > 0)
-            .then(|| space.most_garbage())
+            .then(|| space.most_garbage(LEAST_GARBAGE_PERCENT))
             .flatten()
             .or_else(|| space.oldest_for_tombstones(most_tombstones))?;
         let share = LEAST_SHARE_PERCENT + (100 - LEAST_SHARE_PERCENT) * over / headway;
