@@ -13,6 +13,7 @@ use crate::checkpoint;
 use crate::command::{
     Assignment, Command, Document, IndexId, Key, Outcome, Page, Scan, Stat, Version,
 };
+use crate::defect::Defects;
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, Fs};
 use crate::index::{IndexStore, SledStore};
@@ -56,6 +57,9 @@ pub struct Options {
     pub index_cache_bytes: u64,
     /// What documents may be cached. Default 64 MiB.
     pub document_cache_bytes: u64,
+    /// Mistakes to make, where tests ask for them.
+    #[doc(hidden)]
+    pub defects: Defects,
 }
 
 impl Default for Options {
@@ -67,6 +71,7 @@ impl Default for Options {
             checkpoint_interval: Duration::from_secs(30),
             index_cache_bytes: 64 * 1024 * 1024,
             document_cache_bytes: 64 * 1024 * 1024,
+            defects: Defects::default(),
         }
     }
 }
@@ -131,6 +136,8 @@ impl Engine {
         options: Options,
     ) -> Result<(Self, Recovery)> {
         let options = options.at_least_the_minimum();
+        #[cfg(feature = "seeded-defects")]
+        let fs = crate::defect::faulty_fs(fs, options.defects);
         let Recovered { shared, log, report } = recovery::recover(fs, dir, store, &options)?;
         let queue = Arc::new(Queue::default());
         let (snapshot_sender, snapshots) = mpsc::channel();

@@ -48,6 +48,7 @@
 mod cache;
 mod checkpoint;
 mod command;
+mod defect;
 mod effect;
 mod engine;
 mod error;
@@ -67,5 +68,7 @@ pub use command::{
     Assignment, Command, Condition, Document, IndexId, IndexStat, Key, Mutation, MutationOutcome,
     Outcome, Page, Scan, Stat, Version,
 };
+#[doc(hidden)]
+pub use defect::{Defect, Defects};
 pub use engine::{Completion, Durability, Engine, Options, Recovery};
 pub use error::{Error, Result};

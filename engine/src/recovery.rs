@@ -21,6 +21,7 @@ use parking_lot::RwLock;
 
 use crate::cache::DocumentCache;
 use crate::checkpoint;
+use crate::defect::{Defect, Defects};
 use crate::effect::{self, Effect};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
@@ -68,8 +69,9 @@ pub(crate) fn recover(
         _ => Error::io("lock the data directory", dir, error),
     })?;
     let manifest = read_or_make_manifest(fs.as_ref(), dir, &log_dir)?;
-    let log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
-    let (replayed, rebuilt) = match use_index(store, &log, &manifest) {
+    let mut log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
+    log.checksum = log.checksum.with(options.defects);
+    let (replayed, rebuilt) = match use_index(store, &log, &manifest, options) {
         Ok(replayed) => (replayed, None),
         Err(Unusable::Index(why)) => {
             tracing::warn!(dir = %dir.display(), %why, "the index is rebuilt from the log");
@@ -87,6 +89,7 @@ pub(crate) fn recover(
         Arc::clone(&log.segments),
         options.segment_bytes,
         end,
+        options.defects,
     )?;
     let durable_lsn = log_writer.durable_lsn();
     let mut checkpoint_lsn = manifest.checkpoint_lsn;
@@ -327,11 +330,12 @@ fn use_index(
     store: &dyn IndexStore,
     log: &Log,
     manifest: &Manifest,
+    options: &Options,
 ) -> std::result::Result<Replayed, Unusable> {
     let begun = Instant::now();
     let index = store.open()?;
     tracing::debug!(elapsed = ?begun.elapsed(), "opened the index");
-    let used = try_index(&index, log, manifest);
+    let used = try_index(&index, log, manifest, options.defects);
     used.map(|(view, end, records)| Replayed { view, index: Arc::clone(&index), end, records })
         .inspect_err(|_| {
             // sled may panic on its way out as well.
@@ -345,6 +349,7 @@ fn try_index(
     index: &Arc<dyn Index>,
     log: &Log,
     manifest: &Manifest,
+    defects: Defects,
 ) -> std::result::Result<Used, Unusable> {
     let flushed = index.checkpoint()?;
     let checkpoint = manifest.checkpoint_lsn;
@@ -354,7 +359,8 @@ fn try_index(
         return Err(Unusable::Index(why));
     }
     let begun = Instant::now();
-    let mut replay = Replay::new(manifest.state());
+    let believed = defects.has(Defect::TotalsFromIndex).then(|| Arc::clone(index));
+    let mut replay = Replay { believed, ..Replay::new(manifest.state()) };
     let end = log.replay(checkpoint, |segment, located| replay.apply(segment, located))?;
     for id in index.indexes()? {
         if !replay.view.state.indexes.contains_key(&id) {
@@ -368,7 +374,7 @@ fn try_index(
         documents = counted.documents(), elapsed = ?begun.elapsed(), "recounted the index"
     );
     let state = &mut replay.view.state;
-    if !counted.same_totals(state) {
+    if !counted.same_totals(state) && replay.believed.is_none() {
         let why = format!(
             "it has {} documents of {} bytes where the log amounts to {} of {}",
             counted.documents(),
@@ -426,12 +432,14 @@ struct Replay {
     view: View,
     records: u64,
     scratch: Vec<u8>,
+    /// Asked what was there before, only by [`Defect::TotalsFromIndex`].
+    believed: Option<Arc<dyn Index>>,
 }
 
 impl Replay {
     fn new(state: State) -> Self {
         let view = View { state, overlay: Overlay::default() };
-        Self { view, records: 0, scratch: Vec::new() }
+        Self { view, records: 0, scratch: Vec::new(), believed: None }
     }
 
     fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
@@ -475,8 +483,22 @@ impl Replay {
             Effect::Release => Change::Control(Effect::Release),
             Effect::SetLimit(fields) => Change::Control(Effect::SetLimit(fields)),
         };
+        let change = match &self.believed {
+            Some(index) => believe(index.as_ref(), &self.view.overlay, change)?,
+            None => change,
+        };
         self.view.apply(change);
         self.records += 1;
         Ok(())
     }
+}
+
+/// A change that replaces what the index says.
+fn believe(index: &dyn Index, overlay: &Overlay, change: Change) -> Result<Change> {
+    let Change::Document { index: id, key, entry, .. } = change else { return Ok(change) };
+    let held = match overlay.get(id, key.as_bytes()) {
+        Some(held) => held,
+        None => index.get(id, key.as_bytes())?,
+    };
+    Ok(Change::Document { index: id, key, entry, replaced: held.as_ref().map(Share::from) })
 }

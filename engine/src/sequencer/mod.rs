@@ -23,6 +23,7 @@ use crate::checkpoint::Snapshot;
 use crate::command::{
     Assignment, Command, Condition, IndexId, Mutation, MutationOutcome, Outcome, Version,
 };
+use crate::defect::Defect;
 use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock, Put, Remove, Replaced, SetLimit};
 use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
@@ -205,7 +206,11 @@ impl Sequencer {
         let start = mark.bytes;
         let mut outcomes = Vec::with_capacity(mutations.len());
         for mutation in mutations {
+            let begun = self.batch.bytes.len();
             let outcome = self.evaluate(mutation);
+            if self.options.defects.has(Defect::BatchSplit) {
+                record::seal(&mut self.batch.bytes[begun..], self.log.checksum());
+            }
             let done = matches!(outcome, MutationOutcome::Written(_) | MutationOutcome::Removed(_));
             outcomes.push(outcome);
             if !done {
@@ -436,7 +441,10 @@ impl Sequencer {
 
     fn record(&mut self, effect: &Effect<'_>) {
         let lsn = self.log.next_lsn() + self.batch.records;
-        let durable = self.log.durable_lsn();
+        let mut durable = self.log.durable_lsn();
+        if self.options.defects.has(Defect::BatchTestifiesForItself) {
+            durable = lsn - 1;
+        }
         record::append(&mut self.batch.bytes, lsn, durable, effect.kind(), |out| {
             effect.encode(out);
         });
@@ -484,6 +492,12 @@ impl Sequencer {
         }
         self.shared.poison.check()?;
         let appended = self.log.append(&self.batch.bytes, self.batch.records);
+        if appended.is_ok() && self.options.defects.has(Defect::AcknowledgeBeforeSync) {
+            self.batch.answers.drain(..).for_each(|(done, result)| done(result));
+        }
+        if appended.is_ok() && self.options.defects.has(Defect::PublishedBeforeSync) {
+            self.publish();
+        }
         let written = match self.options.durability {
             Durability::Always => appended.and_then(|()| self.sync()),
             Durability::Interval(_) => appended,
