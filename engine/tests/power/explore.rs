@@ -10,13 +10,16 @@ use std::sync::Arc;
 use rand::Rng;
 use rand::rngs::StdRng;
 use sherd_engine::fs::{Event, Image, Medium, Pending, SimFs};
+use sherd_engine::index::{IndexStore, SledStore};
 use sherd_engine::{Command, Condition, Defects, Engine, Mutation};
 
 use super::history::{Follower, Known, State};
-use super::index::{IndexPast, TestStore, Variant};
+use super::index::{Held, IndexPast, SLED_CACHE_BYTES, TestStore, Variant};
 use super::interleave::interleave;
 use super::model::{Model, inspect, key};
-use super::recording::{Mark, Marks, Recording, assignment, document, follow, record};
+use super::recording::{
+    Mark, Marks, Recording, assignment, document, follow, record, record_with_sled,
+};
 use super::{Check, DIR, RING, rng};
 
 const SECTOR_BYTES: usize = 512;
@@ -179,6 +182,43 @@ fn explore_workload(
     Ok(())
 }
 
+/// Explores a sample of `states` states with the real sled.
+pub fn explore_with_sled(seed: u64, states: u64, counts: &mut Counts) -> Result<(), Failure> {
+    // Of each workload so many, at random points.
+    let of_workload = 40;
+    while counts.states < states {
+        let workload = counts.workloads;
+        let failed = |state, what| Failure { place: Place { seed, workload, state }, what };
+        let dir = tempfile::tempdir().unwrap();
+        let copies = dir.path().join("copies");
+        let recorded = record_with_sled(seed, workload, &dir.path().join("index"), &copies);
+        let recording = recorded.map_err(|what| failed(None, what))?;
+        let mut rng = rng(&[seed, workload]);
+        let chance = f64::from(of_workload) / recording.events.len() as f64;
+        let mut medium = Medium::default();
+        let mut follower = Follower::default();
+        let mut index = IndexPast::default();
+        for (number, event) in recording.events.iter().enumerate() {
+            if let Event::Mark(mark) = event {
+                let mark = recording.marks.get(*mark);
+                follow(mark, &recording.history, &mut follower, &mut index)
+                    .map_err(|what| failed(None, what))?;
+            }
+            medium.apply(event);
+            if rng.random_bool(chance.min(1.0)) {
+                counts.points += 1;
+                counts.states += 1;
+                let point = Point { recording: &recording, known: follower.known, index: &index };
+                let dir = dir.path().join(number.to_string());
+                guarded(|| point.check_with_sled(&medium, &dir, &mut rng, counts))
+                    .map_err(|what| failed(Some((number, 0)), what))?;
+            }
+        }
+        counts.workloads += 1;
+    }
+    Ok(())
+}
+
 /// Prints what led to a point.
 fn tell(recording: &Recording, number: usize) {
     let from = number.saturating_sub(40);
@@ -328,8 +368,49 @@ impl Point<'_> {
         Ok(())
     }
 
+    fn check_with_sled(
+        &self,
+        medium: &Medium,
+        dir: &Path,
+        rng: &mut StdRng,
+        counts: &mut Counts,
+    ) -> Check<()> {
+        let variant = Variant::pick(rng);
+        *counts.indexes.entry(variant).or_default() += 1;
+        let with = |what| format!("with sled's files {variant:?}: {what}");
+        self.index.come_back_in(dir, variant, rng);
+        let store = SledStore::new(dir, SLED_CACHE_BYTES);
+        let fs = SimFs::from_image(some_image(medium, rng));
+        let options = self.recording.options.clone();
+        let opened = Engine::open_with(Arc::new(fs.clone()), &store, Path::new(DIR), options);
+        let (engine, recovery) =
+            opened.map_err(|error| with(format!("recovery failed: {error}")))?;
+        let history = &self.recording.history;
+        let state = history.find(self.known, &inspect(&engine)?).map_err(with)?;
+        counts.rebuilt += u64::from(recovery.rebuilt.is_some());
+        if let Some(why) = recovery.rebuilt
+            && variant == Variant::Flushed
+        {
+            return Err(with(format!("it was rebuilt, though it was whole: {why}")));
+        }
+        drop(engine);
+        // Once more from what the recovery left, wherever it was cut off.
+        let (image, steps) = fs.journal();
+        let cut = rng.random_range(0..=steps.len());
+        let mut medium = Medium::new(&image);
+        for step in &steps[..cut] {
+            medium.apply(&step.event);
+        }
+        let fs = SimFs::from_image(some_image(&medium, rng));
+        counts.cut_recoveries += 1;
+        let known =
+            if cut == steps.len() { Known { required: state, tip: state } } else { self.known };
+        self.recover(&fs, &store, known)?;
+        Ok(())
+    }
+
     /// Recovers; what is found must be a state that there may be.
-    fn recover(&self, fs: &SimFs, store: &TestStore, known: Known) -> Check<(Engine, State)> {
+    fn recover(&self, fs: &SimFs, store: &dyn IndexStore, known: Known) -> Check<(Engine, State)> {
         let options = self.recording.options.clone();
         let opened = Engine::open_with(Arc::new(fs.clone()), store, Path::new(DIR), options);
         let (engine, _) = opened.map_err(|error| format!("recovery failed: {error}"))?;
@@ -343,7 +424,7 @@ impl Point<'_> {
         let damage = store.damage();
         let recorded = marks.record(fs, store.entries.clone(), damage);
         let mut index = IndexPast::default();
-        index.note(true, &store.entries.snapshot());
+        index.note(true, Held::Memory(store.entries.snapshot()));
         let (engine, state) = self.recover(fs, &recorded, self.known)?;
         marks.put(fs, Mark::Served(state));
         drop(engine);
@@ -418,7 +499,7 @@ impl Point<'_> {
             medium.apply(&step.event);
         }
         let mut past = IndexPast::default();
-        past.note(true, &store.entries.snapshot());
+        past.note(true, Held::Memory(store.entries.snapshot()));
         let (fs, store) = cut_power(&medium, &past, rng);
         let options = self.recording.options.clone();
         let opened = Engine::open_with(Arc::new(fs), &store, Path::new(DIR), options);
@@ -434,6 +515,13 @@ impl Point<'_> {
 
 /// A machine after some power loss at the end of what the medium took in.
 fn cut_power(medium: &Medium, index: &IndexPast, rng: &mut StdRng) -> (SimFs, TestStore) {
+    let image = some_image(medium, rng);
+    let variant = Variant::pick(rng);
+    (SimFs::from_image(image), index.come_back(variant, rng))
+}
+
+/// Some image that the power may leave.
+fn some_image(medium: &Medium, rng: &mut StdRng) -> Image {
     let piece = if rng.random_bool(0.5) { SECTOR_BYTES } else { PAGE_BYTES };
     let pending = medium.pending(piece);
     let options = pending.options();
@@ -442,6 +530,5 @@ fn cut_power(medium: &Medium, index: &IndexPast, rng: &mut StdRng) -> (SimFs, Te
         1 => options.iter().map(|options| options - 1).collect(),
         _ => random_picks(&options, rng),
     };
-    let variant = Variant::pick(rng);
-    (SimFs::from_image(pending.image(&picks)), index.come_back(variant, rng))
+    pending.image(&picks)
 }

@@ -1,18 +1,32 @@
 //! The index through a power loss: recorded while the workload runs, and made stale, short,
 //! damaged or missing for a recovery.
 
+use std::fs;
 use std::ops::Bound;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
-use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore};
+use rand::seq::IndexedRandom;
+use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore, SledStore};
 use sherd_engine::{Error, IndexId, Result};
 
+/// What sled may cache.
+pub const SLED_CACHE_BYTES: u64 = 1 << 20;
+
 /// Told of each moment of the index: whether it was a flush, and what it holds.
-pub type Recorder = Arc<dyn Fn(bool, MemoryStore) + Send + Sync>;
+pub type Recorder = Arc<dyn Fn(bool, Held) + Send + Sync>;
+
+/// What an index holds at some moment.
+#[derive(Clone)]
+pub enum Held {
+    Memory(MemoryStore),
+    /// A copy of sled's files.
+    Files(PathBuf),
+}
 
 /// What is wrong with an index besides its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +60,7 @@ impl TestStore {
 
     fn record(&self, flushed: bool) {
         if let Some(recorder) = &self.recorder {
-            recorder(flushed, self.entries.snapshot());
+            recorder(flushed, Held::Memory(self.entries.snapshot()));
         }
     }
 }
@@ -167,63 +181,216 @@ impl Variant {
 /// What an index held up to some moment.
 #[derive(Clone, Default)]
 pub struct IndexPast {
-    flushed: Vec<MemoryStore>,
+    flushed: Vec<Held>,
     /// Put since the last flush.
-    unflushed: Option<MemoryStore>,
+    unflushed: Option<Held>,
+}
+
+/// A copy of entries; none where there are none in memory.
+fn entries(held: Option<&Held>) -> MemoryStore {
+    match held {
+        Some(Held::Memory(entries)) => entries.snapshot(),
+        _ => MemoryStore::new(),
+    }
 }
 
 impl IndexPast {
-    pub fn note(&mut self, flushed: bool, entries: &MemoryStore) {
+    pub fn note(&mut self, flushed: bool, held: Held) {
         if flushed {
-            self.flushed.push(entries.clone());
+            self.flushed.push(held);
             self.unflushed = None;
         } else {
-            self.unflushed = Some(entries.clone());
+            self.unflushed = Some(held);
+        }
+    }
+
+    /// Some flush of before, or none.
+    fn older(&self, rng: &mut StdRng) -> Option<&Held> {
+        let flush = rng.random_range(0..=self.flushed.len());
+        flush.checked_sub(1).map(|flush| &self.flushed[flush])
+    }
+
+    /// Puts sled's files as they come back into `dir`; damaged ones for what sled does not do of
+    /// itself.
+    pub fn come_back_in(&self, dir: &Path, variant: Variant, rng: &mut StdRng) {
+        let held = match variant {
+            Variant::Missing => None,
+            Variant::Stale => self.older(rng),
+            Variant::Unflushed => self.unflushed.as_ref().or(self.flushed.last()),
+            _ => self.flushed.last(),
+        };
+        let Some(Held::Files(files)) = held else { return };
+        copy_dir(files, dir);
+        if !matches!(variant, Variant::Flushed | Variant::Unflushed | Variant::Stale) {
+            damage_a_file(dir, rng);
         }
     }
 
     /// The index as it comes back.
     pub fn come_back(&self, variant: Variant, rng: &mut StdRng) -> TestStore {
-        let last = match self.flushed.last() {
-            Some(last) => last.snapshot(),
-            None => MemoryStore::new(),
-        };
+        let last = entries(self.flushed.last());
         last.crash(false);
-        let older = |rng: &mut StdRng| match rng.random_range(0..=self.flushed.len()) {
-            0 => MemoryStore::new(),
-            n => self.flushed[n - 1].snapshot(),
-        };
         let damage = match variant {
             Variant::DoesNotOpen => Damage::Open,
             Variant::CannotBeRead => Damage::Read,
             _ => Damage::None,
         };
-        let entries = match variant {
-            Variant::Unflushed => match &self.unflushed {
-                Some(unflushed) => {
-                    let entries = unflushed.snapshot();
-                    entries.crash(true);
-                    entries
-                }
-                None => last,
-            },
+        let came_back = match variant {
+            Variant::Unflushed if self.unflushed.is_some() => {
+                let unflushed = entries(self.unflushed.as_ref());
+                unflushed.crash(true);
+                unflushed
+            }
             Variant::Stale => {
-                let entries = older(rng);
-                entries.crash(false);
-                entries
+                let older = entries(self.older(rng));
+                older.crash(false);
+                older
             }
             Variant::OlderThanItSays => {
-                last.restore_entries(&older(rng));
+                last.restore_entries(&entries(self.older(rng)));
                 last
             }
             Variant::Mixed => {
                 let share = rng.random_range(0.0..1.0);
-                last.mix(&older(rng), || rng.random_bool(share));
+                let older = entries(self.older(rng));
+                last.mix(&older, || rng.random_bool(share));
                 last
             }
             Variant::Missing => MemoryStore::new(),
             _ => last,
         };
-        TestStore::new(entries, damage, None)
+        TestStore::new(came_back, damage, None)
     }
+}
+
+/// An index in sled whose files are copied, each time into a directory of their own in `copies`,
+/// at each flush and now and then between.
+pub struct CopiedSled {
+    store: SledStore,
+    copier: Arc<Copier>,
+}
+
+struct Copier {
+    dir: PathBuf,
+    copies: PathBuf,
+    made: AtomicU64,
+    changes: AtomicU64,
+    recorder: Recorder,
+}
+
+/// Every so many changes sled's files are copied between two flushes.
+const CHANGES_PER_COPY: u64 = 7;
+
+impl CopiedSled {
+    pub fn new(dir: &Path, copies: &Path, recorder: Recorder) -> Self {
+        let store = SledStore::new(dir, SLED_CACHE_BYTES);
+        let (dir, copies) = (dir.to_owned(), copies.to_owned());
+        let (made, changes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { store, copier: Arc::new(Copier { dir, copies, made, changes, recorder }) }
+    }
+}
+
+impl Copier {
+    fn record(&self, flushed: bool) {
+        if !flushed && self.changes.fetch_add(1, Ordering::Relaxed) % CHANGES_PER_COPY != 3 {
+            return;
+        }
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let copy = self.copies.join(number.to_string());
+        copy_dir(&self.dir, &copy);
+        (self.recorder)(flushed, Held::Files(copy));
+    }
+}
+
+impl IndexStore for CopiedSled {
+    fn open(&self) -> Result<Arc<dyn Index>> {
+        Ok(Arc::new(CopiedIndex { index: self.store.open()?, copier: Arc::clone(&self.copier) }))
+    }
+
+    fn set_aside(&self) -> Result<()> {
+        self.store.set_aside()
+    }
+}
+
+struct CopiedIndex {
+    index: Arc<dyn Index>,
+    copier: Arc<Copier>,
+}
+
+impl Index for CopiedIndex {
+    fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
+        self.index.get(index, key)
+    }
+
+    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
+        self.index.put(index, key, entry)?;
+        self.copier.record(false);
+        Ok(())
+    }
+
+    fn range<'a>(
+        &'a self,
+        index: IndexId,
+        from: Bound<&[u8]>,
+        until: &[u8],
+    ) -> Result<Entries<'a>> {
+        self.index.range(index, from, until)
+    }
+
+    fn drop_index(&self, index: IndexId) -> Result<()> {
+        self.index.drop_index(index)?;
+        self.copier.record(false);
+        Ok(())
+    }
+
+    fn indexes(&self) -> Result<Vec<IndexId>> {
+        self.index.indexes()
+    }
+
+    fn flush(&self, checkpoint: u64) -> Result<()> {
+        self.index.flush(checkpoint)?;
+        self.copier.record(true);
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<u64> {
+        self.index.checkpoint()
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            _ = fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Overwrites, cuts or extends one file of a directory at a random place.
+fn damage_a_file(dir: &Path, rng: &mut StdRng) {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file() && path.metadata().unwrap().len() > 0)
+        .collect();
+    files.sort();
+    let path = files.choose(rng).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    // Most of sled's file is room for later.
+    let used = bytes.iter().rposition(|&byte| byte != 0).map_or(bytes.len(), |last| last + 1);
+    let at = rng.random_range(0..used);
+    match rng.random_range(0..3) {
+        0 => bytes.truncate(at),
+        1 => {
+            let end = (at + rng.random_range(1..5000)).min(bytes.len());
+            rng.fill(&mut bytes[at..end]);
+        }
+        _ => bytes[at] ^= 1 << rng.random_range(0..8),
+    }
+    fs::write(path, bytes).unwrap();
 }

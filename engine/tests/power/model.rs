@@ -23,7 +23,8 @@ pub struct Model {
 
 /// A key; its position is a hash of a kind.
 pub fn key(name: &str) -> Key {
-    let sum = name.bytes().fold(17u32, |sum, byte| sum.wrapping_mul(0x0100_0193) ^ u32::from(byte));
+    let sum =
+        name.bytes().fold(17u32, |sum, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     Key { position: sum % RING, bytes: Bytes::copy_from_slice(name.as_bytes()) }
 }
 

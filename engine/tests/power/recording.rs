@@ -14,15 +14,15 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use sherd_engine::fs::{Event, Fault, SimFs};
-use sherd_engine::index::MemoryStore;
+use sherd_engine::fs::{Event, Fault, Observer, SimFs};
+use sherd_engine::index::{IndexStore, MemoryStore};
 use sherd_engine::{
     Assignment, Command, Condition, Defects, Durability, Engine, Error, Key, Mutation,
     MutationOutcome, Options, Outcome,
 };
 
 use super::history::{Follower, History, State};
-use super::index::{Damage, IndexPast, TestStore};
+use super::index::{CopiedSled, Damage, Held, IndexPast, Recorder, TestStore};
 use super::interleave::{Boundary, interleave};
 use super::model::{Model, Place, Text, inspect, key};
 use super::{Check, DIR, RING, options, rng};
@@ -43,7 +43,7 @@ pub enum Mark {
     /// A process has ended.
     Ended,
     /// The index changed, or was flushed.
-    Index { flushed: bool, entries: MemoryStore },
+    Index { flushed: bool, held: Held },
 }
 
 impl fmt::Display for Mark {
@@ -89,11 +89,12 @@ impl Marks {
 
     /// An index that notes its changes.
     pub fn record(&self, fs: &SimFs, entries: MemoryStore, damage: Damage) -> TestStore {
+        TestStore::new(entries, damage, Some(self.recorder(fs)))
+    }
+
+    fn recorder(&self, fs: &SimFs) -> Recorder {
         let (marks, fs) = (self.clone(), fs.clone());
-        let recorder = Arc::new(move |flushed, entries| {
-            marks.put(&fs, Mark::Index { flushed, entries });
-        });
-        TestStore::new(entries, damage, Some(recorder))
+        Arc::new(move |flushed, held| marks.put(&fs, Mark::Index { flushed, held }))
     }
 }
 
@@ -110,7 +111,7 @@ pub fn follow(
         Mark::Observed(place, text) => follower.observed(history, &place, text.as_ref())?,
         Mark::Served(state) => follower.served(state),
         Mark::Ended => {}
-        Mark::Index { flushed, entries } => index.note(flushed, &entries),
+        Mark::Index { flushed, held } => index.note(flushed, held),
     }
     Ok(())
 }
@@ -139,8 +140,26 @@ impl Mix {
     }
 }
 
-/// Runs the workload of that number.
+/// Runs the workload of that number, with an index in memory.
 pub fn record(seed: u64, number: u64, defects: Defects) -> Check<Recording> {
+    record_with(seed, number, defects, |marks, fs| {
+        Box::new(marks.record(fs, MemoryStore::new(), Damage::None))
+    })
+}
+
+/// Runs it with sled in `dir`, and copies of sled's files in `copies`.
+pub fn record_with_sled(seed: u64, number: u64, dir: &Path, copies: &Path) -> Check<Recording> {
+    record_with(seed, number, Defects::default(), |marks, fs| {
+        Box::new(CopiedSled::new(dir, copies, marks.recorder(fs)))
+    })
+}
+
+fn record_with(
+    seed: u64,
+    number: u64,
+    defects: Defects,
+    store: impl FnOnce(&Marks, &SimFs) -> Box<dyn IndexStore>,
+) -> Check<Recording> {
     let mix = Mix::of_workload(number);
     let mut options = options(defects);
     if mix.interval {
@@ -148,7 +167,7 @@ pub fn record(seed: u64, number: u64, defects: Defects) -> Check<Recording> {
     }
     let fs = SimFs::new();
     let marks = Marks::default();
-    let store = marks.record(&fs, MemoryStore::new(), Damage::None);
+    let store = store(&marks, &fs);
     let mut workload = Workload {
         rng: rng(&[seed, number]),
         mix,
@@ -159,15 +178,15 @@ pub fn record(seed: u64, number: u64, defects: Defects) -> Check<Recording> {
         tip: 0,
         acknowledged: 0,
         serial: 0,
+        bursts: 0,
         next_index: 1,
         next_epoch: 1,
         burst: Arc::default(),
         fs,
     };
-    let lives = workload.rng.random_range(1..=3);
-    for life in 0..lives {
-        let bursts = mix.bursts / lives;
-        workload.live(bursts, life + 1 == lives)?;
+    while workload.bursts < mix.bursts {
+        let bursts = workload.rng.random_range(mix.bursts / 3..=mix.bursts);
+        workload.live(bursts)?;
     }
     let Workload { fs, marks, history, options, mut rng, .. } = workload;
     let (_, steps) = fs.journal();
@@ -175,22 +194,25 @@ pub fn record(seed: u64, number: u64, defects: Defects) -> Check<Recording> {
     Ok(Recording { events, marks, history, options })
 }
 
+type UnderWay = Arc<Mutex<Option<(Engine, BTreeSet<Place>)>>>;
+
 struct Workload {
     rng: StdRng,
     mix: Mix,
     options: Options,
     fs: SimFs,
-    store: TestStore,
+    store: Box<dyn IndexStore>,
     marks: Marks,
     history: History,
     /// The last state that was asked for, and the last one that a process answered for.
     tip: State,
     acknowledged: State,
     serial: u64,
+    bursts: usize,
     next_index: u32,
     next_epoch: u64,
     /// The engine and the places of the batch under way, for the reader.
-    burst: Arc<Mutex<Option<(Engine, BTreeSet<Place>)>>>,
+    burst: UnderWay,
 }
 
 impl Workload {
@@ -203,9 +225,10 @@ impl Workload {
     }
 
     /// One process, from its opening to its end.
-    fn live(&mut self, bursts: usize, last: bool) -> Check<()> {
+    fn live(&mut self, bursts: usize) -> Check<()> {
         let fs = Arc::new(self.fs.clone());
-        let opened = Engine::open_with(fs, &self.store, Path::new(DIR), self.options.clone());
+        let opened =
+            Engine::open_with(fs, self.store.as_ref(), Path::new(DIR), self.options.clone());
         let (engine, recovery) = opened.map_err(|error| format!("a restart failed: {error}"))?;
         if let Some(why) = recovery.rebuilt {
             return Err(format!("a restart rebuilt a healthy index: {why}"));
@@ -216,8 +239,9 @@ impl Workload {
         self.tip = self.history.find(known, &found).map_err(|why| format!("a restart: {why}"))?;
         self.acknowledged = self.tip;
         self.mark(Mark::Served(self.tip));
-        self.fs.observe(Some(self.reader()));
-        let ended = self.work(&engine, bursts, last);
+        // With an interval, what can be read may be lost.
+        self.fs.observe((!self.mix.interval).then(|| self.reader()));
+        let ended = self.work(&engine, bursts);
         self.fs.observe(None);
         *self.burst.lock() = None;
         if ended? == Ending::Close {
@@ -230,22 +254,23 @@ impl Workload {
         Ok(())
     }
 
-    fn work(&mut self, engine: &Engine, bursts: usize, last: bool) -> Check<Ending> {
+    fn work(&mut self, engine: &Engine, bursts: usize) -> Check<Ending> {
         if self.model().assignment.is_none() {
             let all = self.assignment(vec![(0, RING)]);
-            self.burst(engine, vec![Command::Assign(all)])?;
+            self.burst(engine, &[Command::Assign(all)])?;
         }
-        let fails = self.mix.faults && !last;
-        let fails_in = self.rng.random_range(bursts / 2..bursts);
+        let fails_in = self.rng.random_range(bursts / 2..bursts * 3 / 2);
         for burst in 0..bursts {
+            self.bursts += 1;
+            let fails = self.mix.faults && burst >= fails_in;
             if fails && burst == fails_in {
                 let after = self.rng.random_range(0..6);
                 self.fs.fail_once_on(SEQUENCER_THREAD, Fault::Sync, after, ErrorKind::Other);
             }
             let commands = self.commands();
-            if self.mix.faults && self.rng.random_bool(0.1) && !(fails && burst >= fails_in) {
+            if self.mix.faults && self.rng.random_bool(0.1) && !fails {
                 self.burst_on_full_disk(engine, commands)?;
-            } else if !self.burst(engine, commands)? {
+            } else if !self.burst(engine, &commands)? {
                 return Ok(Ending::Kill);
             }
             if self.rng.random_bool(0.15) {
@@ -262,11 +287,11 @@ impl Workload {
 
     /// Executes commands as one batch of the sequencer, as far as that goes. Returns whether the
     /// engine still writes.
-    fn burst(&mut self, engine: &Engine, commands: Vec<Command>) -> Check<bool> {
+    fn burst(&mut self, engine: &Engine, commands: &[Command]) -> Check<bool> {
         let begun = self.tip;
         let mut ends = Vec::new();
         let mut places = BTreeSet::new();
-        for command in &commands {
+        for command in commands {
             for after in self.model().execute(command) {
                 self.tip = self.history.push(self.tip, after);
             }
@@ -362,7 +387,7 @@ impl Workload {
 
     /// A reader that looks, before each operation of the sequencer on the filesystem, at what the
     /// batch under way is about to change.
-    fn reader(&self) -> Arc<dyn Fn() + Send + Sync> {
+    fn reader(&self) -> Observer {
         let (burst, marks, fs) = (Arc::clone(&self.burst), self.marks.clone(), self.fs.clone());
         Arc::new(move || {
             if thread::current().name() != Some(SEQUENCER_THREAD) {
@@ -427,7 +452,11 @@ impl Workload {
     fn create_index(&mut self) -> Command {
         let id = self.next_index;
         self.next_index += 1;
-        Command::CreateIndex { id, name: format!("index{}", id % 3) }
+        // A name that was dropped may come again.
+        let taken: BTreeSet<_> = self.model().indexes.values().cloned().collect();
+        let mut names = (0..).map(|n| format!("index{n}"));
+        let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
+        Command::CreateIndex { id, name }
     }
 
     fn mutate(&mut self, count: std::ops::Range<usize>) -> Command {
