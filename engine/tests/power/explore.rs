@@ -467,7 +467,7 @@ impl Point<'_> {
         if let Some(owner) = model.locked_by.clone() {
             execute(&mut model, Command::Release { owner })?;
         }
-        if rng.random_bool(0.5) || model.used() * 2 > model.limit() {
+        if rng.random_bool(0.3) || model.used() * 2 > model.limit() {
             // Shows also what lies outside the ranges.
             let all = assignment(1_000_000, vec![(0, RING)]);
             execute(&mut model, Command::Assign(all))?;
@@ -479,13 +479,18 @@ impl Point<'_> {
                 1000
             }
         };
+        // Mostly what was lost, as a client would that had no answer: of the same length, it comes to
+        // lie where the other was.
+        let lost = self.recording.history.writes(state, self.known.tip);
         for i in 0..rng.random_range(1..4) {
-            let write = Mutation::Write {
-                index,
-                key: key(&format!("k{:02}", rng.random_range(0..24))),
-                document: document(900_000 + i, 21).into(),
-                condition: Condition::Any,
+            let (index, key, length) = match lost.get(i) {
+                Some(((of_index, _, name), text)) if model.indexes.contains_key(of_index) => {
+                    (*of_index, key(name), text.len())
+                }
+                _ => (index, key(&format!("k{:02}", rng.random_range(0..24))), 21),
             };
+            let document = document(900_000 + i as u64, length).into();
+            let write = Mutation::Write { index, key, document, condition: Condition::Any };
             execute(&mut model, Command::Mutate { mutations: vec![write], atomic: false })?;
         }
         let interval = self.recording.options.durability != sherd_engine::Durability::Always;

@@ -43,6 +43,24 @@ impl History {
         state
     }
 
+    /// The writes that were asked for between two states, in their order.
+    pub fn writes(&self, after: State, until: State) -> Vec<(Place, Text)> {
+        let mut writes: Vec<_> = self
+            .back(until)
+            .take_while(|&state| state > after)
+            .filter_map(|state| {
+                let before = self.model(self.states[state].0?);
+                let documents = &self.model(state).documents;
+                let new = documents
+                    .iter()
+                    .find(|(place, text)| before.documents.get(*place) != Some(*text));
+                new.map(|(place, text)| (place.clone(), Arc::clone(text)))
+            })
+            .collect();
+        writes.reverse();
+        writes
+    }
+
     /// From `tip` back to the beginning.
     fn back(&self, tip: State) -> impl Iterator<Item = State> {
         std::iter::successors(Some(tip), |&state| self.states[state].0)

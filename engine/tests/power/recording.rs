@@ -259,7 +259,9 @@ impl Workload {
             let all = self.assignment(vec![(0, RING)]);
             self.burst(engine, &[Command::Assign(all)])?;
         }
-        let fails_in = self.rng.random_range(bursts / 2..bursts * 3 / 2);
+        // The first life of such a workload ends by a fault, later ones may.
+        let most = if self.bursts == 0 { bursts } else { bursts * 2 };
+        let fails_in = self.rng.random_range(bursts / 3..most);
         for burst in 0..bursts {
             self.bursts += 1;
             let fails = self.mix.faults && burst >= fails_in;
