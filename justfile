@@ -15,6 +15,10 @@ doc:
 test:
     cargo test --workspace
 
+# The tests that grow with their bounds, run for long; each prints its seed.
+soak states="3000000":
+    SHERD_POWER_LOSS_STATES={{states}} cargo test --release -p sherd-engine --test power_loss -- --nocapture
+
 # Licences, advisories and sources of the dependencies; needs cargo-deny.
 deny:
     cargo deny check

@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
 use crate::command::{Assignment, IndexId, Version};
+use crate::index::Entry;
 use crate::log::record::{self, HEADER_BYTES, u32_at, u64_at, u128_at};
 
 const PUT: u8 = 1;
@@ -57,6 +58,13 @@ pub(crate) struct Replaced {
     pub(crate) first_segment: u32,
     pub(crate) content_hash: u128,
     pub(crate) version: Version,
+}
+
+impl From<&Entry> for Replaced {
+    fn from(entry: &Entry) -> Self {
+        let Entry { bytes, segment, first_segment, content_hash, version, .. } = *entry;
+        Self { bytes, segment, first_segment, content_hash, version }
+    }
 }
 
 impl Replaced {

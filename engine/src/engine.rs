@@ -15,6 +15,7 @@ use crate::command::{
     Assignment, Command, Compacted, Document, IndexId, Key, Outcome, Page, Scan, Stat, Version,
 };
 use crate::compaction::{Compactor, Request};
+use crate::defect::Defects;
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, Fs};
 use crate::index::{IndexStore, SledStore};
@@ -63,6 +64,9 @@ pub struct Options {
     pub document_cache_bytes: u64,
     /// Whether segments are compacted in the background. Default: yes.
     pub compaction: bool,
+    /// Mistakes to make, where tests ask for them.
+    #[doc(hidden)]
+    pub defects: Defects,
 }
 
 impl Default for Options {
@@ -76,6 +80,7 @@ impl Default for Options {
             index_cache_bytes: 64 * 1024 * 1024,
             document_cache_bytes: 64 * 1024 * 1024,
             compaction: true,
+            defects: Defects::default(),
         }
     }
 }
@@ -147,6 +152,8 @@ impl Engine {
         options: Options,
     ) -> Result<(Self, Recovery)> {
         let options = options.at_least_the_minimum();
+        #[cfg(feature = "seeded-defects")]
+        let fs = crate::defect::faulty_fs(fs, options.defects);
         let Recovered { shared, log, report } =
             recovery::recover(fs, dir, store, &options, IndexUse::IfUsable)?;
         let queue = Arc::new(Queue::default());

@@ -49,6 +49,7 @@ mod cache;
 mod checkpoint;
 mod command;
 mod compaction;
+mod defect;
 mod effect;
 mod engine;
 mod error;
@@ -75,6 +76,8 @@ pub use command::{
     Assignment, Command, Compacted, Condition, Document, IndexId, IndexStat, Key, Mutation,
     MutationOutcome, Outcome, Page, Scan, Stat, Version,
 };
+#[doc(hidden)]
+pub use defect::{Defect, Defects};
 pub use engine::{Completion, Durability, Engine, Options, Recovery};
 pub use error::{Error, Result};
 pub use rebuild::{Rebuilt, rebuild};

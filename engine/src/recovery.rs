@@ -22,7 +22,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::cache::DocumentCache;
 use crate::checkpoint;
-use crate::effect::{self, Effect, Put, Remove, Tombstone};
+use crate::defect::{Defect, Defects};
+use crate::effect::{self, Effect, Put, Remove, Replaced, Tombstone};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
@@ -80,7 +81,8 @@ pub(crate) fn recover(
         _ => Error::io("lock the data directory", dir, error),
     })?;
     let manifest = read_or_make_manifest(fs.as_ref(), dir, &log_dir)?;
-    let log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
+    let mut log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
+    log.checksum = log.checksum.with(options.defects);
     if index_use == IndexUse::RebuiltAnyway {
         log.check(&manifest)?;
     }
@@ -89,7 +91,7 @@ pub(crate) fn recover(
         &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
     let mut stand_in = None;
     let used = match index_use {
-        IndexUse::IfUsable => use_index(store, &log, &manifest),
+        IndexUse::IfUsable => use_index(store, &log, &manifest, options),
         IndexUse::RebuiltAnyway => Err(Unusable::Index("a rebuild was asked for".to_owned())),
     };
     let (replayed, rebuilt) = match used {
@@ -113,9 +115,9 @@ pub(crate) fn recover(
         log_dir,
         manifest.identity,
         Arc::clone(&log.segments),
-        options.segment_bytes,
         end,
         Arc::clone(&space),
+        options,
     )?;
     log.remove_leftovers(fs.as_ref());
     let durable_lsn = log_writer.durable_lsn();
@@ -406,11 +408,12 @@ fn use_index(
     store: &dyn IndexStore,
     log: &Log,
     manifest: &Manifest,
+    options: &Options,
 ) -> std::result::Result<Replayed, Unusable> {
     let begun = Instant::now();
     let index = store.open()?;
     tracing::debug!(elapsed = ?begun.elapsed(), "opened the index");
-    let used = try_index(&index, log, manifest);
+    let used = try_index(&index, log, manifest, options.defects);
     used.map(|(view, end, records)| Replayed { view, index: Arc::clone(&index), end, records })
         .inspect_err(|_| {
             // sled may panic on its way out as well.
@@ -424,6 +427,7 @@ fn try_index(
     index: &Arc<dyn Index>,
     log: &Log,
     manifest: &Manifest,
+    defects: Defects,
 ) -> std::result::Result<Used, Unusable> {
     let flushed = index.checkpoint()?;
     let checkpoint = manifest.checkpoint_lsn;
@@ -433,7 +437,8 @@ fn try_index(
         return Err(Unusable::Index(why));
     }
     let begun = Instant::now();
-    let mut replay = Replay::new(manifest.view());
+    let believed = defects.has(Defect::TotalsFromIndex).then(|| Arc::clone(index));
+    let mut replay = Replay { believed, ..Replay::new(manifest.view()) };
     let end = log.replay(checkpoint, |segment, located| replay.apply(segment, located))?;
     for id in index.indexes()? {
         if !replay.view.state.indexes.contains_key(&id) {
@@ -447,7 +452,7 @@ fn try_index(
         documents = counted.state.documents(), elapsed = ?begun.elapsed(), "recounted the index"
     );
     let state = &replay.view.state;
-    if !counted.state.same_totals(state) {
+    if !counted.state.same_totals(state) && replay.believed.is_none() {
         let why = format!(
             "it has {} documents of {} bytes where the log amounts to {} of {}",
             counted.state.documents(),
@@ -509,11 +514,13 @@ pub(crate) struct Replay {
     pub(crate) view: View,
     records: u64,
     scratch: Vec<u8>,
+    /// Asked what was there before, only by [`Defect::TotalsFromIndex`].
+    believed: Option<Arc<dyn Index>>,
 }
 
 impl Replay {
     pub(crate) fn new(view: View) -> Self {
-        Self { view, records: 0, scratch: Vec::new() }
+        Self { view, records: 0, scratch: Vec::new(), believed: None }
     }
 
     /// Takes a record before the checkpoint: places its document, and leaves the state, which is
@@ -581,6 +588,10 @@ impl Replay {
             Effect::Release => Change::Control(Effect::Release),
             Effect::SetLimit(fields) => Change::Control(Effect::SetLimit(fields)),
         };
+        let change = match &self.believed {
+            Some(index) => believe(index.as_ref(), &self.view.overlay, change)?,
+            None => change,
+        };
         self.view.apply(change);
         self.records += 1;
         Ok(())
@@ -613,4 +624,14 @@ fn decode<'a>(segment: &Segment, located: Located<'a>) -> Result<Effect<'a>> {
     let Located { offset, record } = located;
     Effect::decode(record.kind, record.payload)
         .map_err(|what| Error::corrupt(&segment.path, offset as usize, what))
+}
+
+/// A change that replaces what the index says.
+fn believe(index: &dyn Index, overlay: &Overlay, change: Change) -> Result<Change> {
+    let Change::Document { index: id, key, entry, .. } = change else { return Ok(change) };
+    let held = match overlay.get(id, key.as_bytes()) {
+        Some(held) => held,
+        None => index.get(id, key.as_bytes())?,
+    };
+    Ok(Change::Document { index: id, key, entry, replaced: held.as_ref().map(Replaced::from) })
 }

@@ -19,8 +19,11 @@ impl Fs for DiskFs {
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn File>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         Ok(Arc::new(DiskFile(file)))
     }
 
@@ -80,5 +83,26 @@ impl File for DiskFile {
 
     fn length(&self) -> Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A crash in the middle of a rename may leave a file both names. Creating the temporary file
+    /// of the next replacement then cut the file itself to nothing.
+    #[test]
+    fn creating_a_file_leaves_alone_what_another_name_stands_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (manifest, temporary) = (dir.path().join("MANIFEST"), dir.path().join("MANIFEST.new"));
+        fs::write(&manifest, "precious").unwrap();
+        fs::hard_link(&manifest, &temporary).unwrap();
+        let file = DiskFs.create(&temporary).unwrap();
+        file.write_all_at(b"new", 0).unwrap();
+        assert_eq!(fs::read(&manifest).unwrap(), b"precious");
+        assert_eq!(fs::read(&temporary).unwrap(), b"new");
+        DiskFs.create(&temporary).unwrap();
+        assert_eq!(fs::read(&temporary).unwrap(), b"");
     }
 }

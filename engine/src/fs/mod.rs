@@ -22,7 +22,7 @@ mod sim;
 pub use disk::DiskFs;
 pub use fault::{Failure, FaultFs, Kind, Operation, Site};
 pub use read_only::ReadOnlyFs;
-pub use sim::{Fault, SimFs};
+pub use sim::{Event, Fault, FileId, Image, Medium, Observer, Pending, SimFs, Step};
 
 use std::any::Any;
 use std::io::{Error, ErrorKind, Result};
@@ -34,7 +34,8 @@ pub trait Fs: Send + Sync {
     /// Makes a directory and those above it, where missing.
     fn create_dir_all(&self, dir: &Path) -> Result<()>;
 
-    /// Creates a file for reading and writing; what it held before is gone.
+    /// Creates a file for reading and writing. A file that had the name loses it and is otherwise
+    /// left alone: a crash in the middle of a rename may have left it another name.
     fn create(&self, path: &Path) -> Result<Arc<dyn File>>;
 
     /// Opens a file for reading and writing.

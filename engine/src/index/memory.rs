@@ -44,6 +44,28 @@ impl MemoryStore {
         state.durable.1 = older.durable.1.clone();
     }
 
+    /// Goes back, without saying so, to what another index has under the keys for which `takes`
+    /// says so, be it an older entry or none.
+    pub fn mix(&self, other: &Self, mut takes: impl FnMut() -> bool) {
+        let other = other.0.read().visible.1.clone();
+        let mut state = self.0.write();
+        let mut mixed = state.visible.1.clone();
+        for (index, table) in &mut mixed {
+            let others = other.get(index);
+            table.retain(|key, entry| {
+                if takes() {
+                    match others.and_then(|table| table.get(key)) {
+                        Some(other) => *entry = *other,
+                        None => return false,
+                    }
+                }
+                true
+            });
+        }
+        state.visible.1 = mixed.clone();
+        state.durable.1 = mixed;
+    }
+
     /// Forgets what was put since the last flush, or, where `unflushed` says so, keeps it: sled
     /// may do either.
     pub fn crash(&self, unflushed: bool) {

@@ -23,6 +23,8 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use crate::defect::{Defect, Defects};
+use crate::engine::Options;
 use crate::error::{Error, Result};
 use crate::fs::{File, Fs, ZEROS_BYTES, write_zeros};
 use crate::log::Lsn;
@@ -103,13 +105,14 @@ impl LogWriter {
         dir: PathBuf,
         identity: u128,
         segments: Arc<Segments>,
-        segment_bytes: u32,
         last: Option<(Arc<Segment>, SegmentEnd)>,
         space: Arc<Space>,
+        options: &Options,
     ) -> Result<Self> {
+        let Options { segment_bytes, defects, .. } = *options;
         let (active, next_lsn) = match last {
             Some((segment, end)) => {
-                let active = clean_tail(segment, end)?;
+                let active = clean_tail(segment, end, defects)?;
                 (active, end.next_lsn)
             }
             None => {
@@ -361,17 +364,19 @@ impl Drop for LogWriter {
 }
 
 /// Takes the last segment into use again: behind its last record there must be zeros only.
-fn clean_tail(segment: Arc<Segment>, end: SegmentEnd) -> Result<Active> {
+fn clean_tail(segment: Arc<Segment>, end: SegmentEnd, defects: Defects) -> Result<Active> {
     let failed = |error| Error::io("clean the end of the log", &segment.path, error);
     let capacity = segment.file.length().map_err(failed)?;
-    if end.torn {
+    if end.torn && !defects.has(Defect::TornTailKept) {
         write_zeros(segment.file.as_ref(), u64::from(end.offset), capacity).map_err(failed)?;
     }
     // Also where nothing is torn: the last records may have been read from the cache of the
     // operating system, and nothing may be served that is not durable. A sync alone would not do:
     // where one failed before, Linux takes the bytes for clean and writes them no more.
-    rewrite(segment.file.as_ref(), end.offset).map_err(failed)?;
-    segment.file.sync_data().map_err(failed)?;
+    if !defects.has(Defect::RecoveredNotSynced) {
+        rewrite(segment.file.as_ref(), end.offset).map_err(failed)?;
+        segment.file.sync_data().map_err(failed)?;
+    }
     let capacity = u32::try_from(capacity)
         .map_err(|_| Error::corrupt(&segment.path, 0, "the segment is over 4 GiB"))?;
     Ok(Active { end: end.offset, capacity: capacity.max(end.offset), full: false, segment })

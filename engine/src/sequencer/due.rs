@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Sequencer;
 use crate::checkpoint::Snapshot;
+use crate::defect::Defect;
 use crate::engine::Durability;
 use crate::error::{Error, Result};
 
@@ -145,14 +146,16 @@ impl Sequencer {
         if self.shared.poison.check().is_err() {
             return;
         }
-        if let Err(error) = self.sync() {
+        if !self.options.defects.has(Defect::CheckpointBeforeSync)
+            && let Err(error) = self.sync()
+        {
             self.shared.poison.set(&error);
             return;
         }
         let snapshot = {
             let mut view = self.shared.view.write();
             Snapshot {
-                lsn: self.log.durable_lsn(),
+                lsn: self.log.next_lsn() - 1,
                 state: view.state.clone(),
                 usage: view.usage.clone(),
                 condemned: self.shared.condemned.lock().iter().copied().collect(),

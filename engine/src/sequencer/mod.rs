@@ -26,6 +26,7 @@ use crate::command::{
     Assignment, Command, Condition, IndexId, Mutation, MutationOutcome, Outcome, Version,
 };
 use crate::compaction;
+use crate::defect::Defect;
 use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock, Put, Remove, Replaced, SetLimit};
 use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
@@ -244,7 +245,11 @@ impl Sequencer {
         let start = mark.bytes;
         let mut outcomes = Vec::with_capacity(mutations.len());
         for mutation in mutations {
+            let begun = self.batch.bytes.len();
             let outcome = self.evaluate(mutation);
+            if self.options.defects.has(Defect::BatchSplit) {
+                record::seal(&mut self.batch.bytes[begun..], self.log.checksum());
+            }
             let done = matches!(outcome, MutationOutcome::Written(_) | MutationOutcome::Removed(_));
             outcomes.push(outcome);
             if !done {
@@ -364,10 +369,9 @@ impl Sequencer {
 
     /// What an effect says of the document that it replaces.
     fn replaced(&self, entry: &Entry) -> Replaced {
-        let Entry { bytes, segment, content_hash, version, .. } = *entry;
         // Segments before the first one there is hold nothing any more.
         let first_segment = entry.first_segment.max(self.shared.segments.first());
-        Replaced { bytes, segment, first_segment, content_hash, version }
+        Replaced { first_segment, ..Replaced::from(entry) }
     }
 
     /// Where the next record of the batch will lie: segment and offset.
@@ -507,7 +511,10 @@ impl Sequencer {
 
     fn record(&mut self, effect: &Effect<'_>) {
         let lsn = self.log.next_lsn() + self.batch.records;
-        let durable = self.log.durable_lsn();
+        let mut durable = self.log.durable_lsn();
+        if self.options.defects.has(Defect::BatchTestifiesForItself) {
+            durable = lsn - 1;
+        }
         record::append(&mut self.batch.bytes, lsn, durable, effect.kind(), |out| {
             effect.encode(out);
         });
@@ -582,6 +589,12 @@ impl Sequencer {
         }
         self.shared.poison.check()?;
         let appended = self.log.append(&self.batch.bytes, self.batch.records);
+        if appended.is_ok() && self.options.defects.has(Defect::AcknowledgeBeforeSync) {
+            self.batch.answers.drain(..).for_each(|(done, result)| done(result));
+        }
+        if appended.is_ok() && self.options.defects.has(Defect::PublishedBeforeSync) {
+            self.publish();
+        }
         let written = match self.options.durability {
             Durability::Always => appended.and_then(|()| self.sync()),
             Durability::Interval(_) => appended,

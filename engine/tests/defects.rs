@@ -1,0 +1,36 @@
+//! The harness bites: it finds each defect that is built into the engine on purpose.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod power;
+
+use power::explore::{Counts, Effort, explore};
+use sherd_engine::{Defect, Defects};
+
+/// Few states of each point, so that many workloads get their turn.
+const EFFORT: Effort = Effort { states: 40_000, exhaustive: 16, sample: 8 };
+
+#[test]
+fn every_seeded_defect_is_found() {
+    let seed = std::env::var("SHERD_POWER_LOSS_SEED").ok();
+    let seed = seed.map_or_else(|| u64::from(rand::random::<u32>()), |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    let mut missed = Vec::new();
+    for defect in Defect::ALL {
+        let mut counts = Counts::default();
+        match explore(seed, EFFORT, Defects::from(defect), &mut counts) {
+            Err(failure) => {
+                let first_line = failure.what.lines().next().unwrap_or_default();
+                println!(
+                    "{defect:?}: found after {} states, in workload {}: {first_line}",
+                    counts.states, failure.place.workload
+                );
+            }
+            Ok(()) => {
+                println!("{defect:?}: missed in {} states", counts.states);
+                missed.push(defect);
+            }
+        }
+    }
+    assert!(missed.is_empty(), "missed: {missed:?}");
+}
