@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::command::{Compacted, IndexId, Outcome, Version};
+use crate::defect::Defect;
 use crate::effect::{self, Effect, Remove, Replaced, Tombstone};
 use crate::engine::{Completion, Options};
 use crate::error::{Error, Result};
@@ -361,6 +362,9 @@ impl Compactor {
             Ok(())
         })?;
         chunk.append()?;
+        if self.options.defects.has(Defect::DeletedBeforeCheckpoint) {
+            _ = self.shared.fs.remove(&segment.path);
+        }
         self.shared.condemned.lock().insert(segment.number);
         Ok(chunk.moved)
     }
@@ -375,6 +379,7 @@ impl Compactor {
         let effect = Effect::decode(record.kind, record.payload)
             .map_err(|what| Error::corrupt(&segment.path, offset as usize, what))?;
         Ok(match effect {
+            Effect::Put(_) if self.options.defects.has(Defect::DeletedWhileInUse) => None,
             Effect::Put(put) => {
                 let place = (segment.number, offset);
                 let key = IndexKey::new(put.position, put.key);
@@ -410,6 +415,7 @@ impl Compactor {
         let is_there = |number: u32| number != victim.number && !condemned.contains(&number);
         let older = replaced.first_segment..=replaced.segment;
         let needed = self.shared.segments.any(older, is_there);
+        let needed = needed && !self.options.defects.has(Defect::TombstoneDropped);
         let key = IndexKey::new(position, key);
         needed.then_some(Survivor::Tombstone { index, key, version, replaced })
     }

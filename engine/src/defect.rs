@@ -34,6 +34,14 @@ pub enum Defect {
     TotalsFromIndex,
     /// A checkpoint may be ahead of what is durable of the log.
     CheckpointBeforeSync,
+    /// A compacted segment is deleted before the checkpoint that no longer needs it.
+    DeletedBeforeCheckpoint,
+    /// A segment is deleted with documents that the index points to.
+    DeletedWhileInUse,
+    /// A tombstone is dropped while an older record of its key is there.
+    TombstoneDropped,
+    /// A rebuild takes the older of two records of a key.
+    OlderRecordWins,
 }
 
 /// The mistakes that an engine makes.
@@ -70,7 +78,7 @@ mod seeded {
 
     impl Defect {
         /// All of them.
-        pub const ALL: [Self; 13] = [
+        pub const ALL: [Self; 17] = [
             Self::AcknowledgeBeforeSync,
             Self::PublishedBeforeSync,
             Self::SyncRetriedAfterFailure,
@@ -84,6 +92,10 @@ mod seeded {
             Self::RecoveredNotSynced,
             Self::TotalsFromIndex,
             Self::CheckpointBeforeSync,
+            Self::DeletedBeforeCheckpoint,
+            Self::DeletedWhileInUse,
+            Self::TombstoneDropped,
+            Self::OlderRecordWins,
         ];
     }
 

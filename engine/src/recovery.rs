@@ -475,7 +475,8 @@ fn rebuild(
     options: &Options,
 ) -> Result<Replayed> {
     let index = store.open()?;
-    let mut replay = Replay::new(manifest.view());
+    let older_wins = options.defects.has(Defect::OlderRecordWins);
+    let mut replay = Replay { older_wins, ..Replay::new(manifest.view()) };
     let drain = |overlay: &mut Overlay| {
         // Until the first flush says otherwise, this index counts as empty.
         checkpoint::drain(index.as_ref(), &std::mem::take(&mut overlay.active))
@@ -516,11 +517,13 @@ pub(crate) struct Replay {
     scratch: Vec<u8>,
     /// Asked what was there before, only by [`Defect::TotalsFromIndex`].
     believed: Option<Arc<dyn Index>>,
+    /// [`Defect::OlderRecordWins`].
+    older_wins: bool,
 }
 
 impl Replay {
     pub(crate) fn new(view: View) -> Self {
-        Self { view, records: 0, scratch: Vec::new(), believed: None }
+        Self { view, records: 0, scratch: Vec::new(), believed: None, older_wins: false }
     }
 
     /// Takes a record before the checkpoint: places its document, and leaves the state, which is
@@ -553,6 +556,10 @@ impl Replay {
             }
             _ => return Ok(()),
         };
+        let held = || self.view.overlay.get(id, key.as_bytes()).flatten().is_some();
+        if self.older_wins && entry.is_some() && held() {
+            return Ok(());
+        }
         if self.view.state.indexes.contains_key(&id) {
             self.view.overlay.put(id, key, entry);
         }

@@ -8,7 +8,7 @@ use power::explore::{Counts, Effort, explore};
 use sherd_engine::{Defect, Defects};
 
 /// Few states of each point, so that many workloads get their turn.
-const EFFORT: Effort = Effort { states: 40_000, exhaustive: 16, sample: 8 };
+const EFFORT: Effort = Effort { states: 200_000, exhaustive: 16, sample: 8 };
 
 #[test]
 fn every_seeded_defect_is_found() {
