@@ -231,8 +231,13 @@ impl Compactor {
     fn compact_when_due(&self) -> Result<()> {
         loop {
             let space = self.space();
-            self.shared.compaction_behind.store(self.is_behind(&space), Ordering::Relaxed);
-            let Some(victim) = self.due(&space) else { return Ok(()) };
+            let victim = self.due(&space);
+            // Writes wait only for what comes: a victim's end, or that of a checkpoint.
+            let checkpoints = self.shared.checkpoint_error.lock().is_none();
+            let something_comes = victim.is_some() || (space.condemned > 0 && checkpoints);
+            let behind = something_comes && self.is_behind(&space);
+            self.shared.compaction_behind.store(behind, Ordering::Relaxed);
+            let Some(victim) = victim else { return Ok(()) };
             let begun = Instant::now();
             let moved = match self.compact(&victim) {
                 Err(error @ Error::Corrupt { .. }) => {
