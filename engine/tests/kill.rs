@@ -1,0 +1,133 @@
+//! A real process, compacting all the time on a real disk with the real sled, killed with -9.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+
+use common::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sherd_engine::{Condition, Engine, MutationOutcome, Options};
+
+const ROUNDS: u32 = 12;
+const WRITERS: u64 = 4;
+const KEYS: u64 = 40;
+
+/// In the environment of the process that is to be killed: the data directory, and where its
+/// numbers go on.
+const DIR: &str = "SHERD_TEST_KILL_DIR";
+const FROM: &str = "SHERD_TEST_KILL_FROM";
+
+fn open(dir: &Path) -> Engine {
+    let options =
+        Options { segment_bytes: 16 * 1024, checkpoint_keys: 200, compaction: true, ..options() };
+    Engine::open(dir, options).unwrap().0
+}
+
+/// Each writer has keys of its own, and says of each number what it did with it, once that is
+/// acknowledged.
+fn write_for_ever(engine: &Engine, writer: u64, from: u64) {
+    let mut rng = StdRng::seed_from_u64(from + writer);
+    for number in (from..).step_by(WRITERS as usize).map(|number| number + writer) {
+        let name = format!("writer{writer}-key{}", rng.random_range(0..KEYS));
+        let done = if rng.random_bool(0.2) {
+            one(engine, remove(&name));
+            "removed"
+        } else {
+            let document = format!("{number} {}", "x".repeat(rng.random_range(0..700)));
+            let outcome = one(engine, write(&name, &document, Condition::Any));
+            assert!(matches!(outcome, MutationOutcome::Written(_)), "{outcome:?}");
+            "written"
+        };
+        // One call, so that lines stay whole.
+        let line = format!("{name} {number} {done}\n");
+        std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "the process that the other test starts and kills"]
+fn write_until_killed() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let from = std::env::var(FROM).unwrap().parse().unwrap();
+    let engine = open(Path::new(&dir));
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let engine = &engine;
+            scope.spawn(move || write_for_ever(engine, writer, from));
+        }
+    });
+}
+
+#[test]
+fn a_process_killed_while_it_compacts_loses_nothing_and_brings_nothing_back() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    set_up(&engine);
+    engine.close().unwrap();
+    drop(engine);
+    // Of each key the last acknowledged number, and whether it was written.
+    let mut acknowledged: HashMap<String, (u64, bool)> = HashMap::new();
+    let mut highest = 0;
+    for round in 0..ROUNDS {
+        let mut child = Process::new(std::env::current_exe().unwrap())
+            .args(["write_until_killed", "--exact", "--ignored", "--nocapture"])
+            .env(DIR, dir.path())
+            .env(FROM, (highest + WRITERS).to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let most = rng.random_range(200..2500);
+        let mut answers = 0;
+        for line in lines.map_while(Result::ok) {
+            let words: Vec<_> = line.split(' ').collect();
+            let [name, number, done @ ("written" | "removed")] = words[..] else { continue };
+            let number: u64 = number.parse().unwrap();
+            highest = highest.max(number);
+            acknowledged.insert(name.to_owned(), (number, done == "written"));
+            answers += 1;
+            if answers == most {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        assert!(answers >= most, "round {round}: the process ended by itself");
+        if round % 4 == 3 {
+            std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        }
+        let engine = open(dir.path());
+        let found = contents(&engine);
+        for (name, &(number, written)) in &acknowledged {
+            let there = found.get(name);
+            let there = there.map(|document| document.split(' ').next().unwrap().parse().unwrap());
+            // One operation of each writer was under way: it may have happened or not.
+            let later = there.is_some_and(|there: u64| there > number);
+            let as_answered = if written { there == Some(number) } else { there.is_none() };
+            let removed = written && there.is_none();
+            assert!(later || as_answered || removed, "{name}: {number} {written} {there:?}");
+        }
+        let known = acknowledged.len();
+        acknowledged.retain(|name, (_, written)| !*written || found.contains_key(name));
+        let missing = known - acknowledged.len();
+        assert!(missing as u64 <= WRITERS, "round {round}: {missing} documents are missing");
+        engine.close().unwrap();
+    }
+    let mut segments: Vec<_> = std::fs::read_dir(dir.path().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".log"))
+        .collect();
+    segments.sort();
+    let last: usize = segments.last().unwrap().trim_end_matches(".log").parse().unwrap();
+    println!("{highest} operations, {} of {last} segments are left", segments.len());
+    assert!(segments.len() * 4 < last, "it compacted: {} of {last} left", segments.len());
+}
