@@ -336,7 +336,11 @@ impl Compactor {
         let victim = (over > 0)
             .then(|| space.most_garbage(LEAST_GARBAGE_PERCENT))
             .flatten()
-            .or_else(|| space.oldest_for_tombstones(most_tombstones))?;
+            .or_else(|| {
+                // Behind a segment that stays no round would end them.
+                let all_go = self.damaged.borrow().is_empty();
+                all_go.then(|| space.oldest_for_tombstones(most_tombstones)).flatten()
+            })?;
         let share = LEAST_SHARE_PERCENT + (100 - LEAST_SHARE_PERCENT) * over / headway;
         Some(Victim { segment: Arc::clone(&victim.segment), length: victim.length, share })
     }
