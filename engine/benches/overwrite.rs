@@ -259,6 +259,7 @@ impl Run<'_> {
 #[derive(Clone, Copy, Default)]
 struct Sample {
     live: u64,
+    /// With the reserve and the manifest.
     log: u64,
     index: u64,
     segments: u64,
@@ -267,10 +268,11 @@ struct Sample {
 impl Sample {
     fn take(dir: &Path, engine: &Engine, arguments: &Arguments) -> Self {
         let record = (32 + 72 + 12 + arguments.bytes).next_multiple_of(8);
+        let index = allocated(&dir.join("index"));
         Self {
             live: engine.stat().documents * record as u64,
-            log: allocated(&dir.join("log")),
-            index: allocated(&dir.join("index")),
+            log: allocated(dir).saturating_sub(index),
+            index,
             segments: engine.stat().segments,
         }
     }

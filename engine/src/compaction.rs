@@ -56,9 +56,10 @@ const SWEEP_KEYS: usize = 256;
 /// the sealed ones.
 const SPACE_PERCENT: u64 = 160;
 
-/// Sealed segments may take so much, in percent of the live records, even where the index leaves
-/// less of [`SPACE_PERCENT`]: with less garbage, compaction copies too much for what it frees.
-const LEAST_SPACE_PERCENT: u64 = 125;
+/// Sealed segments may take so much, in percent of the live records, and two segments besides, where
+/// the index leaves them less of [`SPACE_PERCENT`], as it does with small documents: with less
+/// garbage, compaction copies too much for what it frees.
+const LEAST_SPACE_PERCENT: u64 = 130;
 
 /// A segment with less garbage, in percent of its length, is not worth the copying.
 const LEAST_GARBAGE_PERCENT: u64 = 10;
@@ -310,12 +311,15 @@ impl Compactor {
     /// What the sealed segments may take before one more is sealed, and before another one for what
     /// outlives the next victim.
     fn limit(&self, space: &Space) -> u64 {
+        let segment_bytes = u64::from(self.options.segment_bytes);
         let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
         let allowed = (space.live * SPACE_PERCENT / 100).saturating_sub(index_bytes);
         let least = space.live * LEAST_SPACE_PERCENT / 100;
-        let segment_bytes = u64::from(self.options.segment_bytes);
+        if allowed < least {
+            return least + 2 * segment_bytes;
+        }
         let of_a_victim = (space.live / 2).min(segment_bytes);
-        (allowed.max(least) + segment_bytes / 4 * 3).saturating_sub(of_a_victim)
+        (allowed + segment_bytes / 4 * 3).saturating_sub(of_a_victim)
     }
 
     /// Whether writes come in faster than space comes back.
