@@ -45,8 +45,12 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it waits after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The records that are appended with one batch, in bytes. Writes wait for so much to be written.
-const CHUNK_BYTES: usize = 256 * 1024;
+/// The records that are appended with one batch, in bytes, when there is time: the writes of the same
+/// batch wait for so much more to be evaluated and written, some 0.2 ms.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// The records that are appended with one batch when there is none.
+const LARGEST_CHUNK_BYTES: usize = 256 * 1024;
 
 /// How many documents outside the owned ranges are removed with one batch.
 const SWEEP_KEYS: usize = 256;
@@ -64,8 +68,8 @@ const LEAST_SPACE_PERCENT: u64 = 130;
 /// A segment with less garbage, in percent of its length, is not worth the copying.
 const LEAST_GARBAGE_PERCENT: u64 = 10;
 
-/// Compaction begins when the sealed segments are within so much of what they may take, in percent
-/// of the live records and besides one segment.
+/// Compaction begins when the log is within so much of what it may take, in percent of the live
+/// records and besides one segment.
 const HEADWAY_PERCENT: u64 = 10;
 
 /// Removals may take so much, in percent of the live records, before the oldest segments are
@@ -147,7 +151,14 @@ impl Chunk<'_> {
     fn push(&mut self, survivor: Survivor) -> Result<()> {
         self.bytes += survivor.record_bytes();
         self.survivors.push(survivor);
-        if self.bytes >= CHUNK_BYTES { self.append() } else { Ok(()) }
+        if self.bytes >= self.most() { self.append() } else { Ok(()) }
+    }
+
+    /// How many bytes go with one batch: more as the compactor's share of its time grows.
+    fn most(&self) -> usize {
+        let urgency = self.share.saturating_sub(LEAST_SHARE_PERCENT) as usize;
+        let more = (LARGEST_CHUNK_BYTES - CHUNK_BYTES) * urgency;
+        CHUNK_BYTES + more / (100 - LEAST_SHARE_PERCENT) as usize
     }
 
     fn append(&mut self) -> Result<()> {
@@ -308,23 +319,27 @@ impl Compactor {
         Space { sealed, live: live.values().sum(), tombstones, condemned }
     }
 
-    /// What the sealed segments may take before one more is sealed, and before another one for what
-    /// outlives the next victim.
+    /// What the written segments may take, and still leave room for what outlives the next victim.
     fn limit(&self, space: &Space) -> u64 {
         let segment_bytes = u64::from(self.options.segment_bytes);
         let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
         let allowed = (space.live * SPACE_PERCENT / 100).saturating_sub(index_bytes);
         let least = space.live * LEAST_SPACE_PERCENT / 100;
         if allowed < least {
-            return least + 2 * segment_bytes;
+            return least + 3 * segment_bytes;
         }
         let of_a_victim = (space.live / 2).min(segment_bytes);
-        (allowed + segment_bytes / 4 * 3).saturating_sub(of_a_victim)
+        (allowed + segment_bytes / 4 * 7).saturating_sub(of_a_victim)
+    }
+
+    /// What is written: the sealed segments, and the last one as far as it goes.
+    fn written(&self, space: &Space) -> u64 {
+        space.sealed_bytes() + self.shared.active_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether writes come in faster than space comes back.
     fn is_behind(&self, space: &Space) -> bool {
-        space.sealed_bytes() + space.condemned > self.limit(space)
+        self.written(space) + space.condemned > self.limit(space)
     }
 
     /// Which segment is to be compacted now, if any.
@@ -334,7 +349,7 @@ impl Compactor {
         let over = if self.shared.space.is_full() {
             headway
         } else {
-            (space.sealed_bytes() + headway).saturating_sub(self.limit(space)).min(headway)
+            (self.written(space) + headway).saturating_sub(self.limit(space)).min(headway)
         };
         let most_tombstones = space.live * TOMBSTONE_PERCENT / 100 + segment_bytes / 4;
         let victim = (over > 0)

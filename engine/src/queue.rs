@@ -28,7 +28,7 @@ pub(crate) enum Task {
 }
 
 impl Task {
-    fn is_of_compactor(&self) -> bool {
+    pub(crate) fn is_of_compactor(&self) -> bool {
         matches!(self, Self::Relocate(..) | Self::Sweep(..))
     }
 }

@@ -147,6 +147,7 @@ pub(crate) fn recover(
         condemned: Mutex::default(),
         compaction_behind: AtomicBool::new(false),
         unowned: AtomicBool::new(unowned),
+        active_bytes: AtomicU64::new(u64::from(log_writer.place().1)),
         index_bytes: AtomicU64::new(index_bytes),
         space,
         checkpoint_error: Mutex::default(),

@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     /// Whether there may be documents outside the owned ranges. Set with an assignment, cleared by
     /// the compactor when it has removed them.
     pub(crate) unowned: AtomicBool,
+    /// How much of the last segment is written.
+    pub(crate) active_bytes: AtomicU64,
     /// What the index took on disk at the last checkpoint.
     pub(crate) index_bytes: AtomicU64,
     pub(crate) space: Arc<Space>,

@@ -166,7 +166,8 @@ impl Sequencer {
             };
             let gather = Gather { tasks: callers_awaited, compactor, time };
             let open = self.queue.take(&mut tasks, self.next_deadline(), &gather);
-            let taken = tasks.len();
+            // The compactor is no caller to wait for: it takes its time.
+            let taken = tasks.iter().filter(|task| !task.is_of_compactor()).count();
             for task in tasks.drain(..) {
                 match task {
                     Task::Command(command, done) => self.handle(command, done),
@@ -589,6 +590,7 @@ impl Sequencer {
         }
         self.shared.poison.check()?;
         let appended = self.log.append(&self.batch.bytes, self.batch.records);
+        self.shared.active_bytes.store(u64::from(self.log.place().1), Ordering::Relaxed);
         if appended.is_ok() && self.options.defects.has(Defect::AcknowledgeBeforeSync) {
             self.batch.answers.drain(..).for_each(|(done, result)| done(result));
         }
