@@ -245,11 +245,15 @@ impl Run<'_> {
                 let from = operation.begun.max(stall.begun);
                 operation.ended.min(stall.ended).saturating_duration_since(from)
             };
-            let log = operations.iter().filter(|operation| operation.active);
-            let inside: Duration = log.map(|operation| overlap(&operation)).sum();
+            let inside = |thread| -> Duration {
+                let of_thread = operations.iter().filter(|operation| operation.thread == thread);
+                of_thread.map(|operation| overlap(&operation)).sum()
+            };
             println!(
-                "    {:.0?}: {inside:.0?} of it in writes and syncs of the log",
-                stall.ended - stall.begun
+                "    {:.0?}: {:.0?} of it in writes and syncs of the log, {:.0?} in preparing the next segment",
+                stall.ended - stall.begun,
+                inside(Thread::Sequencer),
+                inside(Thread::Spare)
             );
         }
     }
@@ -318,10 +322,29 @@ struct Timing {
 
 struct Operation {
     what: &'static str,
-    /// Whether it was on the sequencer's thread: writes wait for it.
-    active: bool,
+    thread: Thread,
     begun: Instant,
     ended: Instant,
+}
+
+/// Who asked the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    /// Writes wait for it.
+    Sequencer,
+    /// Writes wait for it where the next segment is not ready in time.
+    Spare,
+    Other,
+}
+
+impl Thread {
+    fn current() -> Self {
+        match std::thread::current().name() {
+            Some("sequencer") => Self::Sequencer,
+            Some("log-spare") => Self::Spare,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Operation {
@@ -335,8 +358,8 @@ impl Timing {
         let begun = Instant::now();
         let result = run();
         let ended = Instant::now();
-        let active = std::thread::current().name() == Some("sequencer");
-        self.operations.lock().push(Operation { what, active, begun, ended });
+        let thread = Thread::current();
+        self.operations.lock().push(Operation { what, thread, begun, ended });
         result
     }
 

@@ -329,7 +329,7 @@ impl Compactor {
             return least + 3 * segment_bytes;
         }
         let of_a_victim = (space.live / 2).min(segment_bytes);
-        (allowed + segment_bytes / 4 * 7).saturating_sub(of_a_victim)
+        (allowed + segment_bytes / 4 * 5).saturating_sub(of_a_victim)
     }
 
     /// What is written: the sealed segments, and the last one as far as it goes.
