@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::process::Signal;
-use sherd_client::{Client, Condition, Mutation, Options};
+use sherd_client::{Client, Condition, Expiry, Mutation, Options};
 use support::Cluster;
 
 const INDEX: &str = "restart";
@@ -50,6 +50,7 @@ async fn run(documents: u64) {
             key: key(i),
             document: document.clone(),
             condition: Condition::Absent,
+            expiry: Expiry::Default,
         };
         let batch: Vec<_> = (start..documents.min(start + BATCH)).map(write).collect();
         for result in client.batch(&batch).await {

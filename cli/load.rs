@@ -12,7 +12,7 @@ use std::io::{self, BufReader, Read};
 
 use bytes::Bytes;
 use serde::Serialize;
-use sherd_client::{Client, Condition, Mutation, Outcome};
+use sherd_client::{Client, Condition, Expiry, Mutation, Outcome};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -85,6 +85,7 @@ pub(crate) struct Load {
     client: Client,
     index: String,
     condition: Condition,
+    expiry: Expiry,
     under_way: JoinSet<Answered>,
     /// The hashes of the keys under way. Two keys of one hash only wait for each other needlessly.
     hashes: HashSet<u64>,
@@ -95,11 +96,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(client: Client, index: String, condition: Condition) -> Self {
+    pub(crate) fn new(client: Client, index: String, condition: Condition, expiry: Expiry) -> Self {
         Self {
             client,
             index,
             condition,
+            expiry,
             under_way: JoinSet::new(),
             hashes: HashSet::new(),
             hasher: RandomState::new(),
@@ -151,14 +153,15 @@ impl Load {
             self.settle_one().await;
         }
         self.hashes.extend(&hashes);
-        let (client, index, condition) = (self.client.clone(), self.index.clone(), self.condition);
+        let (client, index) = (self.client.clone(), self.index.clone());
+        let (condition, expiry) = (self.condition, self.expiry);
         self.under_way.spawn(async move {
             let mut names = Vec::with_capacity(rows.len());
             let mut mutations = Vec::with_capacity(rows.len());
             for Row { line, key, document } in rows {
                 names.push((line, key.clone()));
                 let (index, document) = (index.clone(), Bytes::from(document));
-                mutations.push(Mutation::Write { index, key, document, condition });
+                mutations.push(Mutation::Write { index, key, document, condition, expiry });
             }
             let results = client.batch(&mutations).await;
             Answered { rows: names, hashes, results }

@@ -27,6 +27,14 @@ impl Output {
         writeln!(self.writer, "{line}").map_err(|error| output_error(&error))
     }
 
+    /// Prints text as it is, without a line's end.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), Error> {
+        write!(self.writer, "{text}").map_err(|error| output_error(&error))
+    }
+
     /// Prints a value as one line of JSON.
     ///
     /// # Errors

@@ -15,7 +15,8 @@ pub(crate) enum Form {
     Record,
     /// `key|{"hash_": …, "record": …}`
     Row,
-    /// `{"key": …, "hash_": …, "record": …, "version": …}`
+    /// `{"key": …, "hash_": …, "record": …, "version": …}`, and `"expires_at": …` where it does, in
+    /// milliseconds since 1970
     Json,
 }
 
@@ -47,6 +48,8 @@ struct Keyed<'a> {
     hash_: f64,
     record: Printable<'a>,
     version: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
 }
 
 /// Prints a document.
@@ -59,7 +62,7 @@ pub(crate) fn show(
     key: &str,
     document: &Document,
 ) -> Result<(), Error> {
-    let Document { position, version, bytes } = document;
+    let Document { position, version, expires_at, bytes } = document;
     let record = Printable::new(bytes).map_err(|fault| {
         Error::Failed(format!("what is stored under {key:?} cannot be printed: {fault}"))
     })?;
@@ -67,6 +70,9 @@ pub(crate) fn show(
     match form {
         Form::Record => output.json(&Record { hash_, record }),
         Form::Row => output.line(format_args!("{key}|{}", json(&Record { hash_, record })?)),
-        Form::Json => output.json(&Keyed { key, hash_, record, version: *version }),
+        Form::Json => {
+            let (version, expires_at) = (*version, Some(*expires_at).filter(|&at| at != 0));
+            output.json(&Keyed { key, hash_, record, version, expires_at })
+        }
     }
 }

@@ -22,7 +22,8 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 ];
 
 /// The units of a duration, in milliseconds.
-const DURATION_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Parses a number of bytes.
 ///
@@ -43,14 +44,25 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "over 2^64 bytes".to_owned())
 }
 
+/// Parses the size of a shard, which is not 0.
+///
+/// # Errors
+/// As [`parse_size`].
+pub(crate) fn parse_shard_size(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("a shard needs room for at least 1 byte".to_owned()),
+        size => Ok(size),
+    }
+}
+
 /// Parses a duration.
 ///
 /// # Errors
 /// What is wrong with it, and what would be right.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = split(text, "a duration, such as 500ms, 30s, 5m or 1h")?;
+    let (number, unit) = split(text, "a duration, such as 500ms, 30s, 5m, 1h or 7d")?;
     let factor = factor(&DURATION_UNITS, unit)
-        .ok_or_else(|| format!("{unit:?} is no unit of time: use ms, s, m or h"))?;
+        .ok_or_else(|| format!("{unit:?} is no unit of time: use ms, s, m, h or d"))?;
     let milliseconds = number.checked_mul(factor).ok_or("the duration is too long")?;
     Ok(Duration::from_millis(milliseconds))
 }
@@ -114,6 +126,26 @@ pub(crate) fn show_size(bytes: u64) -> String {
     }
 }
 
+/// A time to live in milliseconds.
+///
+/// # Errors
+/// As [`parse_duration`], and for none at all.
+pub(crate) fn parse_ttl(text: &str) -> Result<u64, String> {
+    match u64::try_from(parse_duration(text)?.as_millis()) {
+        Ok(0) => Err("a time to live is at least 1ms".to_owned()),
+        Ok(milliseconds) => Ok(milliseconds),
+        Err(_) => Err("the duration is too long".to_owned()),
+    }
+}
+
+/// Milliseconds as people read them: whole, in the largest unit that keeps them so.
+pub(crate) fn show_duration(milliseconds: u64) -> String {
+    let whole = |(_, factor): &&(&str, u64)| milliseconds.is_multiple_of(*factor);
+    let units = DURATION_UNITS.iter().rev();
+    let (unit, factor) = units.filter(|_| milliseconds > 0).find(whole).unwrap_or(&("ms", 1));
+    format!("{}{unit}", milliseconds / factor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,14 +181,27 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, milliseconds) in
-            [("500ms", 500), ("30s", 30_000), ("5 m", 300_000), ("1h", 3_600_000)]
-        {
+        for (text, milliseconds) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5 m", 300_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in ["", "s", "5", "1.5s", "-1s", "1d", "18446744073709551615h"] {
+        for text in ["", "s", "5", "1.5s", "-1s", "1w", "18446744073709551615h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn durations_come_back_as_they_are_shown() {
+        for text in ["1ms", "1500ms", "2s", "90s", "5m", "36h", "7d"] {
+            assert_eq!(parse_ttl(text).map(show_duration), Ok(text.to_owned()));
+        }
+        assert_eq!(show_duration(0), "0ms");
+        assert!(parse_ttl("0s").is_err());
     }
 
     #[test]

@@ -8,7 +8,10 @@ use sherd_protocol::message::{
     Assignment, Condition, Hello, HelloAnswer, Index, KeyOf, Request as WireRequest, ShardAnswer,
     ShardOperation, Welcome, Write, split_id,
 };
-use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, HashMethod, PROTOCOL_VERSION, Range, frame};
+use sherd_protocol::{
+    DEFAULT_MAX_FRAME_BYTES, Expiry, HashMethod, IndexSettings, PROTOCOL_VERSION, Policy, Range,
+    frame,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -41,9 +44,10 @@ pub(crate) async fn start(data: &Path) -> Result<(Process, String), Error> {
         hash_method: HashMethod::default(),
         ranges: vec![Range::FULL],
         size: SIZE_BYTES,
+        policy: Policy::Reject,
     };
     control.done(ShardOperation::Assign(assignment)).await?;
-    let index = Index { id: 1, name: INDEX.to_owned() };
+    let index = Index { id: 1, name: INDEX.to_owned(), settings: IndexSettings::default() };
     control.done(ShardOperation::CreateIndex(index)).await?;
     Ok((process, address))
 }
@@ -132,7 +136,8 @@ impl Dialect for Frames {
         let operation = match *request {
             Request::Write { key, document } => {
                 let condition = Condition::Any;
-                ShardOperation::Write(Write { index: INDEX, key, document, condition })
+                let expiry = Expiry::Default;
+                ShardOperation::Write(Write { index: INDEX, key, document, condition, expiry })
             }
             Request::Read { key } => ShardOperation::Read(KeyOf { index: INDEX, key }),
         };

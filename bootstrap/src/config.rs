@@ -13,14 +13,14 @@
 //!
 //! `bootstrap` and `hash_method` may be left out (127.0.0.1:9192, `md5`). Either all shards are
 //! marked with `start` and `end`, or none is: the ring is then split by their sizes. Shards may be
-//! listed in any order. Every fault is reported with the shard and the field.
+//! listed in any order. A shard may have a `policy` (`reject` unless told). Every fault is reported with the shard and the field.
 
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 use sherd_protocol::range_map::OwnedRange;
 use sherd_protocol::ring::RING_SIZE;
-use sherd_protocol::{HashMethod, ShardInfo};
+use sherd_protocol::{HashMethod, Policy, ShardInfo};
 use thiserror::Error;
 
 /// Where bootstrap listens unless told otherwise, as in Pyshard.
@@ -86,7 +86,7 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 const TOP_FIELDS: &[&str] = &["bootstrap", "hash_method", "shards"];
 const BOOTSTRAP_FIELDS: &[&str] = &["host", "port"];
-const SHARD_FIELDS: &[&str] = &["name", "start", "end", "size", "host", "port"];
+const SHARD_FIELDS: &[&str] = &["name", "start", "end", "size", "policy", "host", "port"];
 
 impl ClusterConfig {
     /// Parses and checks a config.
@@ -156,6 +156,7 @@ fn parse_shard(i: usize, value: &Value) -> Result<ShardConfig> {
         host: shard.string("host")?,
         port: shard.port("port")?,
         size: shard.size("size")?,
+        policy: shard.optional("policy", Object::policy)?.unwrap_or_default(),
     };
     let start = shard.optional("start", Object::number)?;
     let end = shard.optional("end", Object::number)?;
@@ -314,6 +315,13 @@ impl<'a> Object<'a> {
             Some(size) if size > 0 => Ok(size),
             _ => Err(self.wrong(field, "a whole number of bytes, at least 1")),
         }
+    }
+
+    fn policy(&self, field: &'static str) -> Result<Policy> {
+        let policy = self.string(field)?.parse();
+        policy.map_err(|_| {
+            self.wrong(field, "\"reject\", \"lru\", \"lfu\", \"fifo\", \"random\" or \"ttl\"")
+        })
     }
 
     fn port(&self, field: &'static str) -> Result<u16> {

@@ -16,9 +16,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
-use sherd_protocol::message::{DropIndex, Role, SetSize, ShardOperation, ShardStat, ShardStatus};
+use sherd_protocol::message::{
+    DropIndex, Index, Role, SetShare, SetSize, ShardOperation, ShardStat, ShardStatus,
+};
 use sherd_protocol::{ShardInfo, WireError};
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockWriteGuard, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -35,6 +37,10 @@ const CONFIRM_TIME: Duration = Duration::from_secs(2);
 
 /// How long a shard may take for one control operation.
 const OPERATION_TIME: Duration = Duration::from_secs(5);
+
+/// How long a lower limit waits for the shards to evict down to it, before whoever asked is told to
+/// ask again: less than a client's usual deadline, so that it hears why.
+const LOWERING_TIME: Duration = Duration::from_secs(8);
 
 /// How often a connected shard is asked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -53,6 +59,9 @@ pub(crate) struct Control {
     /// Held during a change: one at a time. The error is of a write that may or may not have
     /// happened, after which nothing can be changed before a restart has read what is there.
     changing: AsyncMutex<Option<String>>,
+    /// Held for writing while shards are asked for what is not persisted yet, so that nobody tells
+    /// them the persisted state meanwhile.
+    asking: Arc<RwLock<()>>,
     /// In the order of the map.
     shards: Vec<Shard>,
 }
@@ -100,6 +109,7 @@ impl Control {
             store: Arc::new(store),
             state: watch::Sender::new(Arc::new(state)),
             changing: AsyncMutex::default(),
+            asking: Arc::default(),
         }
     }
 
@@ -131,7 +141,8 @@ impl Control {
         };
         let mut tasks = JoinSet::new();
         for shard in &self.shards {
-            tasks.spawn(shard.clone().look_after(self.state.subscribe(), options.clone()));
+            let (state, asking) = (self.state.subscribe(), Arc::clone(&self.asking));
+            tasks.spawn(shard.clone().look_after(state, asking, options.clone()));
         }
         tasks
     }
@@ -151,16 +162,21 @@ impl Control {
             Command::DropIndex { name } if self.state().is_dropped(name) => {
                 return self.confirm_drop(&mut failed, name).await;
             }
-            Command::CreateIndex { name } if self.state().is_dropped(name) => {
+            Command::CreateIndex { name, .. } if self.state().is_dropped(name) => {
                 self.confirm_drop(&mut failed, name).await?;
             }
             _ => {}
         }
         let next = Arc::new(self.state().apply(&command)?);
-        if let Command::SetSize { shard, size, .. } = &command {
-            self.ask_size(shard, *size).await?;
+        {
+            let _asking = match &command {
+                Command::SetShard { .. } | Command::SetIndex { .. } => {
+                    Some(self.ask_for_limits(&command, &next).await?)
+                }
+                _ => None,
+            };
+            self.persist(&mut failed, Arc::clone(&next)).await?;
         }
-        self.persist(&mut failed, Arc::clone(&next)).await?;
         if let Command::DropIndex { name } = &command {
             return self.confirm_drop(&mut failed, name).await;
         }
@@ -243,34 +259,91 @@ impl Control {
         Ok(())
     }
 
-    /// Asks a shard to take a size before it is persisted: the shard knows what it uses, and may
-    /// refuse. Should bootstrap die before it persists the size, it hands out the old one again.
-    async fn ask_size(&self, name: &str, size: u64) -> Result<(), WireError> {
-        let shard = self.shards.iter().find(|shard| shard.name == name);
-        let connection = shard.and_then(|shard| shard.connection.lock().clone());
-        let away = |why: String| {
-            let what = format!("shard {name:?}");
-            WireError::Unavailable { what, why }
-        };
-        let connection = connection.ok_or_else(|| away("it is not connected".to_owned()))?;
-        let operation = ShardOperation::SetSize(SetSize { size });
-        match ask(&connection, &operation).await {
-            Ok(_) => Ok(()),
-            Err(ClientError::Refused { error, .. }) => Err(error),
-            Err(error) => Err(away(error.to_string())),
+    /// Asks the shards to take limits before they are persisted: a shard knows what it uses, and may
+    /// refuse, or have to evict first. Should that fail half-way, or bootstrap die before the limits
+    /// are persisted, the old ones are handed out again.
+    async fn ask_for_limits(
+        &self,
+        command: &Command,
+        next: &State,
+    ) -> Result<RwLockWriteGuard<'_, ()>, WireError> {
+        let asking = self.asking.write().await;
+        let until = Instant::now() + LOWERING_TIME;
+        match command {
+            Command::SetShard { shard: name, policy, .. } => {
+                let size = next.map.shard(name).map_or(0, |info| info.size);
+                let set = ShardOperation::SetSize(SetSize { size, policy: *policy });
+                for shard in self.shards.iter().filter(|shard| shard.name == *name) {
+                    shard.ask_for_limit(&set, until).await?;
+                }
+            }
+            Command::SetIndex { name, .. } => {
+                let (before, after) = (self.state(), next);
+                let settings = |state: &State| state.index(name).map(|index| index.settings);
+                let (before, after) = (settings(&before), settings(after));
+                let is_lower = after.zip(before).is_some_and(|(a, b)| a.is_lower_than(&b));
+                if is_lower {
+                    let mut asked = JoinSet::new();
+                    for shard in &self.shards {
+                        let mut shares = next.shares(&shard.name).into_iter();
+                        let Some(share) = shares.find(|index| index.name == *name) else {
+                            continue;
+                        };
+                        let shard = shard.clone();
+                        asked.spawn(async move {
+                            let Index { id, name, settings } = &share;
+                            let share =
+                                SetShare { id: *id, name, settings: *settings, force: false };
+                            shard.ask_for_limit(&ShardOperation::SetIndex(share), until).await
+                        });
+                    }
+                    while let Some(result) = asked.join_next().await {
+                        result.map_err(|error| unavailable(error.to_string()))??;
+                    }
+                }
+            }
+            _ => {}
         }
+        Ok(asking)
     }
 }
 
 impl Shard {
+    /// Asks the shard to take a limit.
+    async fn ask_for_limit(
+        &self,
+        operation: &ShardOperation<'_>,
+        until: Instant,
+    ) -> Result<(), WireError> {
+        let away = |why: String| {
+            let what = format!("shard {:?}", self.name);
+            WireError::Unavailable { what, why }
+        };
+        let connection = self.connection.lock().clone();
+        let connection = connection.ok_or_else(|| away("it is not connected".to_owned()))?;
+        match connection.shard(operation, until).await {
+            Ok(_) => Ok(()),
+            Err(ClientError::Refused { error, .. }) => Err(error),
+            Err(ClientError::Unanswered { .. }) if Instant::now() >= until => {
+                Err(away("it still evicts documents down to the lower limit".to_owned()))
+            }
+            Err(error) => Err(away(error.to_string())),
+        }
+    }
+
     /// Connects, tells the newest state, and again, for ever.
-    async fn look_after(self, mut state: watch::Receiver<Arc<State>>, options: ConnectOptions) {
+    async fn look_after(
+        self,
+        mut state: watch::Receiver<Arc<State>>,
+        asking: Arc<RwLock<()>>,
+        options: ConnectOptions,
+    ) {
         let mut pause = FIRST_PAUSE;
         loop {
             let info = state.borrow().map.shard(&self.name).cloned();
             let Some(info) = info else { return };
             let ended = match self.connect(&info, &options).await {
-                Ok(connection) => self.attend(&connection, &mut state).await,
+                Ok(connection) => self.attend(&connection, &mut state, &asking).await,
                 Err(why) => why,
             };
             if self.connection.lock().take().is_some() {
@@ -309,12 +382,15 @@ impl Shard {
         &self,
         connection: &Connection,
         state: &mut watch::Receiver<Arc<State>>,
+        asking: &RwLock<()>,
     ) -> String {
         loop {
+            let telling = asking.read().await;
             let newest = Arc::clone(&state.borrow_and_update());
             if let Err(why) = self.bring_up_to(connection, &newest).await {
                 return why;
             }
+            drop(telling);
             *self.connection.lock() = Some(connection.clone());
             let known = self.progress.borrow().connected;
             if !known {
@@ -365,11 +441,20 @@ impl Shard {
                 ask(connection, &ShardOperation::DropIndex(drop)).await.map_err(failed)?;
             }
         }
-        for index in &state.indexes {
-            if !held.indexes.iter().any(|held| held.id == index.id) {
-                let create = ShardOperation::CreateIndex(index.clone());
-                ask(connection, &create).await.map_err(failed)?;
-            }
+        for index in state.shares(&self.name) {
+            let told = match held.indexes.iter().find(|held| held.id == index.id) {
+                None => ShardOperation::CreateIndex(index),
+                Some(held) if held.settings != index.settings => {
+                    ShardOperation::SetIndex(SetShare {
+                        id: index.id,
+                        name: &held.name,
+                        settings: index.settings,
+                        force: true,
+                    })
+                }
+                Some(_) => continue,
+            };
+            ask(connection, &told).await.map_err(failed)?;
         }
         Ok(())
     }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sherd_node::{Handler, Limits, Node, Responder, check_token};
 use sherd_protocol::message::{
-    BootstrapAnswer, BootstrapOperation, Hello, IndexName, Role, SetShardSize, Welcome,
+    BootstrapAnswer, BootstrapOperation, ChangeIndex, Hello, IndexName, NewIndex, Role, SetShard,
+    Welcome,
 };
 use sherd_protocol::{PROTOCOL_VERSION, WireError, frame};
 use tokio::net::TcpListener;
@@ -120,8 +121,12 @@ impl Handler for Service {
             Ok(BootstrapOperation::Status) => {
                 responder.send(&BootstrapAnswer::Status(control.status()));
             }
-            Ok(BootstrapOperation::CreateIndex(IndexName { name })) => {
-                let command = Command::CreateIndex { name: name.to_owned() };
+            Ok(BootstrapOperation::CreateIndex(NewIndex { name, settings })) => {
+                let command = Command::CreateIndex { name: name.to_owned(), settings };
+                self.change(command, responder, index_named(name.to_owned()));
+            }
+            Ok(BootstrapOperation::SetIndex(ChangeIndex { name, change })) => {
+                let command = Command::SetIndex { name: name.to_owned(), change };
                 self.change(command, responder, index_named(name.to_owned()));
             }
             Ok(BootstrapOperation::DropIndex(IndexName { name })) => {
@@ -135,8 +140,9 @@ impl Handler for Service {
                     dropped.map_or(BootstrapAnswer::Error(missing), BootstrapAnswer::Index)
                 });
             }
-            Ok(BootstrapOperation::SetSize(SetShardSize { shard, size })) => {
-                let command = Command::SetSize { shard: shard.to_owned(), size, at: now() };
+            Ok(BootstrapOperation::SetShard(SetShard { shard, size, policy })) => {
+                let shard = shard.to_owned();
+                let command = Command::SetShard { shard, size, policy, at: now() };
                 self.change(command, responder, |_| BootstrapAnswer::Done);
             }
             Err(error) => responder.refuse(&WireError::bad_request("operation", error)),

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Assignment, Index};
-use sherd_protocol::{RangeMap, WireError, name};
+use sherd_protocol::{IndexSettings, Policy, RangeMap, SettingsChange, WireError, name};
 use twox_hash::XxHash3_64;
 
 use crate::config::ClusterConfig;
@@ -74,6 +74,15 @@ pub(crate) enum Command {
     CreateIndex {
         /// Its name.
         name: String,
+        /// Its limits, policy and time to live.
+        settings: IndexSettings,
+    },
+    /// Changes the settings of an index.
+    SetIndex {
+        /// Its name.
+        name: String,
+        /// What of them.
+        change: SettingsChange,
     },
     /// Takes an index out of the catalogue.
     DropIndex {
@@ -82,12 +91,14 @@ pub(crate) enum Command {
     },
     /// Forgets the dropped indexes: every shard has confirmed that it holds none of them.
     ForgetDropped,
-    /// Sets a shard's limit in bytes.
-    SetSize {
+    /// Sets a shard's limit and policy.
+    SetShard {
         /// The shard's name.
         shard: String,
-        /// The new limit.
-        size: u64,
+        /// The new limit in bytes, where it is to change.
+        size: Option<u64>,
+        /// The new policy, where it is to change.
+        policy: Option<Policy>,
         /// When, in milliseconds since 1970.
         at: u64,
     },
@@ -129,7 +140,7 @@ impl State {
         // its data is found out, before it makes shards drop the indexes that it does not know.
         next.map.epoch += 1;
         match command {
-            Command::CreateIndex { name } => {
+            Command::CreateIndex { name, settings } => {
                 name::check_index(name).map_err(|error| WireError::bad_request("name", error))?;
                 if self.index(name).is_some() {
                     return Err(WireError::IndexExists { index: name.clone() });
@@ -138,8 +149,17 @@ impl State {
                     let shards = "not all have confirmed it".to_owned();
                     return Err(WireError::IndexHeld { index: name.clone(), shards });
                 }
-                next.indexes.push(Index { id: self.next_index_id, name: name.clone() });
+                self.check_settings(settings)?;
+                let (id, name, settings) = (self.next_index_id, name.clone(), *settings);
+                next.indexes.push(Index { id, name, settings });
                 next.next_index_id += 1;
+            }
+            Command::SetIndex { name, change } => {
+                let index = next.indexes.iter_mut().find(|index| index.name == *name);
+                let missing = || WireError::IndexNotFound { index: name.clone() };
+                let index = index.ok_or_else(missing)?;
+                index.settings = change.apply(index.settings);
+                self.check_settings(&index.settings)?;
             }
             Command::DropIndex { name } => {
                 let Some(index) = self.index(name) else {
@@ -149,21 +169,43 @@ impl State {
                 next.indexes.retain(|index| index.name != *name);
             }
             Command::ForgetDropped => {}
-            Command::SetSize { shard, size, at } => {
+            Command::SetShard { shard, size, policy, at } => {
                 let position = self.map.shards.iter().position(|known| known.name == *shard);
                 let Some(position) = position else {
                     let what = format!("there is no shard {shard:?}");
                     return Err(WireError::bad_request("shard", what));
                 };
-                if *size == 0 {
+                if *size == Some(0) {
                     return Err(WireError::bad_request("size", "a shard needs at least 1 byte"));
                 }
-                next.remember(&self.map, *at, format!("size of shard {shard:?} set to {size}"));
-                next.map.shards[position].size = *size;
+                let info = &mut next.map.shards[position];
+                info.size = size.unwrap_or(info.size);
+                info.policy = policy.unwrap_or(info.policy);
+                let set = format!("shard {shard:?} set to {} bytes, {}", info.size, info.policy);
+                next.remember(&self.map, *at, set);
             }
         }
         next.extend_lineage();
         Ok(next)
+    }
+
+    /// Checks the settings of an index: that each shard gets something of each limit.
+    fn check_settings(&self, settings: &IndexSettings) -> Result<(), WireError> {
+        if settings.ttl == Some(0) {
+            return Err(WireError::bad_request("settings.ttl", "a time to live is at least 1 ms"));
+        }
+        for shard in &self.map.shards {
+            let ranges = self.map.ranges_of(&shard.name);
+            let share = settings.share(&ranges);
+            let limits = [("max_bytes", share.max_bytes), ("max_documents", share.max_documents)];
+            for (field, limit) in limits {
+                if limit == Some(0) && !ranges.is_empty() {
+                    let what = format!("too low: nothing of it is left for shard {:?}", shard.name);
+                    return Err(WireError::bad_request(&format!("settings.{field}"), what));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether an index of that name was dropped and may still be held by a shard.
@@ -199,6 +241,14 @@ impl State {
         self.indexes.iter().find(|index| index.name == name)
     }
 
+    /// The indexes with a shard's share of their settings.
+    pub(crate) fn shares(&self, shard: &str) -> Vec<Index> {
+        let ranges = self.map.ranges_of(shard);
+        let share =
+            |index: &Index| Index { settings: index.settings.share(&ranges), ..index.clone() };
+        self.indexes.iter().map(share).collect()
+    }
+
     /// What a shard is to be told; `None` for a shard that is not in the map.
     pub(crate) fn assignment(&self, shard: &str) -> Option<Assignment> {
         let info = self.map.shard(shard)?;
@@ -210,6 +260,7 @@ impl State {
             hash_method: self.map.hash_method,
             ranges: self.map.ranges_of(shard),
             size: info.size,
+            policy: info.policy,
         })
     }
 
@@ -233,6 +284,10 @@ impl State {
                 Some(ours) if ours.size != shard.size => found.push(format!(
                     "shard {:?}: size: the cluster has {}, the config {}",
                     shard.name, ours.size, shard.size
+                )),
+                Some(ours) if ours.policy != shard.policy => found.push(format!(
+                    "shard {:?}: policy: the cluster has {}, the config {}",
+                    shard.name, ours.policy, shard.policy
                 )),
                 Some(_) => {}
             }
@@ -265,6 +320,8 @@ pub(crate) fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use sherd_protocol::Change;
+
     use super::*;
 
     fn state() -> State {
@@ -276,7 +333,7 @@ mod tests {
     }
 
     fn create(name: &str) -> Command {
-        Command::CreateIndex { name: name.to_owned() }
+        Command::CreateIndex { name: name.to_owned(), settings: IndexSettings::default() }
     }
 
     fn drop_index(name: &str) -> Command {
@@ -316,17 +373,55 @@ mod tests {
     }
 
     #[test]
-    fn a_new_size_makes_a_new_epoch_and_the_old_map_is_remembered() {
+    fn a_new_size_or_policy_makes_a_new_epoch_and_the_old_map_is_remembered() {
         let before = state();
-        let set = |shard: &str, size| Command::SetSize { shard: shard.to_owned(), size, at: 7 };
+        let set = |shard: &str, size| Command::SetShard {
+            shard: shard.to_owned(),
+            size: Some(size),
+            policy: Some(Policy::Lfu),
+            at: 7,
+        };
         let after = before.apply(&set("b", 99)).unwrap();
         assert_eq!(after.map.epoch, before.map.epoch + 1);
-        assert_eq!(after.assignment("b").map(|assignment| assignment.size), Some(99));
+        let told = after.assignment("b").map(|told| (told.size, told.policy));
+        assert_eq!(told, Some((99, Policy::Lfu)));
         assert_eq!(after.history.len(), 1);
         assert_eq!(after.history[0].map, before.map);
         assert_eq!(after.map.check(), Ok(()));
         assert!(matches!(before.apply(&set("z", 1)), Err(WireError::BadRequest(_))));
         assert!(matches!(before.apply(&set("a", 0)), Err(WireError::BadRequest(_))));
+    }
+
+    #[test]
+    fn shards_share_the_limits_of_an_index_by_the_width_of_their_ranges() {
+        let settings = IndexSettings { max_bytes: Some(1000), ..IndexSettings::default() };
+        let made = Command::CreateIndex { name: "x".to_owned(), settings };
+        let state = state().apply(&made).unwrap();
+        let share = |state: &State, shard: &str| state.shares(shard)[0].settings;
+        assert_eq!(share(&state, "a").max_bytes, Some(250));
+        assert_eq!(share(&state, "b").max_bytes, Some(750));
+        let change = SettingsChange {
+            max_bytes: Change::Unset,
+            max_documents: Change::Set(5),
+            policy: Change::Set(Policy::Lru),
+            ttl: Change::Set(1),
+        };
+        let set = |change| Command::SetIndex { name: "x".to_owned(), change };
+        let after = state.apply(&set(change)).unwrap();
+        assert_eq!(after.map.epoch, state.map.epoch + 1);
+        let expected = IndexSettings {
+            max_bytes: None,
+            max_documents: Some(4),
+            policy: Some(Policy::Lru),
+            ttl: Some(1),
+        };
+        assert_eq!(share(&after, "b"), expected);
+        // A quarter of 3 documents is none.
+        let too_low = SettingsChange { max_documents: Change::Set(3), ..change };
+        let error = after.apply(&set(too_low)).unwrap_err().to_string();
+        assert!(error.contains("max_documents") && error.contains("\"a\""), "{error}");
+        let never = SettingsChange { ttl: Change::Set(0), ..change };
+        assert!(matches!(after.apply(&set(never)), Err(WireError::BadRequest(_))));
     }
 
     #[test]

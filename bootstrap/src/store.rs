@@ -141,6 +141,8 @@ fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StoreError {
 mod tests {
     use super::*;
     use crate::config::ClusterConfig;
+    use sherd_protocol::IndexSettings;
+
     use crate::state::Command;
 
     fn state() -> State {
@@ -154,7 +156,9 @@ mod tests {
         let (store, found) = Store::open(dir.path()).unwrap();
         assert_eq!(found, None);
         store.write(&state()).unwrap();
-        let newer = state().apply(&Command::CreateIndex { name: "x".to_owned() }).unwrap();
+        let made =
+            Command::CreateIndex { name: "x".to_owned(), settings: IndexSettings::default() };
+        let newer = state().apply(&made).unwrap();
         store.write(&newer).unwrap();
         drop(store);
         let (_store, found) = Store::open(dir.path()).unwrap();

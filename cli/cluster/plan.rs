@@ -5,6 +5,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 
 use serde::{Deserialize, Serialize};
 use sherd_bootstrap::{DEFAULT_HOST, DEFAULT_PORT};
+use sherd_client::Policy;
 
 use crate::error::Error;
 
@@ -16,6 +17,7 @@ pub(crate) struct Options {
     /// 0 for any free port.
     pub(crate) port: Option<u16>,
     pub(crate) size: Option<u64>,
+    pub(crate) policy: Option<Policy>,
 }
 
 const DEFAULT_SHARDS: u16 = 2;
@@ -66,6 +68,8 @@ impl Bootstrap {
 pub(crate) struct Shard {
     pub(crate) name: String,
     pub(crate) size: u64,
+    #[serde(default)]
+    pub(crate) policy: Policy,
     pub(crate) host: String,
     /// 0 until it has listened once.
     pub(crate) port: u16,
@@ -80,6 +84,7 @@ impl Plan {
         let host = options.host.clone().unwrap_or_else(|| DEFAULT_HOST.to_owned());
         let count = options.shards.unwrap_or(DEFAULT_SHARDS);
         let size = options.size.unwrap_or(DEFAULT_SIZE);
+        let policy = options.policy.unwrap_or_default();
         let first = options.port.unwrap_or(DEFAULT_PORT);
         if host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
             return Err(Error::Usage(format!(
@@ -92,7 +97,8 @@ impl Plan {
         };
         let shards = (0..count).map(|number| {
             let port = port(number + 1)?;
-            Some(Shard { name: format!("shard{number}"), size, host: host.clone(), port })
+            let (name, host) = (format!("shard{number}"), host.clone());
+            Some(Shard { name, size, policy, host, port })
         });
         let shards = shards.collect::<Option<_>>().ok_or_else(|| {
             Error::Usage(format!("--port {first} leaves no ports for {count} shards above it"))
@@ -123,9 +129,13 @@ impl Plan {
     /// The first option that does, with both values.
     pub(crate) fn check(&self, options: &Options) -> Result<(), Error> {
         let contradicts = |option: &str, given: &dyn std::fmt::Display, stored: String| {
+            let change = match option {
+                "size" | "policy" => "; `sherd shard set` changes it",
+                _ => "",
+            };
             Err(Error::Usage(format!(
                 "--{option} {given} contradicts the cluster's {stored}, fixed when it was made: \
-                 leave --{option} out, or make another cluster with another --data"
+                 leave --{option} out, or make another cluster with another --data{change}"
             )))
         };
         if let Some(given) = options.shards
@@ -147,6 +157,12 @@ impl Plan {
             && let Some(shard) = self.shards.iter().find(|shard| shard.size != given)
         {
             return contradicts("size", &given, format!("size {} of {}", shard.size, shard.name));
+        }
+        if let Some(given) = options.policy
+            && let Some(shard) = self.shards.iter().find(|shard| shard.policy != given)
+        {
+            let stored = format!("policy {} of {}", shard.policy, shard.name);
+            return contradicts("policy", &given, stored);
         }
         Ok(())
     }
@@ -218,6 +234,11 @@ mod tests {
             (Options { host: Some("h".into()), ..default.clone() }, "--host h", "host 127.0.0.1"),
             (Options { port: Some(1), ..default.clone() }, "--port 1", "port 9192"),
             (Options { size: Some(1), ..default.clone() }, "--size 1", "size 4294967296"),
+            (
+                Options { policy: Some(Policy::Lru), ..default.clone() },
+                "--policy lru",
+                "policy reject",
+            ),
         ] {
             let error = plan.check(&options).unwrap_err();
             assert_eq!(error.exit_status(), 2);

@@ -1,21 +1,29 @@
 //! `sherd index`: the index catalogue.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use sherd_client::{Change, IndexSettings, Policy, SettingsChange};
+use sherd_protocol::message;
 
 use crate::error::Error;
 use crate::output::Output;
+use crate::units::{parse_size, parse_ttl};
 
 use super::{Context, parse_index};
 
-/// Create, drop and list indexes
+/// How long `set` waits for the shards to evict down to a lower limit.
+const EVICTION_TIME: Duration = Duration::from_secs(600);
+
+/// Create, change, drop and list indexes
 #[derive(Debug, Subcommand)]
 pub(crate) enum Index {
-    /// Create an index, on all shards; one that is down gets it when it is back
-    Create(Name),
+    Create(Create),
+    Set(Set),
     /// Drop an index with all its documents
     Drop(Name),
-    /// Print the names of the indexes, one a line
+    /// Print the names of the indexes, one a line; with --json, their settings too
     List,
 }
 
@@ -26,11 +34,75 @@ pub(crate) struct Name {
     name: String,
 }
 
+/// Create an index, on all shards; one that is down gets it when it is back
+///
+/// Limits are of the whole index: each shard gets a share of them, by the width of its ranges.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    name: Name,
+    /// The most bytes of keys and documents, such as 64MiB or 2GB
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    max_bytes: Option<u64>,
+    /// The most documents
+    #[arg(long, value_name = "N")]
+    max_documents: Option<u64>,
+    /// What becomes of a write for which there is no room: `reject`, or which documents are evicted:
+    /// `lru`, `lfu`, `fifo`, `random`, `ttl` [what the shard does]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Policy>,
+    /// How long documents live that are written without --ttl, such as 500ms, 30s or 7d [for ever]
+    #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
+    ttl: Option<u64>,
+}
+
+/// Change limits, policy and time to live of an index, those that are given
+///
+/// Where a limit is lowered below what is used, and the policy is `reject`, it is refused; otherwise
+/// documents are evicted first. A time to live is for documents written from now on.
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    #[command(flatten)]
+    name: Name,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Changes {
+    /// The most bytes of keys and documents, such as 64MiB or 2GB, or `none`
+    #[arg(long, value_name = "BYTES", value_parser = change_of(parse_size))]
+    max_bytes: Option<Change<u64>>,
+    /// The most documents, or `none`
+    #[arg(long, value_name = "N", value_parser = change_of(parse_number))]
+    max_documents: Option<Change<u64>>,
+    /// `reject`, `lru`, `lfu`, `fifo`, `random` or `ttl`, or `none` for what the shard does
+    #[arg(long, value_name = "POLICY", value_parser = change_of(str::parse::<Policy>))]
+    policy: Option<Change<Policy>>,
+    /// How long documents live that are written without --ttl, or `none`
+    #[arg(long, value_name = "DURATION", value_parser = change_of(parse_ttl))]
+    ttl: Option<Change<u64>>,
+}
+
 /// An index for programs.
 #[derive(Serialize)]
 struct Entry<'a> {
     name: &'a str,
     id: u32,
+    max_bytes: Option<u64>,
+    max_documents: Option<u64>,
+    /// `null` for what the shard does.
+    policy: Option<Policy>,
+    /// In milliseconds.
+    ttl: Option<u64>,
+}
+
+impl<'a> From<&'a message::Index> for Entry<'a> {
+    fn from(index: &'a message::Index) -> Self {
+        let IndexSettings { max_bytes, max_documents, policy, ttl } = index.settings;
+        Self { name: &index.name, id: index.id, max_bytes, max_documents, policy, ttl }
+    }
 }
 
 impl Index {
@@ -39,17 +111,32 @@ impl Index {
         let client = context.connect().await?;
         let mut output = Output::new();
         match self {
-            Self::Create(Name { name }) => {
-                let index = client.create_index(&name).await?;
+            Self::Create(Create { name, max_bytes, max_documents, policy, ttl }) => {
+                let settings = IndexSettings { max_bytes, max_documents, policy, ttl };
+                let index = client.create_index_with(&name.name, settings).await?;
                 if context.json {
-                    output.json(&Entry { name: &name, id: index.id })?;
+                    output.json(&Entry::from(&index))?;
+                }
+            }
+            Self::Set(Set { name, changes }) => {
+                let Changes { max_bytes, max_documents, policy, ttl } = changes;
+                let change = SettingsChange {
+                    max_bytes: max_bytes.unwrap_or_default(),
+                    max_documents: max_documents.unwrap_or_default(),
+                    policy: policy.unwrap_or_default(),
+                    ttl: ttl.unwrap_or_default(),
+                };
+                let client = client.with_deadline(EVICTION_TIME);
+                let index = client.set_index(&name.name, change).await?;
+                if context.json {
+                    output.json(&Entry::from(&index))?;
                 }
             }
             Self::Drop(Name { name }) => client.drop_index(&name).await?,
             Self::List => {
                 for index in client.indexes().await? {
                     if context.json {
-                        output.json(&Entry { name: &index.name, id: index.id })?;
+                        output.json(&Entry::from(&index))?;
                     } else {
                         output.line(index.name)?;
                     }
@@ -58,4 +145,18 @@ impl Index {
         }
         output.flush()
     }
+}
+
+/// Parses a new setting, or `none`.
+fn change_of<T, E: ToString>(
+    parse: impl Fn(&str) -> Result<T, E> + Clone,
+) -> impl Fn(&str) -> Result<Change<T>, String> + Clone {
+    move |text| match text {
+        "none" => Ok(Change::Unset),
+        text => parse(text).map(Change::Set).map_err(|error| error.to_string()),
+    }
+}
+
+fn parse_number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "expected a whole number, or none".to_owned())
 }

@@ -12,6 +12,7 @@ mod rebuild;
 mod remove;
 mod shard;
 mod stat;
+mod touch;
 mod up;
 mod verify;
 mod write;
@@ -83,6 +84,7 @@ pub(crate) enum Command {
     Has(has::Has),
     Pop(pop::Pop),
     Remove(remove::Remove),
+    Touch(touch::Touch),
     Cat(cat::Cat),
     Keys(keys::Keys),
     Stat(stat::Stat),
@@ -95,7 +97,8 @@ impl Command {
     /// Nodes say what they do; other commands only what is wrong.
     pub(crate) fn default_log_level(&self) -> &'static str {
         match self {
-            Self::Shard(_) | Self::Bootstrap(_) => "info",
+            Self::Shard(shard) if shard.is_node() => "info",
+            Self::Bootstrap(_) => "info",
             _ => "warn",
         }
     }
@@ -115,6 +118,7 @@ impl Command {
             Self::Has(has) => has.run(context).await,
             Self::Pop(pop) => pop.run(context).await,
             Self::Remove(remove) => remove.run(context).await,
+            Self::Touch(touch) => touch.run(context).await,
             Self::Cat(cat) => cat.run(context).await,
             Self::Keys(keys) => keys.run(context).await,
             Self::Stat(stat) => stat.run(context).await,

@@ -1,24 +1,68 @@
-//! `sherd shard`: one shard node.
+//! `sherd shard`: one shard node, and the settings of those of a cluster.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use sherd_client::Policy;
 use sherd_engine::Options;
 
 use crate::error::Error;
 use crate::node::{announce, listen, raise_file_limit, stop_requested};
-use crate::units::Durability;
+use crate::units::{Durability, parse_shard_size};
 
 use super::Context;
+
+/// How long `set` waits for the shard to evict down to a lower limit.
+const EVICTION_TIME: Duration = Duration::from_secs(600);
 
 /// One shard node
 ///
 /// Prints a line starting with `ready HOST:PORT` once it listens. Bootstrap gives it its name,
-/// ranges and size; it remembers them, and serves them after a restart also while bootstrap is
+/// ranges, size and policy; it remembers them, and serves them after a restart also while bootstrap is
 /// down. SIGTERM or SIGINT stops it cleanly; the exit status is 1 if it had stopped writing after a
 /// failure, or could not bring its index up to date.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Shard {
+    #[command(subcommand)]
+    setting: Option<Setting>,
+    #[command(flatten)]
+    node: Option<Node>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Setting {
+    Set(Set),
+}
+
+/// Change size and policy of a shard of the cluster, those that are given
+///
+/// Where the size is lowered below what is used, and the policy is `reject`, it is refused;
+/// otherwise documents are evicted first.
+#[derive(Debug, Args)]
+struct Set {
+    /// The shard
+    #[arg(value_name = "NAME")]
+    name: String,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Changes {
+    /// How many bytes of keys and documents it may hold, such as 64MiB or 2GB
+    #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
+    size: Option<u64>,
+    /// What becomes of a write for which there is no room: `reject`, or which documents are evicted:
+    /// `lru`, `lfu`, `fifo`, `random`, `ttl`
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Policy>,
+}
+
+#[derive(Debug, Args)]
+struct Node {
     /// The data directory; made if it is not there
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -38,8 +82,32 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// Runs until asked to stop.
+    /// Whether it is a node, and not a change of one.
+    pub(crate) fn is_node(&self) -> bool {
+        self.setting.is_none()
+    }
+
+    /// Runs the node until asked to stop, or changes a setting.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        match (self.setting, self.node) {
+            (Some(Setting::Set(set)), _) => set.run(context).await,
+            (None, Some(node)) => node.run(context).await,
+            // The parser asks for one of them.
+            (None, None) => Err(Error::Usage("name a data directory with --data".to_owned())),
+        }
+    }
+}
+
+impl Set {
+    async fn run(self, context: &Context) -> Result<(), Error> {
+        let client = context.connect().await?.with_deadline(EVICTION_TIME);
+        let Changes { size, policy } = self.changes;
+        Ok(client.set_shard(&self.name, size, policy).await?)
+    }
+}
+
+impl Node {
+    async fn run(self, context: &Context) -> Result<(), Error> {
         raise_file_limit();
         let shutdown = stop_requested(self.exit_with_parent)?;
         let listener = listen(&self.host, self.port).await?;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use sherd_client::Policy;
 
 use crate::cluster::{self, DataDir, Options, Plan};
 use crate::error::Error;
-use crate::units::{Durability, parse_size};
+use crate::units::{Durability, parse_shard_size};
 
 use super::Context;
 
@@ -21,8 +22,9 @@ const MAX_SHARDS: u64 = 64;
 /// of it serves, and a line starting with `restarted` for each process started again. Ctrl-C or
 /// SIGTERM stops it cleanly; the exit status is 1 if one of the processes did not.
 ///
-/// The number of shards, their size, host and ports are fixed by the first start and kept in
-/// DIR/cluster.json, a bootstrap config; later starts take them from there.
+/// The number of shards, their size, policy, host and ports are taken from the first start and kept
+/// in DIR/cluster.json, a bootstrap config; later starts take them from there. `sherd shard set`
+/// changes size and policy.
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     /// The data directory; made if it is not there
@@ -41,6 +43,10 @@ pub(crate) struct Up {
     /// [first start: 4GiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
     size: Option<u64>,
+    /// What becomes of a write for which there is no room: `reject`, or which documents are evicted:
+    /// `lru`, `lfu`, `fifo`, `random`, `ttl` [first start: reject]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Policy>,
     /// When a write is acknowledged: `always`, once it is on disk; or `interval:1s`, before, with
     /// the disk synced at that interval: a power loss then costs what came in since the last sync
     #[arg(long, value_name = "WHEN", default_value_t)]
@@ -50,8 +56,8 @@ pub(crate) struct Up {
 impl Up {
     /// Runs until asked to stop.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
-        let options =
-            Options { shards: self.shards, host: self.host, port: self.port, size: self.size };
+        let Self { shards, host, port, size, policy, .. } = self;
+        let options = Options { shards, host, port, size, policy };
         // What cannot be is refused before a directory is made for it.
         let new = Plan::new(&options)?;
         let data = DataDir::open(&self.data)?;
@@ -61,13 +67,5 @@ impl Up {
         }
         let is_stored = stored.is_some();
         cluster::run(context, &data, stored.unwrap_or(new), is_stored, self.durability).await
-    }
-}
-
-/// Parses the size of a shard, which is not 0.
-fn parse_shard_size(text: &str) -> Result<u64, String> {
-    match parse_size(text)? {
-        0 => Err("a shard needs room for at least 1 byte".to_owned()),
-        size => Ok(size),
     }
 }

@@ -4,13 +4,14 @@ use std::io::{self, IsTerminal};
 
 use clap::Args;
 use serde::Serialize;
-use sherd_client::{Client, Condition};
+use sherd_client::{Client, Condition, Expiry};
 use sherd_protocol::WireError;
 
 use crate::document;
 use crate::error::Error;
 use crate::load::Load;
 use crate::output::{Output, say};
+use crate::units::parse_ttl;
 
 use super::{Context, parse_index, parse_key};
 
@@ -47,6 +48,10 @@ pub(crate) struct Write {
     /// Replace the documents of existing keys
     #[arg(long)]
     overwrite: bool,
+    /// The documents expire that long from now, such as 500ms, 30s or 7d, instead of after the time
+    /// to live of the index
+    #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
+    ttl: Option<u64>,
 }
 
 impl Write {
@@ -69,6 +74,10 @@ impl Write {
         if self.overwrite { Condition::Any } else { Condition::Absent }
     }
 
+    fn expiry(&self) -> Expiry {
+        self.ttl.map_or(Expiry::Default, Expiry::After)
+    }
+
     async fn write_one(
         &self,
         context: &Context,
@@ -78,7 +87,8 @@ impl Write {
     ) -> Result<(), Error> {
         let document = document::parse(value)
             .map_err(|fault| Error::Failed(format!("the value cannot be written: {fault}")))?;
-        let written = client.write(&self.index, key, &document, self.condition()).await;
+        let (condition, expiry) = (self.condition(), self.expiry());
+        let written = client.write_expiring(&self.index, key, &document, condition, expiry).await;
         let version = written.map_err(|error| match error {
             sherd_client::Error::ConditionFailed { .. } => Error::DoesNotHold(format!(
                 "key {key:?} is in index {:?} already; --overwrite replaces its document",
@@ -107,7 +117,7 @@ impl Write {
         if io::stdin().is_terminal() {
             say!("reading rows key|value from the terminal; Ctrl-D ends them");
         }
-        let mut load = Load::new(client, self.index.clone(), self.condition());
+        let mut load = Load::new(client, self.index.clone(), self.condition(), self.expiry());
         let result = load.run().await;
         let summary = load.finish().await;
         let mut output = Output::new();

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use sherd_protocol::message::{self, Condition, MAX_BATCH_MUTATIONS, ShardOperation};
-use sherd_protocol::{Position, WireError, document, name};
+use sherd_protocol::{Expiry, Position, WireError, document, name};
 
 use crate::call::{Call, Remedy, ask_once, unexpected};
-use crate::client::Client;
+use crate::client::{Client, check_expiry};
 use crate::error::Error;
 use crate::join::join_all;
 use crate::reply::ShardReply;
@@ -34,7 +34,7 @@ const CHANGE_OVERHEAD_BYTES: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as the methods of the same names")]
 pub enum Mutation {
-    Write { index: String, key: String, document: Bytes, condition: Condition },
+    Write { index: String, key: String, document: Bytes, condition: Condition, expiry: Expiry },
     Remove { index: String, key: String, version: Option<u64> },
 }
 
@@ -91,20 +91,22 @@ impl Mutation {
     fn check(&self) -> Result<(), Error> {
         name::check_index(self.index())?;
         name::check_key(self.key())?;
-        if let Self::Write { document, .. } = self {
+        if let Self::Write { document, expiry, .. } = self {
             document::check(document)?;
+            check_expiry(*expiry)?;
         }
         Ok(())
     }
 
     fn borrowed(&self) -> message::Mutation<'_> {
         match self {
-            Self::Write { index, key, document, condition } => {
+            Self::Write { index, key, document, condition, expiry } => {
                 message::Mutation::Write(message::Write {
                     index,
                     key,
                     document,
                     condition: *condition,
+                    expiry: *expiry,
                 })
             }
             Self::Remove { index, key, version } => {
@@ -409,7 +411,8 @@ mod tests {
     fn write(key: &str, length: usize) -> Mutation {
         let (index, key) = ("i".to_owned(), key.to_owned());
         let document = Bytes::from(vec![0; length]);
-        Mutation::Write { index, key, document, condition: Condition::Any }
+        let (condition, expiry) = (Condition::Any, Expiry::Default);
+        Mutation::Write { index, key, document, condition, expiry }
     }
 
     #[test]

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sherd_protocol::message::{
-    self, BootstrapAnswer, BootstrapOperation, Condition, Index, IndexName, KeyOf, SetShardSize,
-    ShardOperation, ShardStat, ShardStatus,
+    self, BootstrapAnswer, BootstrapOperation, ChangeIndex, Condition, Index, IndexName, KeyOf,
+    NewIndex, SetShard, ShardOperation, ShardStat, ShardStatus,
 };
-use sherd_protocol::{HashMethod, Position, RangeMap, ShardInfo, document, name};
+use sherd_protocol::{
+    Expiry, HashMethod, IndexSettings, Policy, Position, RangeMap, SettingsChange, ShardInfo,
+    document, name,
+};
 
 use crate::call::{Call, Target, unexpected};
 use crate::connection::ConnectOptions;
@@ -61,6 +64,15 @@ pub struct ShardView {
     pub stat: Result<ShardStat, Error>,
 }
 
+/// A document that was touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Its version, which has not changed.
+    pub version: u64,
+    /// When it expires, in milliseconds since 1970; 0 for never.
+    pub expires_at: u64,
+}
+
 impl Client {
     /// Connects to the bootstrap at `address` (`host:port`), and takes the range map from it.
     ///
@@ -85,9 +97,38 @@ impl Client {
     /// # Errors
     /// [`Error::does_not_hold`] where it exists already.
     pub async fn create_index(&self, index: &str) -> Result<Index, Error> {
+        self.create_index_with(index, IndexSettings::default()).await
+    }
+
+    /// Creates an index with limits, a policy or a time to live of its own. Its limits are of the
+    /// whole: each shard has a share by the width of its ranges.
+    ///
+    /// # Errors
+    /// As [`Client::create_index`].
+    pub async fn create_index_with(
+        &self,
+        index: &str,
+        settings: IndexSettings,
+    ) -> Result<Index, Error> {
         name::check_index(index)?;
-        let operation = BootstrapOperation::CreateIndex(IndexName { name: index });
+        let operation = BootstrapOperation::CreateIndex(NewIndex { name: index, settings });
         match self.ask_bootstrap("create index", index, true, &operation).await? {
+            BootstrapAnswer::Index(index) => Ok(index),
+            other => Err(unexpected(self.cache.bootstrap.node(), &other)),
+        }
+    }
+
+    /// Changes settings of an index; returns it as it is then. Where a limit is lowered below what is
+    /// used, the policy decides: it is refused, or done once enough is evicted.
+    ///
+    /// # Errors
+    /// [`sherd_protocol::WireError::IndexFull`] where more is used and nothing is evicted;
+    /// [`Error::Deadline`] where the shards still evict, or one is away: setting it again is safe.
+    pub async fn set_index(&self, index: &str, change: SettingsChange) -> Result<Index, Error> {
+        name::check_index(index)?;
+        let operation = BootstrapOperation::SetIndex(ChangeIndex { name: index, change });
+        // To set it twice is the same as once.
+        match self.ask_bootstrap("set index", index, false, &operation).await? {
             BootstrapAnswer::Index(index) => Ok(index),
             other => Err(unexpected(self.cache.bootstrap.node(), &other)),
         }
@@ -152,14 +193,22 @@ impl Client {
         }
     }
 
-    /// Sets how many bytes of keys and documents a shard may hold.
+    /// Sets how many bytes of keys and documents a shard may hold, and what becomes of a write for
+    /// which there is no room; each where it is given. Where more is used, the policy decides: it is
+    /// refused, or done once enough is evicted.
     ///
     /// # Errors
-    /// [`sherd_protocol::WireError::QuotaExceeded`] where it holds more.
-    pub async fn set_size(&self, shard: &str, size: u64) -> Result<(), Error> {
-        let operation = BootstrapOperation::SetSize(SetShardSize { shard, size });
+    /// [`sherd_protocol::WireError::QuotaExceeded`] where it holds more and nothing is evicted;
+    /// [`Error::Deadline`] where the shard still evicts, or is away: setting it again is safe.
+    pub async fn set_shard(
+        &self,
+        shard: &str,
+        size: Option<u64>,
+        policy: Option<Policy>,
+    ) -> Result<(), Error> {
+        let operation = BootstrapOperation::SetShard(SetShard { shard, size, policy });
         // To set it twice is the same as once.
-        match self.ask_bootstrap("setting the size of", shard, false, &operation).await? {
+        match self.ask_bootstrap("set shard", shard, false, &operation).await? {
             BootstrapAnswer::Done => Ok(()),
             other => Err(unexpected(self.cache.bootstrap.node(), &other)),
         }
@@ -193,8 +242,25 @@ impl Client {
         document: &[u8],
         condition: Condition,
     ) -> Result<u64, Error> {
+        self.write_expiring(index, key, document, condition, Expiry::Default).await
+    }
+
+    /// [`Client::write`], with when the document expires instead of the time to live of its index.
+    ///
+    /// # Errors
+    /// As [`Client::write`].
+    pub async fn write_expiring(
+        &self,
+        index: &str,
+        key: &str,
+        document: &[u8],
+        condition: Condition,
+        expiry: Expiry,
+    ) -> Result<u64, Error> {
         document::check(document)?;
-        let operation = ShardOperation::Write(message::Write { index, key, document, condition });
+        check_expiry(expiry)?;
+        let write = message::Write { index, key, document, condition, expiry };
+        let operation = ShardOperation::Write(write);
         match self.ask("write", index, key, true, &operation).await? {
             ShardReply::Written { version } => Ok(version),
             ShardReply::ConditionFailed { version } => {
@@ -225,6 +291,28 @@ impl Client {
         let operation = ShardOperation::Has(KeyOf { index, key });
         match self.ask("has", index, key, false, &operation).await? {
             ShardReply::Document(document) => Ok(Some(document.version)),
+            ShardReply::Missing => Ok(None),
+            other => Err(unexpected(self.node_of(self.position(key)), &other)),
+        }
+    }
+
+    /// Changes when the document under a key expires, if there is one, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Client::read`]. A touch that was not answered is tried again.
+    pub async fn touch(
+        &self,
+        index: &str,
+        key: &str,
+        expiry: Expiry,
+    ) -> Result<Option<Touched>, Error> {
+        check_expiry(expiry)?;
+        let operation = ShardOperation::Touch(message::Touch { index, key, expiry });
+        // To do it twice is the same as once, but for some seconds.
+        match self.ask("touch", index, key, false, &operation).await? {
+            ShardReply::Touched { version, expires_at } => {
+                Ok(Some(Touched { version, expires_at }))
+            }
             ShardReply::Missing => Ok(None),
             other => Err(unexpected(self.node_of(self.position(key)), &other)),
         }
@@ -324,6 +412,11 @@ impl std::fmt::Debug for Client {
             .field("epoch", &epoch)
             .finish()
     }
+}
+
+/// Checks a time before anything is sent.
+pub(crate) fn check_expiry(expiry: Expiry) -> Result<(), Error> {
+    expiry.check().map_err(|what| Error::InvalidTime { what })
 }
 
 fn condition_failed(index: &str, key: &str, condition: Condition, version: Option<u64>) -> Error {

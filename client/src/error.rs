@@ -24,6 +24,9 @@ pub enum Error {
     /// Nothing was sent.
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// Nothing was sent: when the document is to expire is no time.
+    #[error("the time to live cannot be: {what}")]
+    InvalidTime { what: &'static str },
     /// Nothing was sent.
     #[error("the request has {size} bytes, a frame holds {limit}; split it")]
     TooLarge { size: usize, limit: usize },

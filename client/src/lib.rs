@@ -37,9 +37,10 @@ mod single_flight;
 mod topology;
 
 pub use batch::{Mutation, Outcome};
-pub use client::{Client, Options, ShardView};
+pub use client::{Client, Options, ShardView, Touched};
 pub use connection::{ConnectOptions, Connection};
 pub use error::{Error, OutcomeUnknown};
 pub use reply::{Document, Item, Page, ShardReply};
 pub use scan::{Scan, ScanOptions};
 pub use sherd_protocol::message::Condition;
+pub use sherd_protocol::{Change, Expiry, IndexSettings, Policy, SettingsChange};

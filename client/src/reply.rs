@@ -15,6 +15,9 @@ pub struct Document {
     pub position: Position,
     /// Grows with every write of the key.
     pub version: u64,
+    /// When it expires, in milliseconds since 1970; 0 for never, and where only its presence was
+    /// asked for.
+    pub expires_at: u64,
     /// One MessagePack value; empty where only its presence was asked for.
     pub bytes: Bytes,
 }
@@ -43,6 +46,7 @@ pub struct Page {
 pub enum ShardReply {
     Written { version: u64 },
     Removed { version: u64 },
+    Touched { version: u64, expires_at: u64 },
     Document(Document),
     Missing,
     ConditionFailed { version: Option<u64> },
@@ -59,9 +63,11 @@ impl ShardReply {
         Ok(Ok(match frame::decode::<ShardAnswer<'_>>(outcome)? {
             ShardAnswer::Written { version } => Self::Written { version },
             ShardAnswer::Removed { version } => Self::Removed { version },
+            ShardAnswer::Touched { version, expires_at } => Self::Touched { version, expires_at },
             ShardAnswer::Document(found) => Self::Document(Document {
                 position: found.position,
                 version: found.version,
+                expires_at: found.expires_at,
                 bytes: own(found.document),
             }),
             ShardAnswer::Missing => Self::Missing,
@@ -73,6 +79,7 @@ impl ShardReply {
                     document: Document {
                         position: item.position,
                         version: item.version,
+                        expires_at: item.expires_at,
                         bytes: own(item.document),
                     },
                 });

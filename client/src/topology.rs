@@ -124,8 +124,8 @@ impl MapCache {
 
 #[cfg(test)]
 mod tests {
-    use sherd_protocol::ShardInfo;
     use sherd_protocol::ring::RING_SIZE;
+    use sherd_protocol::{Policy, ShardInfo};
 
     use super::*;
 
@@ -135,7 +135,7 @@ mod tests {
             cluster: cluster.to_owned(),
             epoch,
             hash_method: HashMethod::Md5,
-            shards: vec![ShardInfo { name, host, port, size: 1 }],
+            shards: vec![ShardInfo { name, host, port, size: 1, policy: Policy::Reject }],
             ranges: vec![OwnedRange { start: 0, end: RING_SIZE, shard: "s".to_owned() }],
         }
     }

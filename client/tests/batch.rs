@@ -13,7 +13,7 @@ use common::{Cluster, Scripted, client, forget, key_of, real_cluster, soon};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sherd_client::{Condition, Error, Mutation, Outcome};
+use sherd_client::{Condition, Error, Expiry, Mutation, Outcome};
 use sherd_protocol::WireError;
 use sherd_protocol::message::{self, MutationOutcome, ShardAnswer, ShardOperation};
 
@@ -23,7 +23,8 @@ fn write(key: &str, document: &'static [u8]) -> Mutation {
 
 fn conditional(key: &str, document: &'static [u8], condition: Condition) -> Mutation {
     let (index, key) = ("i".to_owned(), key.to_owned());
-    Mutation::Write { index, key, document: Bytes::from_static(document), condition }
+    let (document, expiry) = (Bytes::from_static(document), Expiry::Default);
+    Mutation::Write { index, key, document, condition, expiry }
 }
 
 fn remove(key: &str) -> Mutation {
@@ -42,6 +43,7 @@ async fn each_change_has_its_result_in_its_place() {
         key: key.to_owned(),
         document: Bytes::from_static(b"\xc0"),
         condition: Condition::Any,
+        expiry: Expiry::Default,
     };
     let results = soon(client.batch(&[
         write("one", b"\x01"),
@@ -91,6 +93,7 @@ async fn more_than_a_frame_holds_is_sent_in_parts() {
             key: format!("k{n}"),
             document: document(if n % 1000 == 0 { 5 << 20 } else { 1000 }, n),
             condition: Condition::Absent,
+            expiry: Expiry::Default,
         })
         .collect();
     let results = soon(client.batch(&mutations)).await;

@@ -251,12 +251,12 @@ async fn a_size_below_what_is_used_is_refused_and_not_kept() {
     client.write("i", "k", &document, Condition::Absent).await.unwrap();
 
     let epoch = client.map().await.unwrap().epoch;
-    let error = client.set_size("a", 100).await.unwrap_err();
+    let error = client.set_shard("a", Some(100), None).await.unwrap_err();
     assert!(matches!(error.wire(), Some(WireError::QuotaExceeded { .. })), "{error:?}");
     let map = client.map().await.unwrap();
     assert_eq!((map.epoch, map.shards[0].size), (epoch, 1000), "nothing changed");
 
-    client.set_size("a", 300).await.unwrap();
+    client.set_shard("a", Some(300), None).await.unwrap();
     let map = client.map().await.unwrap();
     assert_eq!((map.epoch, map.shards[0].size), (epoch + 1, 300));
     assert_eq!(client.stat().await[0].stat.as_ref().unwrap().max_size, 300);

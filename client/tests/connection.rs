@@ -12,8 +12,8 @@ use common::{Scripted, forget, soon, until};
 use parking_lot::Mutex;
 use sherd_client::{ConnectOptions, Connection, Error, ShardReply};
 use sherd_node::Responder;
-use sherd_protocol::WireError;
 use sherd_protocol::message::{Condition, KeyOf, ShardAnswer, ShardOperation, Write};
+use sherd_protocol::{Expiry, WireError};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -111,7 +111,13 @@ async fn a_request_of_which_a_byte_is_missing_was_not_sent() {
     let document = vec![0; 15 << 20];
     let send = async |document: &[u8]| {
         let (index, key, condition) = ("i", "k", Condition::Any);
-        let write = ShardOperation::Write(Write { index, key, document, condition });
+        let write = ShardOperation::Write(Write {
+            index,
+            key,
+            document,
+            condition,
+            expiry: Expiry::Default,
+        });
         connection.shard(&write, in_time()).await.unwrap_err()
     };
     let close = async {

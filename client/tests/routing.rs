@@ -13,7 +13,7 @@ use sherd_client::{Client, Condition, Error, Options};
 use sherd_protocol::message::{Index, ShardAnswer, ShardOperation};
 use sherd_protocol::range_map::OwnedRange;
 use sherd_protocol::ring::RING_SIZE;
-use sherd_protocol::{Position, WireError};
+use sherd_protocol::{IndexSettings, Position, WireError};
 use tokio::task::JoinSet;
 
 /// A shard that owns nothing any more, as one that handed its ranges over at epoch 2.
@@ -328,7 +328,8 @@ async fn an_index_that_a_shard_is_about_to_get_is_waited_for() {
     let error = client.read("nowhere", "k").await.unwrap_err();
     assert!(error.does_not_hold() && started.elapsed() < Duration::from_secs(2), "{error:?}");
 
-    cluster.indexes.lock().push(Index { id: 2, name: "late".to_owned() });
+    let settings = IndexSettings::default();
+    cluster.indexes.lock().push(Index { id: 2, name: "late".to_owned(), settings });
     let write = tokio::spawn({
         let client = client.clone();
         async move { client.write("late", "k", NIL, Condition::Absent).await }
@@ -339,7 +340,8 @@ async fn an_index_that_a_shard_is_about_to_get_is_waited_for() {
     soon(write).await.unwrap().unwrap();
 
     // Without bootstrap there is nothing but the shard's word.
-    cluster.indexes.lock().push(Index { id: 3, name: "later".to_owned() });
+    let settings = IndexSettings::default();
+    cluster.indexes.lock().push(Index { id: 3, name: "later".to_owned(), settings });
     bootstrap.kill().await;
     let error = client.read("later", "k").await.unwrap_err();
     assert!(matches!(error.wire(), Some(WireError::IndexNotFound { .. })), "{error:?}");

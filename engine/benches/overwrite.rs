@@ -24,7 +24,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use sherd_engine::fs::{DiskFs, File, Fs};
 use sherd_engine::index::SledStore;
-use sherd_engine::{Assignment, Command, Condition, Engine, Key, Mutation, Options};
+use sherd_engine::{
+    Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Options, Policy,
+};
 
 /// Writes that took longer are listed.
 const STALL: Duration = Duration::from_millis(100);
@@ -107,9 +109,16 @@ fn set_up(engine: &Engine) {
         lineage: 0,
         ranges: vec![(0, RING)],
         limit: u64::MAX,
+        policy: Policy::Reject,
     };
     engine.execute(Command::Assign(assignment)).unwrap();
-    engine.execute(Command::CreateIndex { id: INDEX, name: "index".to_owned() }).unwrap();
+    engine
+        .execute(Command::CreateIndex {
+            id: INDEX,
+            name: "index".to_owned(),
+            settings: IndexSettings::default(),
+        })
+        .unwrap();
 }
 
 struct Run<'a> {
@@ -133,7 +142,13 @@ impl Run<'_> {
         self.rng.fill_bytes(&mut document[..16.min(self.arguments.bytes)]);
         let key = Key { position, bytes: Bytes::from(format!("key{number:09}")) };
         let condition = Condition::Any;
-        Mutation::Write { index: INDEX, key, document: document.into(), condition }
+        Mutation::Write {
+            index: INDEX,
+            key,
+            document: document.into(),
+            condition,
+            expiry: Expiry::Never,
+        }
     }
 
     fn load(&mut self, engine: &Engine) -> Duration {

@@ -67,7 +67,7 @@ impl DocumentCache {
         if document.bytes.len() as u64 <= self.capacity / LARGEST_SHARE {
             // A copy of its own: the bytes may be a slice of something larger.
             let bytes = Bytes::copy_from_slice(&document.bytes);
-            self.cache.insert((index, key), Document { bytes, version: document.version });
+            self.cache.insert((index, key), Document { bytes, ..document.clone() });
         }
     }
 

@@ -207,7 +207,7 @@ fn whats_wrong(shared: &Shared, snapshot: &Snapshot, index: &dyn Index) -> Resul
     let frozen = Some(Arc::clone(&snapshot.generation));
     let overlay = Overlay { frozen, ..Overlay::default() };
     let view = View { state: snapshot.state.clone(), overlay, usage: Usage::default() };
-    let counted = read::recount(&view, index, &shared.segments)?;
+    let counted = read::recount(&view, index, &shared.segments, |_, _, _| ())?;
     if !counted.state.same_totals(&snapshot.state) {
         let documents = (counted.state.documents(), snapshot.state.documents());
         return Ok(Some(format!(

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::limits::{Counts, Expiry, IndexSettings, Policy};
 
 /// The id of an index; never given twice in a cluster.
 pub type IndexId = u32;
@@ -47,6 +48,21 @@ pub enum Mutation {
         document: Bytes,
         /// What must hold.
         condition: Condition,
+        /// When the document expires.
+        expiry: Expiry,
+    },
+    /// Changes when the document under `key` expires, and leaves its version.
+    Touch {
+        /// The index.
+        index: IndexId,
+        /// The key.
+        key: Key,
+        /// The version that must be there; no other, for its bytes are stored once more.
+        version: Version,
+        /// The bytes that were read under that version.
+        document: Bytes,
+        /// When the document expires.
+        expiry: Expiry,
     },
     /// Removes the document under `key`, of any version unless one is named.
     Remove {
@@ -75,8 +91,12 @@ pub struct Assignment {
     pub lineage: u64,
     /// The half-open ranges `(start, end)` of positions owned, in ring order.
     pub ranges: Vec<(u32, u32)>,
-    /// The limit on the bytes of keys and documents.
+    /// The limit on the bytes of keys and documents. When more is used and the policy allows, the
+    /// shard evicts in the background until it is met.
     pub limit: u64,
+    /// What becomes of a write for which there is no room, in indexes without a policy of their own.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 /// An operation for the sequencer. Commands are executed one after the other, in the order in
@@ -96,6 +116,19 @@ pub enum Command {
         id: IndexId,
         /// Its name.
         name: String,
+        /// Its limits and times to live.
+        settings: IndexSettings,
+    },
+    /// Changes the settings of an index. When it has more than the new limits allow, the policy
+    /// decides: refused with `IndexFull`, or done when enough is evicted.
+    SetIndex {
+        /// Its id.
+        id: IndexId,
+        /// Its new settings.
+        settings: IndexSettings,
+        /// Takes the limits as they are: the shard evicts in the background until they are met, or
+        /// refuses writes.
+        force: bool,
     },
     /// Drops an index and its documents; done already if there is none of that id.
     DropIndex {
@@ -114,10 +147,13 @@ pub enum Command {
         /// Who locked.
         owner: String,
     },
-    /// Sets the limit on bytes; refused with `QuotaExceeded` when more is used.
+    /// Sets the limit on bytes. When more is used, the policy decides: refused with
+    /// `QuotaExceeded`, or done when enough is evicted.
     SetLimit {
         /// The new limit.
         limit: u64,
+        /// The new policy, where it is to change.
+        policy: Option<Policy>,
     },
 }
 
@@ -135,9 +171,12 @@ pub enum Outcome {
 pub enum MutationOutcome {
     /// Stored, with the document's new version.
     Written(Version),
+    /// Touched: the document's version, and when it expires, in milliseconds since 1970; 0 for
+    /// never.
+    Touched(Version, u64),
     /// Removed; the LSN of the removal.
     Removed(Version),
-    /// Nothing to remove.
+    /// Nothing to remove or to touch.
     Missing,
     /// The condition does not hold; the version that is there.
     ConditionFailed(Option<Version>),
@@ -152,6 +191,8 @@ pub enum MutationOutcome {
 pub struct Document {
     /// Its version.
     pub version: Version,
+    /// When it expires, in milliseconds since 1970; 0 for never.
+    pub expires_at: u64,
     /// Its bytes, as they were written.
     pub bytes: Bytes,
 }
@@ -202,6 +243,8 @@ pub struct Stat {
     pub used: u64,
     /// Documents by fifths of the owned ranges, in ring order.
     pub distribution: [u64; 5],
+    /// What happened, dropped indexes included as far as [`Counts`] are of ever.
+    pub counts: Counts,
     /// Of each index, by name.
     pub indexes: Vec<IndexStat>,
     /// Who holds the lock.
@@ -216,6 +259,10 @@ pub struct Stat {
     pub durable_lsn: u64,
     /// The LSN up to which the index on disk holds everything.
     pub checkpoint_lsn: u64,
+    /// The documents that are remembered in memory for evictions and times to live.
+    pub tracked_documents: u64,
+    /// The bytes that takes.
+    pub tracked_bytes: u64,
     /// Segments of the log.
     pub segments: u64,
     /// Bytes that the log's segments take.
@@ -233,4 +280,8 @@ pub struct IndexStat {
     pub documents: u64,
     /// The bytes of their keys and documents.
     pub used: u64,
+    /// Its settings.
+    pub settings: IndexSettings,
+    /// What happened.
+    pub counts: Counts,
 }

@@ -434,7 +434,7 @@ impl Compactor {
         version: Version,
         removal: &Remove<'_>,
     ) -> Option<Survivor> {
-        let Remove { index, position, replaced, key } = *removal;
+        let Remove { index, position, replaced, key, .. } = *removal;
         if !self.shared.view.read().state.indexes.contains_key(&index) {
             return None;
         }

@@ -23,7 +23,8 @@
 //! | 40 | 16 | replaced: content hash |
 //! | 56 | 8 | replaced: version |
 //! | 64 | 2 | length of the key |
-//! | 66 | 6 | 0 |
+//! | 66 | 1 | of a remove, why: 0 asked for, 1 evicted, 2 expired; else 0 |
+//! | 67 | 5 | 0 |
 //! | 72 | | the key, then the document |
 //!
 //! The payload of the other kinds is a MessagePack map from field name to value.
@@ -33,6 +34,7 @@ use twox_hash::XxHash3_128;
 
 use crate::command::{Assignment, IndexId, Version};
 use crate::index::Entry;
+use crate::limits::{IndexSettings, Policy};
 use crate::log::record::{self, HEADER_BYTES, u32_at, u64_at, u128_at};
 
 const PUT: u8 = 1;
@@ -44,9 +46,13 @@ const LOCK: u8 = 6;
 const RELEASE: u8 = 7;
 const SET_LIMIT: u8 = 8;
 const TOMBSTONE: u8 = 9;
+const SET_INDEX: u8 = 10;
 
 /// The bytes of a put's or remove's payload before the key.
 const DOCUMENT_FIXED_BYTES: usize = 72;
+
+/// Where a removal says why.
+const REASON_OFFSET: usize = 66;
 
 /// What an effect on a document took the place of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +92,23 @@ pub(crate) struct Put<'a> {
     pub(crate) document: &'a [u8],
 }
 
+/// Why a document was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Reason {
+    #[default]
+    Asked = 0,
+    Evicted = 1,
+    Expired = 2,
+}
+
 /// A document removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Remove<'a> {
     pub(crate) index: IndexId,
     pub(crate) position: u32,
     pub(crate) replaced: Replaced,
+    pub(crate) reason: Reason,
     pub(crate) key: &'a [u8],
 }
 
@@ -111,6 +128,7 @@ pub(crate) enum Effect<'a> {
     Remove(Remove<'a>),
     Tombstone(Tombstone<'a>),
     CreateIndex(CreateIndex),
+    SetIndex(SetIndex),
     DropIndex(DropIndex),
     Assign(Assignment),
     Lock(Lock),
@@ -122,6 +140,14 @@ pub(crate) enum Effect<'a> {
 pub(crate) struct CreateIndex {
     pub(crate) id: IndexId,
     pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) settings: IndexSettings,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SetIndex {
+    pub(crate) id: IndexId,
+    pub(crate) settings: IndexSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +163,8 @@ pub(crate) struct Lock {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SetLimit {
     pub(crate) limit: u64,
+    #[serde(default)]
+    pub(crate) policy: Option<Policy>,
 }
 
 impl Effect<'_> {
@@ -146,6 +174,7 @@ impl Effect<'_> {
             Self::Remove(_) => REMOVE,
             Self::Tombstone(_) => TOMBSTONE,
             Self::CreateIndex(_) => CREATE_INDEX,
+            Self::SetIndex(_) => SET_INDEX,
             Self::DropIndex(_) => DROP_INDEX,
             Self::Assign(_) => ASSIGN,
             Self::Lock(_) => LOCK,
@@ -159,13 +188,15 @@ impl Effect<'_> {
         match self {
             Self::Put(put) => {
                 let placed = (put.index, put.position, put.version, put.expires_at);
-                encode_document(out, placed, put.replaced, put.key, put.document);
+                let reason = Reason::Asked;
+                encode_document(out, placed, put.replaced, reason, put.key, put.document);
             }
             Self::Remove(removal) => encode_removal(out, 0, removal),
             Self::Tombstone(Tombstone { version, removal }) => {
                 encode_removal(out, *version, removal);
             }
             Self::CreateIndex(fields) => encode_fields(out, fields),
+            Self::SetIndex(fields) => encode_fields(out, fields),
             Self::DropIndex(fields) => encode_fields(out, fields),
             Self::Assign(fields) => encode_fields(out, fields),
             Self::Lock(fields) => encode_fields(out, fields),
@@ -187,6 +218,7 @@ impl Effect<'_> {
                 Effect::Tombstone(Tombstone { version, removal })
             }
             CREATE_INDEX => Effect::CreateIndex(decode_fields(payload)?),
+            SET_INDEX => Effect::SetIndex(decode_fields(payload)?),
             DROP_INDEX => Effect::DropIndex(decode_fields(payload)?),
             ASSIGN => Effect::Assign(decode_fields(payload)?),
             LOCK => Effect::Lock(decode_fields(payload)?),
@@ -225,13 +257,14 @@ pub(crate) fn content_hash(
 
 fn encode_removal(out: &mut Vec<u8>, version: Version, removal: &Remove<'_>) {
     let placed = (removal.index, removal.position, version, 0);
-    encode_document(out, placed, Some(removal.replaced), removal.key, b"");
+    encode_document(out, placed, Some(removal.replaced), removal.reason, removal.key, b"");
 }
 
 fn encode_document(
     out: &mut Vec<u8>,
     (index, position, version, expires_at): (IndexId, u32, Version, u64),
     replaced: Option<Replaced>,
+    reason: Reason,
     key: &[u8],
     document: &[u8],
 ) {
@@ -248,7 +281,8 @@ fn encode_document(
     out.extend_from_slice(&replaced.content_hash.to_le_bytes());
     out.extend_from_slice(&replaced.version.to_le_bytes());
     out.extend_from_slice(&(key.len() as u16).to_le_bytes());
-    out.extend_from_slice(&[0; 6]);
+    out.push(reason as u8);
+    out.extend_from_slice(&[0; 5]);
     out.extend_from_slice(key);
     out.extend_from_slice(document);
 }
@@ -289,7 +323,13 @@ fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
 fn decode_removal(payload: &[u8]) -> Result<(Version, Remove<'_>), &'static str> {
     let Put { index, position, version, replaced, key, .. } = decode_put(payload)?;
     let replaced = replaced.ok_or("the removal replaces nothing")?;
-    Ok((version, Remove { index, position, replaced, key }))
+    let reason = match payload[REASON_OFFSET] {
+        0 => Reason::Asked,
+        1 => Reason::Evicted,
+        2 => Reason::Expired,
+        _ => return Err("the reason of the removal is unknown"),
+    };
+    Ok((version, Remove { index, position, replaced, reason, key }))
 }
 
 fn encode_fields(out: &mut Vec<u8>, fields: &impl Serialize) {
@@ -321,13 +361,23 @@ mod tests {
             key: b"key",
             document: b"document",
         };
-        let removal = Remove { index: 3, position: 1, replaced, key: b"key" };
+        let removal =
+            Remove { index: 3, position: 1, replaced, reason: Reason::Asked, key: b"key" };
+        let settings = IndexSettings {
+            max_bytes: Some(1 << 40),
+            max_documents: Some(7),
+            policy: Some(Policy::Lfu),
+            ttl: Some(1),
+        };
         let effects = [
             Effect::Put(put),
             Effect::Put(Put { replaced: None, document: b"", ..put }),
             Effect::Remove(removal),
+            Effect::Remove(Remove { reason: Reason::Evicted, ..removal }),
+            Effect::Remove(Remove { reason: Reason::Expired, ..removal }),
             Effect::Tombstone(Tombstone { version: 77, removal }),
-            Effect::CreateIndex(CreateIndex { id: 1, name: "cities".to_owned() }),
+            Effect::CreateIndex(CreateIndex { id: 1, name: "cities".to_owned(), settings }),
+            Effect::SetIndex(SetIndex { id: 1, settings: IndexSettings::default() }),
             Effect::DropIndex(DropIndex { id: 1 }),
             Effect::Assign(Assignment {
                 cluster: "c".to_owned(),
@@ -337,10 +387,11 @@ mod tests {
                 lineage: 0,
                 ranges: vec![(0, 5), (7, 9)],
                 limit: 1024,
+                policy: Policy::Lru,
             }),
             Effect::Lock(Lock { owner: "bootstrap".to_owned() }),
             Effect::Release,
-            Effect::SetLimit(SetLimit { limit: 7 }),
+            Effect::SetLimit(SetLimit { limit: 7, policy: Some(Policy::Fifo) }),
         ];
         for effect in effects {
             let mut bytes = Vec::new();

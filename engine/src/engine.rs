@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::checkpoint;
+use crate::clock::Clock;
 use crate::command::{
     Assignment, Command, Compacted, Document, IndexId, Key, Outcome, Page, Scan, Stat, Version,
 };
@@ -23,6 +24,7 @@ use crate::queue::{Queue, Task};
 use crate::recovery::{self, IndexUse, Recovered};
 use crate::sequencer::{Channels, Sequencer};
 use crate::shared::Shared;
+use crate::sweeper::Sweeper;
 
 /// The directory of the index, in the data directory.
 pub(crate) const INDEX_DIR: &str = "index";
@@ -64,6 +66,8 @@ pub struct Options {
     pub document_cache_bytes: u64,
     /// Whether segments are compacted in the background. Default: yes.
     pub compaction: bool,
+    /// The time by which documents expire. Default: the system's.
+    pub clock: Clock,
     /// Mistakes to make, where tests ask for them.
     #[doc(hidden)]
     pub defects: Defects,
@@ -80,6 +84,7 @@ impl Default for Options {
             index_cache_bytes: 64 * 1024 * 1024,
             document_cache_bytes: 64 * 1024 * 1024,
             compaction: true,
+            clock: Clock::default(),
             defects: Defects::default(),
         }
     }
@@ -127,6 +132,9 @@ struct Threads {
     compactor: JoinHandle<()>,
     /// The compactor ends when no one can ask it any more.
     ask_compactor: Sender<Request>,
+    sweeper: JoinHandle<()>,
+    /// The sweeper ends when this is gone.
+    keep_sweeping: Sender<()>,
 }
 
 impl Engine {
@@ -176,6 +184,12 @@ impl Engine {
             let run = move || compactor.run();
             thread::Builder::new().name("compactor".to_owned()).spawn(run).map_err(spawn_failed)?
         };
+        let (keep_sweeping, open) = mpsc::channel();
+        let sweeper = {
+            let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
+            let run = move || Sweeper { shared, queue, open }.run();
+            thread::Builder::new().name("sweeper".to_owned()).spawn(run).map_err(spawn_failed)?
+        };
         let sequencer = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let channels = Channels {
@@ -186,8 +200,14 @@ impl Engine {
             let run = move || Sequencer::new(shared, queue, log, options, channels).run();
             thread::Builder::new().name("sequencer".to_owned()).spawn(run).map_err(spawn_failed)?
         };
-        let threads =
-            Mutex::new(Some(Threads { sequencer, checkpointer, compactor, ask_compactor }));
+        let threads = Mutex::new(Some(Threads {
+            sequencer,
+            checkpointer,
+            compactor,
+            ask_compactor,
+            sweeper,
+            keep_sweeping,
+        }));
         Ok((Self(Arc::new(Inner { shared, queue, threads })), report))
     }
 
@@ -300,11 +320,12 @@ impl Inner {
             return Ok(());
         }
         let ended = |what| Error::Poisoned { reason: format!("the {what} panicked").into() };
-        drop(threads.ask_compactor);
+        drop((threads.ask_compactor, threads.keep_sweeping));
         let result = threads.sequencer.join().unwrap_or_else(|_| Err(ended("sequencer")));
         let checkpointer = threads.checkpointer.join().map_err(|_| ended("checkpointer"));
         let compactor = threads.compactor.join().map_err(|_| ended("compactor"));
-        result.and(checkpointer).and(compactor)
+        let sweeper = threads.sweeper.join().map_err(|_| ended("sweeper"));
+        result.and(checkpointer).and(compactor).and(sweeper)
     }
 }
 

@@ -20,6 +20,12 @@ pub enum Error {
     IndexIdUsed { id: IndexId, name: String },
     #[error("{used} of {limit} bytes are used and {needed} more are needed")]
     QuotaExceeded { used: u64, limit: u64, needed: u64 },
+    /// A limit of the index is met.
+    #[error("{used} of {limit} {what} of the index are used and {needed} more are needed")]
+    IndexFull { what: &'static str, used: u64, limit: u64, needed: u64 },
+    /// Nothing has changed, and it may be tried again.
+    #[error("documents are still being evicted for another limit that was lowered; try again")]
+    LoweringAnother,
     /// The position is outside the owned ranges of the assignment of `epoch`; 0 without one.
     #[error("the key is outside the ranges owned at epoch {epoch}")]
     WrongShard { epoch: u64 },

@@ -13,17 +13,18 @@ use std::sync::OnceLock;
 
 use crate::command::Assignment;
 use crate::effect::{
-    CreateIndex, DropIndex, Effect, Lock, Put, Remove, Replaced, SetLimit, Tombstone,
+    CreateIndex, DropIndex, Effect, Lock, Put, Reason, Remove, Replaced, SetLimit, Tombstone,
 };
 use crate::error::Error;
 use crate::fs::{Fs, SimFs};
+use crate::limits::{IndexSettings, Policy};
 use crate::log::record::{self, Checksum, u32_at, u64_at};
 use crate::log::{
     Located, Lsn, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Source, read_header, read_segment,
 };
 use crate::manifest::{self, Manifest, SegmentInfo};
 use crate::recovery::Replay;
-use crate::state::{IndexState, Totals};
+use crate::state::{IndexState, Removals, Totals};
 
 /// The checksums of header and records are made right.
 const RESEALED: u8 = 1;
@@ -298,11 +299,16 @@ fn batches() -> Vec<Vec<Effect<'static>>> {
         content_hash: u128::MAX / 3,
         version: 3,
     };
-    let removal = Remove { index: 1, position: 1_671_936, replaced, key: b"test" };
+    let removal =
+        Remove { index: 1, position: 1_671_936, replaced, reason: Reason::Expired, key: b"test" };
     let other = Put { position: 8_204_544, version: 4, key: b"test1", document: b"\x01", ..put };
     vec![
         vec![Effect::Assign(assignment())],
-        vec![Effect::CreateIndex(CreateIndex { id: 1, name: "cities".to_owned() })],
+        vec![Effect::CreateIndex(CreateIndex {
+            id: 1,
+            name: "cities".to_owned(),
+            settings: IndexSettings::default(),
+        })],
         vec![
             Effect::Put(put),
             Effect::Put(other),
@@ -313,7 +319,7 @@ fn batches() -> Vec<Vec<Effect<'static>>> {
         vec![Effect::Tombstone(Tombstone { version: 7, removal })],
         vec![Effect::Lock(Lock { owner: "bootstrap".to_owned() })],
         vec![Effect::Release],
-        vec![Effect::SetLimit(SetLimit { limit: 7 })],
+        vec![Effect::SetLimit(SetLimit { limit: 7, policy: Some(Policy::Lru) })],
         vec![Effect::DropIndex(DropIndex { id: 1 })],
     ]
 }
@@ -327,6 +333,7 @@ fn assignment() -> Assignment {
         lineage: 5,
         ranges: vec![(0, 5_000_000), (8_000_000, 10_000_000)],
         limit: 1024,
+        policy: Policy::Reject,
     }
 }
 
@@ -372,7 +379,11 @@ pub fn log_reader_seeds() -> Vec<(String, Vec<u8>)> {
             key: b"log",
             document,
         };
-        let create = Effect::CreateIndex(CreateIndex { id: 1, name: "i".to_owned() });
+        let create = Effect::CreateIndex(CreateIndex {
+            id: 1,
+            name: "i".to_owned(),
+            settings: IndexSettings::default(),
+        });
         segment(&[vec![create], vec![Effect::Put(put)]]).0
     };
     let mut seeds = vec![
@@ -422,7 +433,13 @@ pub fn log_reader_seeds() -> Vec<(String, Vec<u8>)> {
 /// What the corpus of [`manifest`] begins with: name and bytes.
 pub fn manifest_seeds() -> Vec<(String, Vec<u8>)> {
     let totals = Totals { documents: 3, bytes: 99, digest: u128::MAX / 3, versions: 9 };
-    let index = |name: &str| IndexState { name: name.into(), totals, distribution: [0; 5] };
+    let index = |name: &str| IndexState {
+        name: name.into(),
+        totals,
+        settings: IndexSettings::default(),
+        removals: Removals::default(),
+        distribution: [0; 5],
+    };
     let empty = Manifest::new(IDENTITY);
     let full = Manifest {
         checkpoint_lsn: 12,

@@ -10,7 +10,9 @@
 //!   and offset: never served, never silently cut.
 //!
 //! ```
-//! use sherd_engine::{Assignment, Command, Compacted, Condition, Engine, Key, Mutation, Options};
+//! use sherd_engine::{
+//!     Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Options, Policy,
+//! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
@@ -24,14 +26,20 @@
 //!     lineage: 0,
 //!     ranges: vec![(0, 10_000_000)],
 //!     limit: 1 << 20,
+//!     policy: Policy::Reject,
 //! }))?;
-//! engine.execute(Command::CreateIndex { id: 1, name: "cities".to_owned() })?;
+//! engine.execute(Command::CreateIndex {
+//!     id: 1,
+//!     name: "cities".to_owned(),
+//!     settings: IndexSettings::default(),
+//! })?;
 //! let key = Key { position: 1_671_936, bytes: "test".into() };
 //! let write = Mutation::Write {
 //!     index: 1,
 //!     key: key.clone(),
 //!     document: "hello world".into(),
 //!     condition: Condition::Absent,
+//!     expiry: Expiry::Never,
 //! };
 //! engine.execute(Command::Mutate { mutations: vec![write], atomic: false })?;
 //! let document = engine.read(1, &key)?.ok_or("not there")?;
@@ -42,11 +50,12 @@
 //! ```
 //!
 //! # Caveats
-//! Reads block on the disk when the operating system has not cached the document. Eviction and time
-//! to live are not there yet.
+//! Reads block on the disk when the operating system has not cached the document. What is remembered of accesses for an eviction does not
+//! survive a restart.
 
 mod cache;
 mod checkpoint;
+mod clock;
 mod command;
 mod compaction;
 mod defect;
@@ -58,6 +67,7 @@ pub mod fs;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod index;
+mod limits;
 mod log;
 mod manifest;
 mod overlay;
@@ -65,13 +75,16 @@ mod queue;
 mod read;
 mod rebuild;
 mod recovery;
+mod residents;
 mod sequencer;
 mod shared;
 mod space;
 mod state;
+mod sweeper;
 mod usage;
 pub mod verify;
 
+pub use clock::Clock;
 pub use command::{
     Assignment, Command, Compacted, Condition, Document, IndexId, IndexStat, Key, Mutation,
     MutationOutcome, Outcome, Page, Scan, Stat, Version,
@@ -80,4 +93,5 @@ pub use command::{
 pub use defect::{Defect, Defects};
 pub use engine::{Completion, Durability, Engine, Options, Recovery};
 pub use error::{Error, Result};
+pub use limits::{Counts, Expiry, IndexSettings, Policy};
 pub use rebuild::{Rebuilt, rebuild};

@@ -5,7 +5,7 @@
 //! | offset | bytes | field, little-endian |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `SHERDMAN` |
-//! | 8 | 4 | format version, 2 |
+//! | 8 | 4 | format version: 3 is written, 2 is read too |
 //! | 12 | 4 | length of the body |
 //! | 16 | 4 | CRC-32 of the bytes before and of the body |
 //! | 20 | | the body: a MessagePack map with the fields of [`Manifest`] |
@@ -21,18 +21,15 @@ use crate::command::{Assignment, IndexId};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
 use crate::log::record::u32_at;
-use crate::log::{Lsn, MAX_LSN, Segment, Segments};
+use crate::log::{FORMAT_VERSION, FORMAT_VERSIONS_READ, Lsn, MAX_LSN, Segment, Segments};
 use crate::overlay::Overlay;
 use crate::shared::View;
-use crate::state::{IndexState, State};
+use crate::state::{IndexState, Removals, State};
 use crate::usage::{BySegment, Usage};
 
 const NAME: &str = "MANIFEST";
 const MAGIC: &[u8; 8] = b"SHERDMAN";
 pub(crate) const HEADER_BYTES: usize = 20;
-
-/// The version of the manifest's format.
-const FORMAT_VERSION: u32 = 2;
 
 /// What a data directory is, and the state at its checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +46,9 @@ pub(crate) struct Manifest {
     pub(crate) locked_by: Option<String>,
     /// The highest id that an index ever had.
     pub(crate) highest_index_id: IndexId,
+    /// What was evicted and what expired, ever.
+    #[serde(default)]
+    pub(crate) removals: Removals,
     /// The segments of the log, in the order of their numbers. One with a number below the last
     /// one's that is not among them was deleted, whether its file is still there or not.
     pub(crate) segments: Vec<SegmentInfo>,
@@ -100,6 +100,7 @@ impl Manifest {
             indexes: state.indexes.clone(),
             assignment: state.assignment.as_deref().cloned(),
             locked_by: state.locked_by.clone(),
+            removals: state.removals,
             highest_index_id: state.highest_index_id,
             segments,
         }
@@ -118,6 +119,7 @@ impl Manifest {
             self.assignment.clone(),
             self.locked_by.clone(),
             self.highest_index_id,
+            self.removals,
         )
     }
 
@@ -181,7 +183,7 @@ impl Manifest {
             return corrupt(0, "the manifest's checksum is wrong");
         }
         let found = u32_at(header, 8);
-        if found != FORMAT_VERSION {
+        if !FORMAT_VERSIONS_READ.contains(&found) {
             let file = path.to_owned();
             return Err(Error::UnknownFormat { file, found, known: FORMAT_VERSION });
         }
@@ -208,11 +210,18 @@ fn checksum(header: &[u8], body: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{IndexSettings, Policy};
     use crate::state::Totals;
 
     fn manifest() -> Manifest {
         let totals = Totals { documents: 3, bytes: 99, digest: u128::MAX / 3, versions: 9 };
-        let index = IndexState { name: "cities".into(), totals, distribution: [0; 5] };
+        let index = IndexState {
+            name: "cities".into(),
+            totals,
+            settings: IndexSettings { ttl: Some(1), ..IndexSettings::default() },
+            removals: Removals { evicted: 1, expired: 2 },
+            distribution: [0; 5],
+        };
         Manifest {
             identity: u128::MAX / 7,
             checkpoint_lsn: 12,
@@ -225,9 +234,11 @@ mod tests {
                 lineage: 0,
                 ranges: vec![(0, 10_000_000)],
                 limit: 1024,
+                policy: Policy::Ttl,
             }),
             locked_by: Some("bootstrap".to_owned()),
             highest_index_id: 4,
+            removals: Removals { evicted: 3, expired: 4 },
             segments: vec![SegmentInfo { number: 1, length: 4096, tombstones: 112 }],
         }
     }
@@ -253,6 +264,6 @@ mod tests {
         let crc = checksum(&bytes[..16], &bytes[HEADER_BYTES..]);
         bytes[16..20].copy_from_slice(&crc.to_le_bytes());
         let error = Manifest::decode(Path::new("MANIFEST"), &bytes).unwrap_err();
-        assert_eq!(error.to_string(), "MANIFEST: format version 9 is not known here, 2 is");
+        assert_eq!(error.to_string(), "MANIFEST: format version 9 is not known here, 3 is");
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Task {
     Relocate(Vec<Survivor>, Completion),
     /// Of the compactor: to remove what lies outside the owned ranges.
     Sweep(Vec<(IndexId, IndexKey)>, Completion),
+    /// Of the sweeper: to remove what has expired.
+    Expire(Vec<(IndexId, IndexKey)>, Completion),
     /// A checkpoint of all that came before; the answer is sent.
     Checkpoint(SyncSender<Result<()>>),
     /// A checkpoint at the next occasion, without waiting for it.
@@ -28,6 +30,11 @@ pub(crate) enum Task {
 }
 
 impl Task {
+    /// Whether a caller waits for it, who will ask again.
+    pub(crate) fn is_of_caller(&self) -> bool {
+        !self.is_of_compactor() && !matches!(self, Self::Expire(..))
+    }
+
     pub(crate) fn is_of_compactor(&self) -> bool {
         matches!(self, Self::Relocate(..) | Self::Sweep(..))
     }
@@ -67,9 +74,10 @@ impl Queue {
         if state.closed {
             drop(state);
             match task {
-                Task::Command(_, done) | Task::Relocate(_, done) | Task::Sweep(_, done) => {
-                    done(Err(Error::Closed));
-                }
+                Task::Command(_, done)
+                | Task::Relocate(_, done)
+                | Task::Sweep(_, done)
+                | Task::Expire(_, done) => done(Err(Error::Closed)),
                 Task::Checkpoint(done) => _ = done.send(Err(Error::Closed)),
                 Task::CheckpointSoon => {}
             }

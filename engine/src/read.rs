@@ -7,15 +7,18 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::iter::Peekable;
 use std::ops::Bound;
+use std::sync::atomic;
 
 use bytes::Bytes;
 
+use crate::clock::has_expired;
 use crate::command::{Document, IndexId, Key, Page, Scan, Version};
 use crate::effect::Effect;
 use crate::error::{Error, Result};
 use crate::index::{Entry, Index, IndexKey};
 use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
 use crate::overlay::Overlay;
+use crate::residents::Tag;
 use crate::shared::{Shared, View};
 use crate::state::{BINS, Share, State, Totals};
 use crate::usage::Usage;
@@ -23,41 +26,85 @@ use crate::usage::Usage;
 /// How many entries of a page are looked up at a time: the sequencer cannot publish meanwhile.
 const ENTRIES_AT_A_TIME: usize = 256;
 
+/// After every key.
+const LAST_KEY: [u8; 8] = [0xff; 8];
+
 impl Shared {
     /// Reads a document.
     pub(crate) fn read(&self, index: IndexId, key: &Key) -> Result<Option<Document>> {
         let index_key = IndexKey::from(key);
+        let document = self.find_document(index, &index_key)?;
+        self.residents.note_read(index, &index_key, document.is_some());
+        Ok(document)
+    }
+
+    fn find_document(&self, index: IndexId, key: &IndexKey) -> Result<Option<Document>> {
+        let now = self.clock.now();
         let (known, drops) = {
             let view = self.view.read();
-            check_readable(&view.state, index, key.position, key.position + 1)?;
-            (view.overlay.get(index, index_key.as_bytes()), view.overlay.drops)
+            check_readable(&view.state, index, key.position(), key.position() + 1)?;
+            (view.overlay.get(index, key.as_bytes()), view.overlay.drops)
         };
-        let cached = self.cache.get(index, &index_key);
+        let cached = self.cache.get(index, key);
+        let alive = |document: Document| {
+            Some(document).filter(|document| !has_expired(document.expires_at, now))
+        };
         let entry = match (known, cached) {
             (Some(None), _) => return Ok(None),
-            (None, Some(document)) => return Ok(Some(document)),
-            (Some(Some(entry)), Some(document)) if document.version == entry.version => {
-                return Ok(Some(document));
+            (None, Some(document)) => return Ok(alive(document)),
+            (Some(Some(entry)), Some(document))
+                if (document.version, document.expires_at) == (entry.version, entry.expires_at) =>
+            {
+                return Ok(alive(document));
             }
             (Some(Some(entry)), _) => entry,
-            (None, None) => match self.index.get()?.get(index, index_key.as_bytes())? {
+            (None, None) => match self.index.get()?.get(index, key.as_bytes())? {
                 Some(entry) => entry,
                 None => return Ok(None),
             },
         };
-        let Some(document) = self.load(index, &index_key, entry)? else { return Ok(None) };
+        if has_expired(entry.expires_at, now) {
+            return Ok(None);
+        }
+        let Some(document) = self.load(index, key, entry)? else { return Ok(None) };
         let view = self.view.read();
         if view.overlay.drops == drops {
             // Under the lock: no generation can be dropped meanwhile (rule 3 of the cache).
-            self.cache.insert(index, index_key, &document);
+            self.cache.insert(index, key.clone(), &document);
         }
-        Ok(Some(document))
+        Ok(alive(document))
     }
 
     /// The version of a document.
     pub(crate) fn version(&self, index: IndexId, key: &Key) -> Result<Option<Version>> {
         check_readable(&self.view.read().state, index, key.position, key.position + 1)?;
-        Ok(self.entry(index, &IndexKey::from(key))?.map(|entry| entry.version))
+        let index_key = IndexKey::from(key);
+        let now = self.clock.now();
+        let entry = self.entry(index, &index_key)?;
+        let alive = entry.filter(|entry| !has_expired(entry.expires_at, now));
+        self.residents.note_read(index, &index_key, alive.is_some());
+        Ok(alive.map(|entry| entry.version))
+    }
+
+    /// The published keys of a tag; mostly there is one.
+    pub(crate) fn keys_of(&self, index: IndexId, tag: Tag) -> Result<Vec<IndexKey>> {
+        let (start, end) = (tag.position().to_be_bytes(), (tag.position() + 1).to_be_bytes());
+        let view = self.view.read();
+        let on_disk = self.index.get()?;
+        let entries = merged(&view.overlay, &*on_disk, index, Bound::Included(&start), &end)?;
+        let keys = entries.map(|item| item.map(|(key, _)| key));
+        keys.filter(|key| key.as_ref().map_or(true, |key| Tag::of(key) == tag)).collect()
+    }
+
+    /// Makes the residents remember the published documents of an index.
+    pub(crate) fn fill_residents(&self, view: &View, index: IndexId) -> Result<()> {
+        let newest = self.durable_lsn.load(atomic::Ordering::Acquire);
+        let on_disk = self.index.get()?;
+        for item in merged(&view.overlay, &*on_disk, index, Bound::Unbounded, &LAST_KEY)? {
+            let (key, entry) = item?;
+            self.residents.fill(index, &key, &entry, newest);
+        }
+        Ok(())
     }
 
     /// A page of documents.
@@ -66,6 +113,7 @@ impl Shared {
         let mut after = scan.after.as_ref().map(IndexKey::from);
         let mut page = Page::default();
         let mut bytes = 0;
+        let now = self.clock.now();
         loop {
             let wanted = (scan.max_documents - page.items.len()).min(ENTRIES_AT_A_TIME);
             let entries = {
@@ -83,12 +131,17 @@ impl Shared {
             };
             let last_of_range = entries.len() < wanted;
             for (key, entry) in entries {
+                if has_expired(entry.expires_at, now) {
+                    after = Some(key);
+                    continue;
+                }
                 if bytes >= scan.max_bytes {
                     page.more = true;
                     return Ok(page);
                 }
                 let document = if scan.keys_only {
-                    Some(Document { version: entry.version, bytes: Bytes::new() })
+                    let Entry { version, expires_at, .. } = entry;
+                    Some(Document { version, expires_at, bytes: Bytes::new() })
                 } else {
                     self.load(scan.index, &key, entry)?
                 };
@@ -160,7 +213,8 @@ impl Shared {
                     && put.key == key.key()
                     && put.version == entry.version =>
             {
-                Ok(Document { version: put.version, bytes: bytes.slice_ref(put.document) })
+                let bytes = bytes.slice_ref(put.document);
+                Ok(Document { version: put.version, expires_at: put.expires_at, bytes })
             }
             _ => Err(corrupt("another record lies where the index points")),
         }
@@ -273,11 +327,16 @@ pub(crate) struct Recount {
     pub(crate) usage: Usage,
 }
 
-/// Counts the published documents.
+/// Counts the published documents, and shows each to `visit`.
 ///
 /// # Errors
 /// [`Error::Index`] also where an entry points to a segment that is not there.
-pub(crate) fn recount(view: &View, on_disk: &dyn Index, segments: &Segments) -> Result<Recount> {
+pub(crate) fn recount(
+    view: &View,
+    on_disk: &dyn Index,
+    segments: &Segments,
+    mut visit: impl FnMut(IndexId, &IndexKey, &Entry),
+) -> Result<Recount> {
     let known: HashSet<u32> = segments.all().iter().map(|segment| segment.number).collect();
     let mut state = view.state.clone();
     let mut usage = Usage::default();
@@ -285,7 +344,7 @@ pub(crate) fn recount(view: &View, on_disk: &dyn Index, segments: &Segments) -> 
     for &id in view.state.indexes.keys() {
         let mut totals = Totals::default();
         let mut distribution = [0; BINS];
-        for item in merged(&view.overlay, on_disk, id, Bound::Unbounded, &[0xff; 8])? {
+        for item in merged(&view.overlay, on_disk, id, Bound::Unbounded, &LAST_KEY)? {
             let (key, entry) = item?;
             if !known.contains(&entry.segment) {
                 let what = format!("an entry points to segment {}, which is gone", entry.segment);
@@ -293,6 +352,7 @@ pub(crate) fn recount(view: &View, on_disk: &dyn Index, segments: &Segments) -> 
             }
             totals.add(Share::from(&entry));
             usage.add(id, &entry);
+            visit(id, &key, &entry);
             if let Some(bin) = view.state.bin(key.position()) {
                 distribution[bin] += 1;
             }

@@ -23,7 +23,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::cache::DocumentCache;
 use crate::checkpoint;
 use crate::defect::{Defect, Defects};
-use crate::effect::{self, Effect, Put, Remove, Replaced, Tombstone};
+use crate::effect::{self, Effect, Put, Reason, Remove, Replaced, Tombstone};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
@@ -35,7 +35,8 @@ use crate::log::{
 };
 use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
-use crate::read;
+use crate::read::{self, Recount};
+use crate::residents::Residents;
 use crate::shared::{Poison, Shared, View};
 use crate::space::Space;
 use crate::state::Change;
@@ -90,8 +91,9 @@ pub(crate) fn recover(
     let store =
         &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
     let mut stand_in = None;
+    let residents = Residents::default();
     let used = match index_use {
-        IndexUse::IfUsable => use_index(store, &log, &manifest, options),
+        IndexUse::IfUsable => use_index(store, &log, &manifest, options, &residents),
         IndexUse::RebuiltAnyway => Err(Unusable::Index("a rebuild was asked for".to_owned())),
     };
     let (replayed, rebuilt) = match used {
@@ -99,12 +101,12 @@ pub(crate) fn recover(
         Err(Unusable::Log(Error::DiskFull { what })) => {
             tracing::warn!(dir = %dir.display(), %what, "the index is held in memory for now");
             stand_in = Some(what);
-            (rebuild(&MemoryStore::new(), dir, &log, &manifest, options)?, None)
+            (rebuild(&MemoryStore::new(), dir, &log, &manifest, options, &residents)?, None)
         }
         Err(Unusable::Index(why)) => {
             tracing::warn!(dir = %dir.display(), %why, "the index is rebuilt from the log");
             store.set_aside()?;
-            (rebuild(store, dir, &log, &manifest, options)?, Some(why))
+            (rebuild(store, dir, &log, &manifest, options, &residents)?, Some(why))
         }
         Err(Unusable::Log(error)) => return Err(error),
     };
@@ -143,6 +145,8 @@ pub(crate) fn recover(
         },
         segments: log.segments,
         cache: DocumentCache::new(options.document_cache_bytes),
+        residents,
+        clock: options.clock.clone(),
         poison: Poison::default(),
         condemned: Mutex::default(),
         compaction_behind: AtomicBool::new(false),
@@ -410,11 +414,12 @@ fn use_index(
     log: &Log,
     manifest: &Manifest,
     options: &Options,
+    residents: &Residents,
 ) -> std::result::Result<Replayed, Unusable> {
     let begun = Instant::now();
     let index = store.open()?;
     tracing::debug!(elapsed = ?begun.elapsed(), "opened the index");
-    let used = try_index(&index, log, manifest, options.defects);
+    let used = try_index(&index, log, manifest, options.defects, residents);
     used.map(|(view, end, records)| Replayed { view, index: Arc::clone(&index), end, records })
         .inspect_err(|_| {
             // sled may panic on its way out as well.
@@ -429,6 +434,7 @@ fn try_index(
     log: &Log,
     manifest: &Manifest,
     defects: Defects,
+    residents: &Residents,
 ) -> std::result::Result<Used, Unusable> {
     let flushed = index.checkpoint()?;
     let checkpoint = manifest.checkpoint_lsn;
@@ -448,7 +454,7 @@ fn try_index(
     }
     tracing::debug!(records = replay.records, elapsed = ?begun.elapsed(), "replayed the log");
     let begun = Instant::now();
-    let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
+    let counted = replay.recount(index.as_ref(), log, end.as_ref(), residents)?;
     tracing::debug!(
         documents = counted.state.documents(), elapsed = ?begun.elapsed(), "recounted the index"
     );
@@ -474,6 +480,7 @@ fn rebuild(
     log: &Log,
     manifest: &Manifest,
     options: &Options,
+    residents: &Residents,
 ) -> Result<Replayed> {
     let index = store.open()?;
     let older_wins = options.defects.has(Defect::OlderRecordWins);
@@ -489,7 +496,7 @@ fn rebuild(
         if overlay.active.keys >= options.checkpoint_keys { drain(overlay) } else { Ok(()) }
     })?;
     drain(&mut replay.view.overlay)?;
-    let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
+    let counted = replay.recount(index.as_ref(), log, None, residents)?;
     if !counted.state.same_totals(&replay.view.state) {
         let what = format!(
             "the log has {} documents of {} bytes at LSN {checkpoint} where the manifest says {} \
@@ -503,7 +510,7 @@ fn rebuild(
     }
     // What comes now stays in the overlay: what stands in for an index is replaced by it later.
     let end = log.replay(checkpoint, |segment, located| replay.apply(segment, located))?;
-    let counted = read::recount(&replay.view, index.as_ref(), &log.segments)?;
+    let counted = replay.recount(index.as_ref(), log, end.as_ref(), residents)?;
     if !counted.state.same_totals(&replay.view.state) {
         return Err(Error::Index("rebuilt, it does not count right".into()));
     }
@@ -568,6 +575,24 @@ impl Replay {
         Ok(())
     }
 
+    /// Counts the documents, and makes the residents remember them.
+    fn recount(
+        &self,
+        index: &dyn Index,
+        log: &Log,
+        end: Option<&(Arc<Segment>, SegmentEnd)>,
+        residents: &Residents,
+    ) -> Result<Recount> {
+        let state = &self.view.state;
+        for (&id, of_index) in &state.indexes {
+            residents.begin(id, state.policy(of_index));
+        }
+        let newest = end.map_or(0, |(_, end)| end.next_lsn - 1);
+        read::recount(&self.view, index, &log.segments, |id, key, entry| {
+            residents.fill(id, key, entry, newest);
+        })
+    }
+
     /// Takes a record after the checkpoint.
     pub(crate) fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
         let tombstone =
@@ -581,15 +606,17 @@ impl Replay {
                 let name = Arc::clone(&index.name);
                 let entry = Some(self.entry(segment, located, &put, &name));
                 let key = IndexKey::new(put.position, put.key);
-                Change::Document { index: put.index, key, entry, replaced: put.replaced }
+                let (index, replaced) = (put.index, put.replaced);
+                Change::Document { index, key, entry, replaced, reason: Reason::Asked }
             }
-            Effect::Remove(Remove { index, position, replaced, key }) => {
+            Effect::Remove(Remove { index, position, replaced, reason, key }) => {
                 self.view.apply(tombstone);
                 let key = IndexKey::new(position, key);
-                Change::Document { index, key, entry: None, replaced: Some(replaced) }
+                Change::Document { index, key, entry: None, replaced: Some(replaced), reason }
             }
             Effect::Tombstone(_) => tombstone,
             Effect::CreateIndex(fields) => Change::Control(Effect::CreateIndex(fields)),
+            Effect::SetIndex(fields) => Change::Control(Effect::SetIndex(fields)),
             Effect::DropIndex(fields) => Change::Control(Effect::DropIndex(fields)),
             Effect::Assign(fields) => Change::Control(Effect::Assign(fields)),
             Effect::Lock(fields) => Change::Control(Effect::Lock(fields)),
@@ -636,10 +663,11 @@ fn decode<'a>(segment: &Segment, located: Located<'a>) -> Result<Effect<'a>> {
 
 /// A change that replaces what the index says.
 fn believe(index: &dyn Index, overlay: &Overlay, change: Change) -> Result<Change> {
-    let Change::Document { index: id, key, entry, .. } = change else { return Ok(change) };
+    let Change::Document { index: id, key, entry, reason, .. } = change else { return Ok(change) };
     let held = match overlay.get(id, key.as_bytes()) {
         Some(held) => held,
         None => index.get(id, key.as_bytes())?,
     };
-    Ok(Change::Document { index: id, key, entry, replaced: held.as_ref().map(Replaced::from) })
+    let replaced = held.as_ref().map(Replaced::from);
+    Ok(Change::Document { index: id, key, entry, replaced, reason })
 }

@@ -9,15 +9,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::cache::DocumentCache;
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::index::{self, Entry, IndexKey};
+use crate::limits::Counts;
 use crate::log::Segments;
 use crate::log::record::Checksum;
 use crate::overlay::Overlay;
 use crate::read::Recount;
+use crate::residents::{Residents, Traffic};
 use crate::space::Space;
-use crate::state::{Change, State};
+use crate::state::{Change, Removals, State};
 use crate::usage::Usage;
 use crate::{IndexId, Stat};
 
@@ -30,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) index: index::Handle,
     pub(crate) segments: Arc<Segments>,
     pub(crate) cache: DocumentCache,
+    pub(crate) residents: Residents,
+    pub(crate) clock: Clock,
     pub(crate) poison: Poison,
     /// Segments of which nothing is needed any more. The next checkpoint leaves them out of the
     /// manifest and deletes them.
@@ -128,6 +133,7 @@ impl Shared {
     }
 
     pub(crate) fn stat(&self) -> Stat {
+        let (tracked_documents, tracked_bytes) = self.residents.memory();
         let segments = self.segments.all();
         let log_bytes = segments.iter().filter_map(|segment| segment.file.length().ok()).sum();
         let view = self.view.read();
@@ -140,13 +146,24 @@ impl Shared {
                 name: index.name.as_ref().to_owned(),
                 documents: index.totals.documents,
                 used: index.totals.bytes,
+                settings: index.settings,
+                counts: counts(index.removals, self.residents.traffic(id)),
             })
             .collect();
+        let traffic = indexes.iter().fold(self.residents.traffic_of_dropped(), |sum, index| {
+            let Counts { rejected, hits, misses, .. } = index.counts;
+            Traffic {
+                rejected: sum.rejected + rejected,
+                hits: sum.hits + hits,
+                misses: sum.misses + misses,
+            }
+        });
         indexes.sort_by(|a, b| a.name.cmp(&b.name));
         Stat {
             documents: state.documents(),
             used: state.used,
             distribution: state.distribution(),
+            counts: counts(state.removals, traffic),
             indexes,
             locked_by: state.locked_by.clone(),
             poisoned: self.poison.reason().map(|reason| reason.as_ref().to_owned()),
@@ -154,10 +171,18 @@ impl Shared {
             checkpoint_error: self.checkpoint_error.lock().as_deref().map(str::to_owned),
             durable_lsn: self.durable_lsn.load(Ordering::Acquire),
             checkpoint_lsn: self.checkpoint_lsn.load(Ordering::Acquire),
+            tracked_documents: tracked_documents as u64,
+            tracked_bytes: tracked_bytes as u64,
             segments: segments.len() as u64,
             log_bytes,
         }
     }
+}
+
+fn counts(removals: Removals, traffic: Traffic) -> Counts {
+    let Removals { evicted, expired } = removals;
+    let Traffic { rejected, hits, misses } = traffic;
+    Counts { evicted, expired, rejected, hits, misses }
 }
 
 /// Why the writer stopped, if it did. Once set it stays: after a failed write or sync nothing is

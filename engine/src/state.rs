@@ -9,8 +9,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Assignment, IndexId, Version};
-use crate::effect::{Effect, Replaced};
+use crate::effect::{Effect, Reason, Replaced};
 use crate::index::{Entry, IndexKey};
+use crate::limits::{IndexSettings, Policy};
 
 /// How many bins the distribution of documents over the owned ranges has.
 pub(crate) const BINS: usize = 5;
@@ -68,11 +69,32 @@ impl Totals {
     }
 }
 
+/// How many documents were removed by the shard itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Removals {
+    pub(crate) evicted: u64,
+    pub(crate) expired: u64,
+}
+
+impl Removals {
+    fn note(&mut self, reason: Reason) {
+        match reason {
+            Reason::Asked => {}
+            Reason::Evicted => self.evicted = self.evicted.saturating_add(1),
+            Reason::Expired => self.expired = self.expired.saturating_add(1),
+        }
+    }
+}
+
 /// An index of the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IndexState {
     pub(crate) name: Arc<str>,
     pub(crate) totals: Totals,
+    #[serde(default)]
+    pub(crate) settings: IndexSettings,
+    #[serde(default)]
+    pub(crate) removals: Removals,
     /// Documents by fifths of the owned ranges. Not kept up by a change of the ranges, and not
     /// persisted: whoever applies one, and whoever opens, recounts.
     #[serde(skip)]
@@ -89,6 +111,8 @@ pub(crate) enum Change {
         entry: Option<Entry>,
         /// What was there before.
         replaced: Option<Replaced>,
+        /// Of a removal.
+        reason: Reason,
     },
     /// A removal is recorded, for the first time or once more.
     Tombstone {
@@ -111,6 +135,8 @@ pub(crate) struct State {
     pub(crate) used: u64,
     /// The highest id that an index ever had: a second index of an id would be taken for the first.
     pub(crate) highest_index_id: IndexId,
+    /// Of all indexes that there ever were.
+    pub(crate) removals: Removals,
 }
 
 impl State {
@@ -119,11 +145,12 @@ impl State {
         assignment: Option<Assignment>,
         locked_by: Option<String>,
         highest_index_id: IndexId,
+        removals: Removals,
     ) -> Self {
         let ids = indexes.iter().map(|(&id, index)| (Arc::clone(&index.name), id)).collect();
         let assignment = assignment.map(Arc::new);
         let used = saturating_sum(indexes.values().map(|index| index.totals.bytes));
-        Self { indexes, ids, assignment, locked_by, used, highest_index_id }
+        Self { indexes, ids, assignment, locked_by, used, highest_index_id, removals }
     }
 
     /// How many documents there are.
@@ -171,9 +198,11 @@ impl State {
     /// Applies what an effect changes.
     pub(crate) fn apply(&mut self, change: &Change) {
         match change {
-            Change::Document { index, key, entry, replaced } => {
+            Change::Document { index, key, entry, replaced, reason } => {
                 let bin = self.bin(key.position());
                 let Some(of_index) = self.indexes.get_mut(index) else { return };
+                of_index.removals.note(*reason);
+                self.removals.note(*reason);
                 if let Some(replaced) = replaced {
                     of_index.totals.subtract(Share::from(replaced));
                     self.used = self.used.saturating_sub(u64::from(replaced.bytes));
@@ -198,9 +227,20 @@ impl State {
             Effect::CreateIndex(create) => {
                 let name: Arc<str> = create.name.as_str().into();
                 self.ids.insert(Arc::clone(&name), create.id);
-                let index = IndexState { name, totals: Totals::default(), distribution: [0; BINS] };
+                let index = IndexState {
+                    name,
+                    totals: Totals::default(),
+                    settings: create.settings,
+                    removals: Removals::default(),
+                    distribution: [0; BINS],
+                };
                 self.indexes.insert(create.id, index);
                 self.highest_index_id = self.highest_index_id.max(create.id);
+            }
+            Effect::SetIndex(set) => {
+                if let Some(index) = self.indexes.get_mut(&set.id) {
+                    index.settings = set.settings;
+                }
             }
             Effect::DropIndex(drop) => {
                 if let Some(index) = self.indexes.remove(&drop.id) {
@@ -213,7 +253,9 @@ impl State {
             Effect::Release => self.locked_by = None,
             Effect::SetLimit(set) => {
                 if let Some(assignment) = &mut self.assignment {
-                    Arc::make_mut(assignment).limit = set.limit;
+                    let assignment = Arc::make_mut(assignment);
+                    assignment.limit = set.limit;
+                    assignment.policy = set.policy.unwrap_or(assignment.policy);
                 }
             }
             // Documents come as `Change::Document`.
@@ -256,6 +298,12 @@ impl State {
         self.assignment.as_ref().map_or(0, |assignment| assignment.limit)
     }
 
+    /// What becomes of a write to an index for which there is no room.
+    pub(crate) fn policy(&self, index: &IndexState) -> Policy {
+        let of_shard = || self.assignment.as_ref().map(|assignment| assignment.policy);
+        index.settings.policy.or_else(of_shard).unwrap_or_default()
+    }
+
     pub(crate) fn epoch(&self) -> u64 {
         self.assignment.as_ref().map_or(0, |assignment| assignment.epoch)
     }
@@ -296,8 +344,9 @@ mod tests {
             lineage: 0,
             ranges: ranges.to_vec(),
             limit: 100,
+            policy: Policy::Reject,
         };
-        State::new(BTreeMap::new(), Some(assignment), None, 0)
+        State::new(BTreeMap::new(), Some(assignment), None, 0, Removals::default())
     }
 
     #[test]

@@ -11,7 +11,7 @@ use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::index::IndexStore;
-use sherd_engine::{Command, Engine, Error, Options};
+use sherd_engine::{Command, Engine, Error, IndexSettings, Options};
 
 /// Compacts until there is no garbage left, and returns how many segments went.
 fn compact_all(engine: &Engine) -> usize {
@@ -159,7 +159,13 @@ fn a_dropped_index_is_reclaimed_and_stays_away() {
         put(&engine, &format!("key{i}"), "document");
     }
     engine.execute(Command::DropIndex { id: INDEX }).unwrap();
-    engine.execute(Command::CreateIndex { id: INDEX + 1, name: "index".to_owned() }).unwrap();
+    engine
+        .execute(Command::CreateIndex {
+            id: INDEX + 1,
+            name: "index".to_owned(),
+            settings: IndexSettings::default(),
+        })
+        .unwrap();
     compact_all(&engine);
     assert!(segment_files(&machine) <= 2, "{} segments left", segment_files(&machine));
     let mut engine = engine;
@@ -168,7 +174,11 @@ fn a_dropped_index_is_reclaimed_and_stays_away() {
         let stat = engine.stat();
         assert_eq!((stat.documents, stat.used), (0, 0));
         assert_eq!(stat.indexes.iter().map(|index| index.id).collect::<Vec<_>>(), [INDEX + 1]);
-        let again = Command::CreateIndex { id: INDEX, name: "other".to_owned() };
+        let again = Command::CreateIndex {
+            id: INDEX,
+            name: "other".to_owned(),
+            settings: IndexSettings::default(),
+        };
         assert!(matches!(engine.execute(again), Err(Error::IndexIdUsed { .. })));
     }
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use sherd_engine::{Command, Condition, Error, MutationOutcome, Scan};
+use sherd_engine::{Command, Condition, Error, IndexSettings, MutationOutcome, Scan};
 
 #[test]
 fn conditions_decide_over_what_is_there() {
@@ -104,7 +104,7 @@ fn an_atomic_batch_happens_as_a_whole_or_not_at_all() {
 fn the_limit_counts_keys_and_documents_to_the_byte() {
     let (engine, _) = Machine::default().open().unwrap();
     set_up(&engine);
-    engine.execute(Command::SetLimit { limit: 10 }).unwrap();
+    engine.execute(Command::SetLimit { limit: 10, policy: None }).unwrap();
     put(&engine, "abc", "1234567");
     assert_eq!(engine.stat().used, 10);
     let refused = |name, document| match one(&engine, write(name, document, Condition::Any)) {
@@ -118,10 +118,10 @@ fn the_limit_counts_keys_and_documents_to_the_byte() {
     put(&engine, "abc", "123");
     assert_eq!(refused("defg", "1"), (6, 10, 5));
     put(&engine, "def", "1");
-    let error = engine.execute(Command::SetLimit { limit: 9 }).unwrap_err();
+    let error = engine.execute(Command::SetLimit { limit: 9, policy: None }).unwrap_err();
     assert_eq!(error, Error::QuotaExceeded { used: 10, limit: 9, needed: 0 });
     assert!(matches!(one(&engine, remove("abc")), MutationOutcome::Removed(_)));
-    engine.execute(Command::SetLimit { limit: 9 }).unwrap();
+    engine.execute(Command::SetLimit { limit: 9, policy: None }).unwrap();
     assert_eq!(contents(&engine).len(), 1);
 }
 
@@ -129,7 +129,7 @@ fn the_limit_counts_keys_and_documents_to_the_byte() {
 fn a_write_over_the_limit_undoes_an_atomic_batch_and_its_accounting() {
     let (engine, _) = Machine::default().open().unwrap();
     set_up(&engine);
-    engine.execute(Command::SetLimit { limit: 10 }).unwrap();
+    engine.execute(Command::SetLimit { limit: 10, policy: None }).unwrap();
     let batch =
         vec![write("a", "1234", Condition::Absent), write("b", "123456789", Condition::Absent)];
     let outcomes = mutate(&engine, batch, true);
@@ -214,9 +214,19 @@ fn a_dropped_index_is_gone_for_good_and_its_name_can_be_used_again() {
     assert_eq!(engine.index_id("index"), None);
     assert_eq!(engine.read(INDEX, &key("k")), Err(Error::IndexNotFound(INDEX)));
     assert_eq!((engine.stat().documents, engine.stat().used), (0, 0));
-    engine.execute(Command::CreateIndex { id: 2, name: "index".to_owned() }).unwrap();
+    engine
+        .execute(Command::CreateIndex {
+            id: 2,
+            name: "index".to_owned(),
+            settings: IndexSettings::default(),
+        })
+        .unwrap();
     assert_eq!(engine.read(2, &key("k")).unwrap(), None);
-    let taken = engine.execute(Command::CreateIndex { id: 3, name: "index".to_owned() });
+    let taken = engine.execute(Command::CreateIndex {
+        id: 3,
+        name: "index".to_owned(),
+        settings: IndexSettings::default(),
+    });
     assert!(matches!(taken, Err(Error::IndexExists { .. })), "{taken:?}");
     let check = |engine: &sherd_engine::Engine| {
         assert_eq!(engine.index_id("index"), Some(2));

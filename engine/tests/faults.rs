@@ -9,7 +9,7 @@ use std::sync::mpsc;
 
 use common::*;
 use sherd_engine::fs::Fault;
-use sherd_engine::{Command, Condition, Error};
+use sherd_engine::{Command, Condition, Error, Expiry, IndexSettings};
 
 fn try_put(engine: &sherd_engine::Engine, name: &str) -> Result<(), Error> {
     let mutations = vec![write(name, "document", Condition::Any)];
@@ -56,7 +56,7 @@ fn a_refusal_does_not_rest_on_a_write_of_unknown_outcome() {
     let (sender, results) = mpsc::channel();
     machine.fs.fail(Fault::Sync, 0, ErrorKind::Other);
     let removal = Command::Mutate { mutations: vec![remove("k")], atomic: false };
-    for command in [removal, Command::SetLimit { limit: 0 }] {
+    for command in [removal, Command::SetLimit { limit: 0, policy: None }] {
         let sender = sender.clone();
         engine.submit(command, Box::new(move |result| sender.send(result).unwrap()));
     }
@@ -197,6 +197,7 @@ fn a_document_that_looks_like_records_does_not_make_a_torn_batch_damage() {
             key: key("log"),
             document: document.into(),
             condition: Condition::Any,
+            expiry: Expiry::Never,
         };
         one(&engine, write);
         drop(engine);
@@ -216,7 +217,11 @@ fn an_index_id_is_not_given_twice() {
     put(&engine, "k", "old");
     engine.execute(Command::DropIndex { id: INDEX }).unwrap();
     assert_eq!(engine.stat().distribution, [0; 5]);
-    let again = Command::CreateIndex { id: INDEX, name: "other".to_owned() };
+    let again = Command::CreateIndex {
+        id: INDEX,
+        name: "other".to_owned(),
+        settings: IndexSettings::default(),
+    };
     assert!(matches!(engine.execute(again.clone()), Err(Error::IndexIdUsed { .. })));
     engine.checkpoint().unwrap();
     drop(engine);

@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use sherd_engine::fs::Fs;
 use sherd_engine::index::{IndexStore, SledStore};
 use sherd_engine::verify::{Fault, Report, verify, verify_with};
-use sherd_engine::{Command, Condition, Engine, Error, Mutation, rebuild};
+use sherd_engine::{Command, Condition, Engine, Error, Expiry, IndexSettings, Mutation, rebuild};
 
 const DATA: &str = "/data";
 
@@ -50,7 +50,13 @@ fn write_history(engine: &Engine) {
     for i in 0..5 {
         one(engine, remove(&format!("key{i}")));
     }
-    engine.execute(Command::CreateIndex { id: 2, name: "dropped".to_owned() }).unwrap();
+    engine
+        .execute(Command::CreateIndex {
+            id: 2,
+            name: "dropped".to_owned(),
+            settings: IndexSettings::default(),
+        })
+        .unwrap();
     engine.checkpoint().unwrap();
     engine.execute(Command::DropIndex { id: 2 }).unwrap();
     mutate(engine, (0..5).map(|i| write(&format!("new{i}"), "n", Condition::Any)).collect(), true);
@@ -119,7 +125,11 @@ fn what_a_crash_leaves_is_no_fault() {
                 1 => _ = engine.compact().unwrap(),
                 2 => {
                     // Another index of a name that there was before, or none.
-                    let made = Command::CreateIndex { id: step + 2, name: "other".to_owned() };
+                    let made = Command::CreateIndex {
+                        id: step + 2,
+                        name: "other".to_owned(),
+                        settings: IndexSettings::default(),
+                    };
                     if engine.execute(made).is_err() {
                         let id = engine.index_id("other").unwrap();
                         engine.execute(Command::DropIndex { id }).unwrap();
@@ -131,7 +141,16 @@ fn what_a_crash_leaves_is_no_fault() {
                     let document = bytes::Bytes::from_static(b"other");
                     let condition = Condition::Any;
                     let key = key(&name);
-                    one(&engine, Mutation::Write { index: other, key, document, condition });
+                    one(
+                        &engine,
+                        Mutation::Write {
+                            index: other,
+                            key,
+                            document,
+                            condition,
+                            expiry: Expiry::Default,
+                        },
+                    );
                 }
                 _ => _ = put(&engine, &name, &"d".repeat(rng.random_range(0..200))),
             }

@@ -37,5 +37,5 @@ mod shard;
 
 pub use config::Config;
 pub use error::{Error, Result};
-pub use operation::{MAX_PAGE_DOCUMENTS, MAX_POP_ATTEMPTS, MAX_SCANS_AT_ONCE, PAGE_BYTES};
+pub use operation::{MAX_ATTEMPTS, MAX_PAGE_DOCUMENTS, MAX_SCANS_AT_ONCE, PAGE_BYTES};
 pub use run::run;

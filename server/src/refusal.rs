@@ -14,6 +14,14 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
         Error::QuotaExceeded { used, limit, needed } => {
             WireError::QuotaExceeded { used, limit, needed }
         }
+        Error::IndexFull { what, used, limit, needed } => {
+            let (index, what) = (index.to_owned(), what.to_owned());
+            WireError::IndexFull { index, what, used, limit, needed }
+        }
+        error @ Error::LoweringAnother => WireError::Unavailable {
+            what: "the lowering of a limit".to_owned(),
+            why: error.to_string(),
+        },
         Error::WrongShard { epoch } => WireError::WrongShard { epoch },
         Error::Locked { owner } => WireError::Locked { owner },
         // To whoever assigns, the range is locked for a while.

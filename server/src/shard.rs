@@ -119,6 +119,7 @@ impl Handler for Service {
             ShardOperation::Has(has) => operation::has(shard, &body, has, responder),
             ShardOperation::Pop(pop) => operation::pop(shard, &body, pop, responder),
             ShardOperation::Remove(remove) => operation::remove(shard, &body, &remove, responder),
+            ShardOperation::Touch(touch) => operation::touch(shard, &body, touch, responder),
             ShardOperation::Batch(batch) => operation::batch(shard, &body, &batch, responder),
             ShardOperation::Scan(scan) => operation::scan(shard, &body, &scan, responder),
             ShardOperation::Stat => operation::stat(shard, responder),
@@ -128,6 +129,7 @@ impl Handler for Service {
             ShardOperation::CreateIndex(index) => {
                 operation::create_index(shard, index, responder);
             }
+            ShardOperation::SetIndex(set) => operation::set_index(shard, set, responder),
             ShardOperation::DropIndex(index) => operation::drop_index(shard, index, responder),
             ShardOperation::SetSize(set) => operation::set_size(shard, set, responder),
         }

@@ -7,13 +7,14 @@ mod common;
 
 use common::*;
 use sherd_protocol::message::*;
-use sherd_protocol::{HashMethod, Range, WireError};
+use sherd_protocol::{Expiry, HashMethod, IndexSettings, Range, WireError};
 use sherd_server::Config;
 
 const DOCUMENT: &[u8] = b"\xabhello world";
 
 fn create(id: u32, name: &str) -> ShardOperation<'static> {
-    ShardOperation::CreateIndex(Index { id, name: name.to_owned() })
+    let settings = IndexSettings::default();
+    ShardOperation::CreateIndex(Index { id, name: name.to_owned(), settings })
 }
 
 fn drop_index(id: u32) -> ShardOperation<'static> {
@@ -68,6 +69,7 @@ async fn the_catalogue_and_the_assignment_outlive_a_restart() {
     let found = ShardAnswer::Document(Found {
         position: HashMethod::Md5.position("k"),
         version,
+        expires_at: 0,
         document: DOCUMENT,
     });
     assert_eq!(c.ask(read("k")).await.answer(), found);
@@ -166,7 +168,8 @@ async fn keys_outside_the_ranges_are_refused_with_the_epoch() {
     let ShardAnswer::Page(page) = reply.answer() else { panic!("{:?}", reply.answer()) };
     assert_eq!(page.items.len(), 1);
     let mutations = ["test", "test1"].map(|key| {
-        Mutation::Write(Write { index: INDEX, key, document: DOCUMENT, condition: Condition::Any })
+        let (condition, expiry) = (Condition::Any, Expiry::Default);
+        Mutation::Write(Write { index: INDEX, key, document: DOCUMENT, condition, expiry })
     });
     let batch = ShardOperation::Batch(Batch { mutations: mutations.to_vec(), atomic: false });
     let reply = c.ask(batch).await;
@@ -236,7 +239,7 @@ async fn indexes_are_told_by_name_and_id() {
 async fn a_full_shard_refuses_writes_and_takes_removes() {
     let dir = tempfile::tempdir().unwrap();
     let (_shard, mut c) = Shard::with_index(Config::new(dir.path())).await;
-    let set = |size| ShardOperation::SetSize(SetSize { size });
+    let set = |size| ShardOperation::SetSize(SetSize { size, policy: None });
     let one = (1 + DOCUMENT.len()) as u64;
     c.done(set(2 * one)).await;
     c.write("a", DOCUMENT).await;

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rmpv::Value;
 use sherd_protocol::message::*;
-use sherd_protocol::{MAX_DOCUMENT_BYTES, WireError};
+use sherd_protocol::{Expiry, MAX_DOCUMENT_BYTES, WireError};
 use sherd_server::Config;
 
 fn encoded(value: &Value) -> Vec<u8> {
@@ -180,7 +180,8 @@ async fn what_is_no_document_or_name_is_refused_with_its_place() {
         let fine = Mutation::Remove(Remove { index: INDEX, key: "fine", version: None });
         ShardOperation::Batch(Batch { mutations: vec![fine, mutation], atomic: false })
     };
-    let put = |index, key, document| Write { index, key, document, condition: Condition::Any };
+    let (condition, expiry) = (Condition::Any, Expiry::Default);
+    let put = |index, key, document| Write { index, key, document, condition, expiry };
     let scan = |change: fn(&mut Scan<'static>)| {
         let range = sherd_protocol::Range::FULL;
         let mut scan = Scan { index: INDEX, range, after: None, limit: 1, keys_only: false };

@@ -10,7 +10,7 @@ use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_protocol::message::*;
-use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, WireError};
+use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, Expiry, WireError};
 use sherd_server::Config;
 
 const DOCUMENT: &[u8] = b"\xabhello world";
@@ -199,6 +199,7 @@ async fn mangled_requests_never_harm_the_shard() {
             key: "key",
             document: DOCUMENT,
             condition: Condition::Version(3),
+            expiry: Expiry::After(5),
         }),
         ShardOperation::Batch(Batch { mutations, atomic: true }),
         ShardOperation::Scan(scan),

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::*;
-use sherd_protocol::WireError;
 use sherd_protocol::message::*;
+use sherd_protocol::{Expiry, IndexSettings, WireError};
 use sherd_server::{Config, Error};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -201,7 +201,13 @@ impl FragileLog {
 #[tokio::test]
 async fn a_change_under_which_the_log_fails_is_of_unknown_outcome() {
     let batch = |atomic| {
-        let put = Write { index: INDEX, key: "new", document: DOCUMENT, condition: Condition::Any };
+        let put = Write {
+            index: INDEX,
+            key: "new",
+            document: DOCUMENT,
+            condition: Condition::Any,
+            expiry: Expiry::Default,
+        };
         let mutations = vec![
             Mutation::Write(put),
             Mutation::Remove(Remove { index: INDEX, key: "k", version: None }),
@@ -214,7 +220,11 @@ async fn a_change_under_which_the_log_fails_is_of_unknown_outcome() {
         remove("k", None),
         batch(false),
         batch(true),
-        ShardOperation::CreateIndex(Index { id: 9, name: "other".to_owned() }),
+        ShardOperation::CreateIndex(Index {
+            id: 9,
+            name: "other".to_owned(),
+            settings: IndexSettings::default(),
+        }),
         ShardOperation::Lock(Lock { owner: "backup" }),
     ];
     for change in changes {

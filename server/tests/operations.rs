@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use sherd_protocol::message::*;
-use sherd_protocol::{HashMethod, Position, Range, WireError};
+use sherd_protocol::{Expiry, HashMethod, IndexSettings, Position, Range, WireError};
 use sherd_server::{Config, MAX_PAGE_DOCUMENTS};
 
 const DOCUMENT: &[u8] = b"\xabhello world";
@@ -14,7 +14,7 @@ const OTHER: &[u8] = b"\x2a";
 
 fn found(key: &str, version: u64, document: &'static [u8]) -> ShardAnswer<'static> {
     let position = HashMethod::Md5.position(key);
-    ShardAnswer::Document(Found { position, version, document })
+    ShardAnswer::Document(Found { position, version, expires_at: 0, document })
 }
 
 #[tokio::test]
@@ -130,7 +130,8 @@ async fn an_atomic_batch_is_all_or_nothing() {
 }
 
 fn put(key: &'static str, index: &'static str) -> Mutation<'static> {
-    Mutation::Write(Write { index, key, document: DOCUMENT, condition: Condition::Absent })
+    let (condition, expiry) = (Condition::Absent, Expiry::Default);
+    Mutation::Write(Write { index, key, document: DOCUMENT, condition, expiry })
 }
 
 #[tokio::test]
@@ -236,6 +237,7 @@ async fn pages_are_bounded_and_fit_a_frame() {
                     key,
                     document: OTHER,
                     condition: Condition::Absent,
+                    expiry: Expiry::Default,
                 })
             })
             .collect();
@@ -250,7 +252,7 @@ async fn pages_are_bounded_and_fit_a_frame() {
 async fn stat_says_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let (_shard, mut c) = Shard::with_index(Config::new(dir.path())).await;
-    let other = Index { id: 2, name: "another".to_owned() };
+    let other = Index { id: 2, name: "another".to_owned(), settings: IndexSettings::default() };
     c.done(ShardOperation::CreateIndex(other)).await;
     for i in 0..100 {
         c.write(&format!("key:{i}"), DOCUMENT).await;
@@ -264,8 +266,10 @@ async fn stat_says_what_is_there() {
         (CLUSTER, "shard0", 1, 1 << 30)
     );
     assert_eq!(stat.ranges, [Range::FULL]);
-    let index =
-        |id, name: &str, documents, used| IndexStat { id, name: name.to_owned(), documents, used };
+    let index = |id, name: &str, documents, used| {
+        let (settings, counts) = (IndexSettings::default(), Counts::default());
+        IndexStat { id, name: name.to_owned(), documents, used, settings, counts }
+    };
     assert_eq!(stat.indexes, [index(2, "another", 0, 0), index(1, INDEX, 100, used)]);
     assert_eq!((stat.locked_by, stat.poisoned), (None, None));
     assert!(stat.durable_lsn >= 103 && stat.segments >= 1 && stat.log_bytes > 0);

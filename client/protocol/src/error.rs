@@ -22,9 +22,15 @@ pub enum WireError {
     IndexHeld { index: String, shards: String },
     #[error(
         "the shard is full: {used} of {limit} bytes are used and the write needs {needed} more; \
-         remove documents or raise the limit"
+         remove documents or raise the limit with `sherd shard set`"
     )]
     QuotaExceeded { used: u64, limit: u64, needed: u64 },
+    /// A limit of the index is met: the shard's share of it.
+    #[error(
+        "index {index:?} is full at this shard: {used} of {limit} {what} are used and the write \
+         needs {needed} more; remove documents or raise the limit with `sherd index set {index}`"
+    )]
+    IndexFull { index: String, what: String, used: u64, limit: u64, needed: u64 },
     /// The key is outside the shard's ranges. The client refreshes its map to at least `epoch`.
     #[error("the key belongs to another shard at map epoch {epoch}")]
     WrongShard { epoch: u64 },

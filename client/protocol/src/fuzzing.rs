@@ -16,6 +16,7 @@ use serde::de::IgnoredAny;
 use crate::document::{self, DocumentError, MAX_NESTING};
 use crate::error::WireError;
 use crate::frame::{self, FrameError, LENGTH_BYTES};
+use crate::limits::{Change, Expiry, IndexSettings, Policy, SettingsChange};
 use crate::message::*;
 use crate::range_map::{OwnedRange, Range, RangeMap, ShardInfo};
 use crate::ring::{HashMethod, Position, RING_SIZE};
@@ -219,9 +220,12 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         key: "k|ä",
         document: b"\x81\xa1a\x01",
         condition: Condition::Version(7),
+        expiry: Expiry::After(60_000),
     };
     let key = KeyOf { index: "cities", key: "test" };
     let remove = Remove { index: "cities", key: "test", version: Some(3) };
+    let touch = Touch { index: "cities", key: "test", expiry: Expiry::At(1 << 41) };
+    let set_shard = SetShard { shard: "a", size: Some(5), policy: Some(Policy::Random) };
     let scan = Scan {
         index: "cities",
         range: Range::FULL,
@@ -237,8 +241,21 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         hash_method: HashMethod::Xxh3,
         ranges: vec![Range { start: 0, end: 5_000_000 }],
         size: 1024,
+        policy: Policy::Lru,
     };
-    let index = Index { id: 4, name: "cities".to_owned() };
+    let settings = IndexSettings {
+        max_bytes: Some(1 << 30),
+        max_documents: Some(1000),
+        policy: Some(Policy::Ttl),
+        ttl: Some(86_400_000),
+    };
+    let index = Index { id: 4, name: "cities".to_owned(), settings };
+    let share = SetShare { id: 4, name: "cities", settings, force: true };
+    let change = SettingsChange {
+        max_bytes: Change::Set(1),
+        policy: Change::Unset,
+        ..SettingsChange::default()
+    };
     let mutations = vec![Mutation::Write(write), Mutation::Remove(remove)];
     let owned = |start, end| OwnedRange { start, end, shard: "a".to_owned() };
     let map = RangeMap {
@@ -250,6 +267,7 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
             host: "::1".to_owned(),
             port: 5050,
             size: 9,
+            policy: Policy::Fifo,
         }],
         ranges: vec![owned(0, 5_000_000), owned(5_000_000, RING_SIZE)],
     };
@@ -261,10 +279,19 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         MutationOutcome::Abandoned,
     ];
     let page = Page {
-        items: vec![Item { position: Position(1), key: "k", version: 2, document: b"\xc0" }],
+        items: [0, 1 << 40]
+            .map(|expires_at| Item {
+                position: Position(1),
+                key: "k",
+                version: 2,
+                document: b"\xc0",
+                expires_at,
+            })
+            .to_vec(),
         more: true,
     };
-    let found = Found { position: Position(1_671_936), version: 2, document: b"\xc0" };
+    let found =
+        Found { position: Position(1_671_936), version: 2, expires_at: 1 << 40, document: b"\xc0" };
     let why = Some("not connected".to_owned());
     let status = vec![ShardStatus { name: "a".to_owned(), ready: false, why }];
     let welcome =
@@ -280,6 +307,7 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         ("write", ShardOperation::Write(write)),
         ("read", ShardOperation::Read(key)),
         ("remove", ShardOperation::Remove(remove)),
+        ("touch", ShardOperation::Touch(touch)),
         ("batch", ShardOperation::Batch(Batch { mutations, atomic: true })),
         ("scan", ShardOperation::Scan(scan)),
         ("stat", ShardOperation::Stat),
@@ -287,11 +315,13 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         ("lock", ShardOperation::Lock(Lock { owner: "bootstrap" })),
         ("create-index", ShardOperation::CreateIndex(index.clone())),
         ("drop-index", ShardOperation::DropIndex(DropIndex { id: 4, name: "cities" })),
-        ("set-size", ShardOperation::SetSize(SetSize { size: 1 << 40 })),
+        ("set-index", ShardOperation::SetIndex(share)),
+        ("set-size", ShardOperation::SetSize(SetSize { size: 1 << 40, policy: Some(Policy::Lfu) })),
     ];
     all.extend(shard.map(|(name, it)| (name, 2, encoded(&Request { id: 7, operation: it }))));
     let answers = [
         ("written", ShardAnswer::Written { version: 3 }),
+        ("touched", ShardAnswer::Touched { version: 3, expires_at: 0 }),
         ("document", ShardAnswer::Document(found)),
         ("condition-failed", ShardAnswer::ConditionFailed { version: Some(4) }),
         ("batch-answer", ShardAnswer::Batch(outcomes)),
@@ -302,8 +332,12 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
     all.extend(answers.map(|(name, it)| (name, 3, encoded(&Answer { id: u64::MAX, outcome: it }))));
     let bootstrap = [
         ("map", BootstrapOperation::Map),
-        ("catalogue-create", BootstrapOperation::CreateIndex(IndexName { name: "cities" })),
-        ("set-shard-size", BootstrapOperation::SetSize(SetShardSize { shard: "a", size: 5 })),
+        (
+            "catalogue-create",
+            BootstrapOperation::CreateIndex(NewIndex { name: "cities", settings }),
+        ),
+        ("catalogue-set", BootstrapOperation::SetIndex(ChangeIndex { name: "cities", change })),
+        ("set-shard", BootstrapOperation::SetShard(set_shard)),
     ];
     all.extend(bootstrap.map(|(name, it)| (name, 4, encoded(&Request { id: 300, operation: it }))));
     let answers = [

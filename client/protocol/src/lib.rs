@@ -6,7 +6,8 @@
 //! * [`message`]: the hello, requests and answers that frames carry;
 //! * [`document`]: what a well-formed document is, checked without decoding it;
 //! * [`ring`]: how a key becomes a position;
-//! * [`range_map`]: which shard owns which positions, at which epoch.
+//! * [`range_map`]: which shard owns which positions, at which epoch;
+//! * [`limits`]: what bounds shards and indexes, and when documents expire.
 //!
 //! `docs/protocol.md` specifies the same for readers who write a client in another language; its
 //! worked examples are checked against this crate.
@@ -16,6 +17,7 @@ pub mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod limits;
 pub mod message;
 pub mod name;
 pub mod range_map;
@@ -26,6 +28,7 @@ mod error;
 pub use document::MAX_DOCUMENT_BYTES;
 pub use error::{BadRequest, WireError};
 pub use frame::{DEFAULT_MAX_FRAME_BYTES, FrameError};
+pub use limits::{Change, Expiry, IndexSettings, Policy, SettingsChange};
 pub use range_map::{Range, RangeMap, ShardInfo};
 pub use ring::{HashMethod, Position};
 

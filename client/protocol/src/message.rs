@@ -7,11 +7,14 @@
 //! Strings and documents borrow from the frame they were decoded from, so that a node handles a
 //! document without copying or decoding it.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::WireError;
 use crate::frame::{self, FrameError};
+use crate::limits::{Expiry, IndexSettings, Policy, SettingsChange};
 use crate::range_map::{Range, RangeMap};
 use crate::ring::{HashMethod, Position};
 
@@ -146,6 +149,8 @@ pub enum ShardOperation<'a> {
     Pop(KeyOf<'a>),
     /// Removes a document. Answered `removed`, `missing` or `condition_failed`.
     Remove(Remove<'a>),
+    /// Changes when a document expires, and nothing else. Answered `touched` or `missing`.
+    Touch(Touch<'a>),
     /// Several writes and removes. Answered `batch`.
     Batch(Batch<'a>),
     /// Documents in ring order. Answered `page`.
@@ -159,11 +164,15 @@ pub enum ShardOperation<'a> {
     Lock(Lock<'a>),
     /// Lets go of a lock by the same owner. Answered `done`.
     Release(Lock<'a>),
-    /// Answered `done`, also when the index is there already under the same id.
+    /// Creates an index with this shard's share of its settings. Answered `done`, also when the index
+    /// is there already under the same id.
     CreateIndex(Index),
+    /// Sets this shard's share of an index's settings. Answered `done`, or refused.
+    SetIndex(SetShare<'a>),
     /// Removes an index and its documents. Answered `done`, also when it is not there.
     DropIndex(DropIndex<'a>),
-    /// Sets the limit in bytes. Answered `done`, or `quota_exceeded` when more is used.
+    /// Sets the limit in bytes, and the policy. Where more is used, the policy decides: refused with
+    /// `quota_exceeded`, or answered `done` once enough is evicted.
     SetSize(SetSize),
 }
 
@@ -185,6 +194,17 @@ pub struct Write<'a> {
     pub document: &'a [u8],
     #[serde(default)]
     pub condition: Condition,
+    #[serde(default, skip_serializing_if = "Expiry::is_default")]
+    pub expiry: Expiry,
+}
+
+/// Changes when the document under `key` expires; its version stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "described above")]
+pub struct Touch<'a> {
+    pub index: &'a str,
+    pub key: &'a str,
+    pub expiry: Expiry,
 }
 
 /// Removes the document under `key`, of any version unless `version` names one.
@@ -270,6 +290,10 @@ pub struct Assignment {
     pub ranges: Vec<Range>,
     /// How many bytes of keys and documents it may hold.
     pub size: u64,
+    /// What becomes of a write for which there is no room, in indexes without a policy of their
+    /// own.
+    #[serde(default, skip_serializing_if = "Policy::is_default")]
+    pub policy: Policy,
 }
 
 /// Who locks or releases.
@@ -286,6 +310,24 @@ pub struct Lock<'a> {
 pub struct Index {
     pub id: u32,
     pub name: String,
+    #[serde(default, skip_serializing_if = "IndexSettings::is_default")]
+    pub settings: IndexSettings,
+}
+
+/// A shard's share of an index's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetShare<'a> {
+    /// The index's id.
+    pub id: u32,
+    /// Its name, for messages.
+    pub name: &'a str,
+    /// The share.
+    pub settings: IndexSettings,
+    /// Sets the limits as they are, whatever is used: documents are evicted in the background, or
+    /// writes refused, until they are met. Otherwise, where more is used, the policy decides:
+    /// refused with `index_full`, or answered `done` once enough is evicted.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// The index to drop.
@@ -296,11 +338,13 @@ pub struct DropIndex<'a> {
     pub name: &'a str,
 }
 
-/// The new limit in bytes.
+/// The new limit in bytes, and the new policy where it is to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "described above")]
 pub struct SetSize {
     pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// What a shard answers.
@@ -313,6 +357,11 @@ pub enum ShardAnswer<'a> {
     },
     Removed {
         version: u64,
+    },
+    /// The document's version, and when it expires, in milliseconds since 1970; 0 for never.
+    Touched {
+        version: u64,
+        expires_at: u64,
     },
     #[serde(borrow)]
     Document(Found<'a>),
@@ -328,12 +377,20 @@ pub enum ShardAnswer<'a> {
     Error(WireError),
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_never(expires_at: &u64) -> bool {
+    *expires_at == 0
+}
+
 /// A document as read or popped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "described above")]
 pub struct Found<'a> {
     pub position: Position,
     pub version: u64,
+    /// When it expires, in milliseconds since 1970; 0, and left out, for never.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub expires_at: u64,
     #[serde(with = "serde_bytes", borrow)]
     pub document: &'a [u8],
 }
@@ -369,7 +426,7 @@ pub struct Page<'a> {
 }
 
 /// One document of a page; on the wire an array `[position, key, version, document]`, for pages
-/// hold many.
+/// hold many, with `expires_at` behind where it expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "described above")]
 pub struct Item<'a> {
@@ -378,20 +435,45 @@ pub struct Item<'a> {
     pub version: u64,
     /// Empty where the scan asked for keys only.
     pub document: &'a [u8],
+    /// When it expires, in milliseconds since 1970; 0 for never.
+    pub expires_at: u64,
 }
 
 impl Serialize for Item<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let document = serde_bytes::Bytes::new(self.document);
-        (self.position, self.key, self.version, document).serialize(serializer)
+        let Self { position, key, version, expires_at, .. } = *self;
+        match expires_at {
+            0 => (position, key, version, document).serialize(serializer),
+            _ => (position, key, version, document, expires_at).serialize(serializer),
+        }
     }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Item<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (position, key, version, document) =
-            <(Position, &str, u64, &serde_bytes::Bytes)>::deserialize(deserializer)?;
-        Ok(Self { position, key, version, document })
+        deserializer.deserialize_seq(ItemVisitor)
+    }
+}
+
+/// Reads an item, which is of four values or five.
+struct ItemVisitor;
+
+impl<'de> de::Visitor<'de> for ItemVisitor {
+    type Value = Item<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of position, key, version, document and maybe a time")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut values: A) -> Result<Item<'de>, A::Error> {
+        let short = |length| de::Error::invalid_length(length, &self);
+        let position = values.next_element()?.ok_or_else(|| short(0))?;
+        let key = values.next_element()?.ok_or_else(|| short(1))?;
+        let version = values.next_element()?.ok_or_else(|| short(2))?;
+        let document: &serde_bytes::Bytes = values.next_element()?.ok_or_else(|| short(3))?;
+        let expires_at = values.next_element()?.unwrap_or(0);
+        Ok(Item { position, key, version, document, expires_at })
     }
 }
 
@@ -411,12 +493,17 @@ pub struct ShardStat {
     pub ranges: Vec<Range>,
     /// The limit in bytes.
     pub max_size: u64,
+    /// What becomes of a write for which there is no room, in indexes without a policy of their
+    /// own.
+    pub policy: Policy,
     /// The bytes used.
     pub used: u64,
     /// How many documents there are.
     pub documents: u64,
     /// Documents by fifths of the ranges owned, in ring order.
     pub distribution: [u64; 5],
+    /// What happened in all indexes, dropped ones included.
+    pub counts: Counts,
     /// The indexes, in the order of their names.
     pub indexes: Vec<IndexStat>,
     /// Who holds the write lock.
@@ -435,6 +522,10 @@ pub struct ShardStat {
     pub segments: u64,
     /// Bytes of the log on disk.
     pub log_bytes: u64,
+    /// Documents that are remembered in memory for evictions and times to live.
+    pub tracked_documents: u64,
+    /// The bytes that takes.
+    pub tracked_bytes: u64,
     /// Open connections.
     pub connections: u64,
     /// The shard's process id.
@@ -449,6 +540,37 @@ pub struct IndexStat {
     pub name: String,
     pub documents: u64,
     pub used: u64,
+    /// The shard's share of them.
+    #[serde(default)]
+    pub settings: IndexSettings,
+    #[serde(default)]
+    pub counts: Counts,
+}
+
+/// What happened in an index or a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counts {
+    /// Documents evicted to make room, ever.
+    pub evicted: u64,
+    /// Documents removed because they had expired, ever.
+    pub expired: u64,
+    /// Writes refused because of a limit, since the shard was started.
+    pub rejected: u64,
+    /// Reads that found a document, since the shard was started.
+    pub hits: u64,
+    /// Reads that found none, since the shard was started.
+    pub misses: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.evicted += other.evicted;
+        self.expired += other.expired;
+        self.rejected += other.rejected;
+        self.hits += other.hits;
+        self.misses += other.misses;
+    }
 }
 
 /// What a client asks of bootstrap.
@@ -461,28 +583,51 @@ pub enum BootstrapOperation<'a> {
     Indexes,
     /// Answered `index`, or the error `index_exists`.
     #[serde(borrow)]
-    CreateIndex(IndexName<'a>),
+    CreateIndex(NewIndex<'a>),
+    /// Changes settings of an index. Answered `index`. Where a limit is lowered, every shard must be
+    /// there, and what [`ShardOperation::SetIndex`] is refused with refuses it.
+    SetIndex(ChangeIndex<'a>),
     /// Answered `index`, or the error `index_not_found`.
     DropIndex(IndexName<'a>),
-    /// Sets a shard's limit in bytes. Answered `done`.
-    SetSize(SetShardSize<'a>),
+    /// Sets a shard's limit in bytes, and its policy. Answered `done`.
+    SetShard(SetShard<'a>),
     /// Answered `status`.
     Status,
 }
 
-/// The index to create or drop.
+/// The index to create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "described above")]
+pub struct NewIndex<'a> {
+    pub name: &'a str,
+    #[serde(default, skip_serializing_if = "IndexSettings::is_default")]
+    pub settings: IndexSettings,
+}
+
+/// The index to change, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "described above")]
+pub struct ChangeIndex<'a> {
+    pub name: &'a str,
+    pub change: SettingsChange,
+}
+
+/// The index to drop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "described above")]
 pub struct IndexName<'a> {
     pub name: &'a str,
 }
 
-/// The new limit of a shard.
+/// The new limit and policy of a shard, each where it is to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "described above")]
-pub struct SetShardSize<'a> {
+pub struct SetShard<'a> {
     pub shard: &'a str,
-    pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// What bootstrap answers.
@@ -529,6 +674,14 @@ mod tests {
                 key: "k|ä",
                 document: b"\x81\xa1a\x01",
                 condition: Condition::Version(7),
+                expiry: Expiry::After(2000),
+            }),
+            ShardOperation::Touch(Touch { index: "i", key: "k", expiry: Expiry::Never }),
+            ShardOperation::SetIndex(SetShare {
+                id: 7,
+                name: "i",
+                settings: IndexSettings { policy: Some(Policy::Lfu), ..IndexSettings::default() },
+                force: true,
             }),
             ShardOperation::Stat,
             ShardOperation::Batch(Batch {
@@ -538,6 +691,7 @@ mod tests {
                         key: "k",
                         document: b"\xc0",
                         condition: Condition::Absent,
+                        expiry: Expiry::Default,
                     }),
                     Mutation::Remove(Remove { index: "i", key: "l", version: None }),
                 ],
@@ -564,9 +718,23 @@ mod tests {
         let outcomes = [
             ShardAnswer::Written { version: 3 },
             ShardAnswer::Missing,
-            ShardAnswer::Document(Found { position: Position(1), version: 2, document: b"\xc0" }),
+            ShardAnswer::Touched { version: 3, expires_at: 7 },
+            ShardAnswer::Document(Found {
+                position: Position(1),
+                version: 2,
+                expires_at: 3,
+                document: b"\xc0",
+            }),
             ShardAnswer::Page(Page {
-                items: vec![Item { position: Position(1), key: "k", version: 2, document: b"" }],
+                items: [0, 1 << 40]
+                    .map(|expires_at| Item {
+                        position: Position(1),
+                        key: "k",
+                        version: 2,
+                        document: b"",
+                        expires_at,
+                    })
+                    .to_vec(),
                 more: true,
             }),
             ShardAnswer::Stat(Box::default()),

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::limits::Policy;
 use crate::ring::{HashMethod, Position, RING_SIZE};
 
 /// A half-open range `[start, end)` of positions.
@@ -49,6 +50,9 @@ pub struct ShardInfo {
     pub port: u16,
     /// How many bytes of keys and documents it may hold.
     pub size: u64,
+    /// What becomes of a write for which there is no room.
+    #[serde(default, skip_serializing_if = "Policy::is_default")]
+    pub policy: Policy,
 }
 
 impl ShardInfo {
@@ -170,6 +174,7 @@ mod tests {
             host: "127.0.0.1".to_owned(),
             port: 1,
             size: 1024,
+            policy: Policy::Reject,
         };
         RangeMap {
             cluster: "c".to_owned(),

@@ -16,7 +16,8 @@ use md5::{Digest, Md5};
 use sherd_protocol::message::*;
 use sherd_protocol::range_map::OwnedRange;
 use sherd_protocol::{
-    DEFAULT_MAX_FRAME_BYTES, HashMethod, Position, Range, RangeMap, ShardInfo, WireError, frame,
+    Change, DEFAULT_MAX_FRAME_BYTES, Expiry, HashMethod, IndexSettings, Policy, Position, Range,
+    RangeMap, SettingsChange, ShardInfo, WireError, frame,
 };
 
 #[derive(Debug, PartialEq)]
@@ -78,6 +79,9 @@ const CLUSTER: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
 const LINEAGE: u64 = 0x1234_5678_9abc_def0;
 
+/// The beginning of the year 2030.
+const EXPIRES_AT: u64 = 1_893_456_000_000;
+
 /// `"hello world"`, as a document.
 const HELLO_WORLD: &[u8] = b"\xabhello world";
 
@@ -85,7 +89,8 @@ const HELLO_WORLD: &[u8] = b"\xabhello world";
 const HELLO_MAP: &[u8] = b"\x81\xa5hello\xa5world";
 
 fn write(condition: Condition) -> Write<'static> {
-    Write { index: "test_index", key: "test", document: HELLO_WORLD, condition }
+    let expiry = Expiry::Default;
+    Write { index: "test_index", key: "test", document: HELLO_WORLD, condition, expiry }
 }
 
 fn key_of(key: &'static str) -> KeyOf<'static> {
@@ -100,16 +105,26 @@ fn examples() -> Vec<(&'static str, Message)> {
         limit: 1000,
         keys_only: false,
     };
-    let item =
-        |position, key, document| Item { position: Position(position), key, version: 7, document };
+    let item = |position, key, document, expires_at| {
+        let position = Position(position);
+        Item { position, key, version: 7, document, expires_at }
+    };
     let shard = |name: &str, port| ShardInfo {
         name: name.to_owned(),
         host: "127.0.0.1".to_owned(),
         port,
         size: 1024,
+        policy: Policy::Reject,
     };
     let owned = |start, end, shard: &str| OwnedRange { start, end, shard: shard.to_owned() };
-    let index = || Index { id: 1, name: "test_index".to_owned() };
+    let settings = IndexSettings {
+        max_documents: Some(1000),
+        policy: Some(Policy::Lru),
+        ..IndexSettings::default()
+    };
+    let index =
+        || Index { id: 1, name: "test_index".to_owned(), settings: IndexSettings::default() };
+    let bounded = || Index { settings, ..index() };
     vec![
         ("hello", Message::Hello(Hello { version: 1, client: "example".to_owned(), token: None })),
         (
@@ -161,6 +176,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                 ShardAnswer::Document(Found {
                     position: Position(1_671_936),
                     version: 7,
+                    expires_at: 0,
                     document: HELLO_WORLD,
                 }),
             ),
@@ -174,6 +190,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                 ShardAnswer::Document(Found {
                     position: Position(1_671_936),
                     version: 7,
+                    expires_at: 0,
                     document: b"",
                 }),
             ),
@@ -187,6 +204,40 @@ fn examples() -> Vec<(&'static str, Message)> {
                     index: "test_index",
                     key: "test",
                     version: Some(7),
+                }),
+            ),
+        ),
+        (
+            "write_that_expires",
+            ToShard(
+                23,
+                ShardOperation::Write(Write {
+                    expiry: Expiry::After(2000),
+                    ..write(Condition::Any)
+                }),
+            ),
+        ),
+        (
+            "touch",
+            ToShard(
+                24,
+                ShardOperation::Touch(Touch {
+                    index: "test_index",
+                    key: "test",
+                    expiry: Expiry::At(EXPIRES_AT),
+                }),
+            ),
+        ),
+        ("touched", FromShard(24, ShardAnswer::Touched { version: 7, expires_at: EXPIRES_AT })),
+        (
+            "document_that_expires",
+            FromShard(
+                25,
+                ShardAnswer::Document(Found {
+                    position: Position(1_671_936),
+                    version: 7,
+                    expires_at: EXPIRES_AT,
+                    document: HELLO_WORLD,
                 }),
             ),
         ),
@@ -228,8 +279,8 @@ fn examples() -> Vec<(&'static str, Message)> {
                 7,
                 ShardAnswer::Page(Page {
                     items: vec![
-                        item(900_864, "4", b"\xcb\x3f\xec\xcc\xcc\xcc\xcc\xcc\xcd"),
-                        item(1_671_936, "test", HELLO_WORLD),
+                        item(900_864, "4", b"\xcb\x3f\xec\xcc\xcc\xcc\xcc\xcc\xcd", 0),
+                        item(1_671_936, "test", HELLO_WORLD, EXPIRES_AT),
                     ],
                     more: true,
                 }),
@@ -258,14 +309,18 @@ fn examples() -> Vec<(&'static str, Message)> {
                     lineage: LINEAGE,
                     ranges: vec![Range { start: 0, end: 5_000_000 }],
                     max_size: 1024,
+                    policy: Policy::Reject,
                     used: 16,
                     documents: 1,
                     distribution: [0, 1, 0, 0, 0],
+                    counts: Counts { evicted: 0, expired: 1, rejected: 0, hits: 5, misses: 2 },
                     indexes: vec![IndexStat {
                         id: 1,
                         name: "test_index".to_owned(),
                         documents: 1,
                         used: 16,
+                        settings,
+                        counts: Counts { hits: 5, ..Counts::default() },
                     }],
                     locked_by: None,
                     poisoned: None,
@@ -275,6 +330,8 @@ fn examples() -> Vec<(&'static str, Message)> {
                     checkpoint_lsn: 2,
                     segments: 1,
                     log_bytes: 67_108_864,
+                    tracked_documents: 1,
+                    tracked_bytes: 2000,
                     connections: 2,
                     pid: 4242,
                 })),
@@ -292,6 +349,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                     hash_method: HashMethod::Md5,
                     ranges: vec![Range { start: 0, end: 5_000_000 }],
                     size: 1024,
+                    policy: Policy::Lru,
                 }),
             ),
         ),
@@ -303,7 +361,35 @@ fn examples() -> Vec<(&'static str, Message)> {
             "drop_index_on_a_shard",
             ToShard(14, ShardOperation::DropIndex(DropIndex { id: 1, name: "test_index" })),
         ),
-        ("set_size_of_a_shard", ToShard(15, ShardOperation::SetSize(SetSize { size: 65_536 }))),
+        (
+            "set_index_on_a_shard",
+            ToShard(
+                21,
+                ShardOperation::SetIndex(SetShare {
+                    id: 1,
+                    name: "test_index",
+                    settings: settings.share(&[Range { start: 0, end: 5_000_000 }]),
+                    force: true,
+                }),
+            ),
+        ),
+        (
+            "set_size_of_a_shard",
+            ToShard(15, ShardOperation::SetSize(SetSize { size: 65_536, policy: None })),
+        ),
+        (
+            "error_index_full",
+            FromShard(
+                22,
+                ShardAnswer::Error(WireError::IndexFull {
+                    index: "test_index".to_owned(),
+                    what: "documents".to_owned(),
+                    used: 500,
+                    limit: 500,
+                    needed: 1,
+                }),
+            ),
+        ),
         (
             "error_wrong_shard",
             FromShard(16, ShardAnswer::Error(WireError::WrongShard { epoch: 4 })),
@@ -358,7 +444,13 @@ fn examples() -> Vec<(&'static str, Message)> {
         ("indexes_answer", FromBootstrap(2, BootstrapAnswer::Indexes(vec![index()]))),
         (
             "create_index",
-            ToBootstrap(3, BootstrapOperation::CreateIndex(IndexName { name: "test_index" })),
+            ToBootstrap(
+                3,
+                BootstrapOperation::CreateIndex(NewIndex {
+                    name: "test_index",
+                    settings: IndexSettings::default(),
+                }),
+            ),
         ),
         ("index_answer", FromBootstrap(3, BootstrapAnswer::Index(index()))),
         (
@@ -366,10 +458,30 @@ fn examples() -> Vec<(&'static str, Message)> {
             ToBootstrap(4, BootstrapOperation::DropIndex(IndexName { name: "test_index" })),
         ),
         (
-            "set_size",
+            "set_index",
+            ToBootstrap(
+                7,
+                BootstrapOperation::SetIndex(ChangeIndex {
+                    name: "test_index",
+                    change: SettingsChange {
+                        max_documents: Change::Set(1000),
+                        policy: Change::Set(Policy::Lru),
+                        ttl: Change::Unset,
+                        ..SettingsChange::default()
+                    },
+                }),
+            ),
+        ),
+        ("bounded_index_answer", FromBootstrap(7, BootstrapAnswer::Index(bounded()))),
+        (
+            "set_shard",
             ToBootstrap(
                 5,
-                BootstrapOperation::SetSize(SetShardSize { shard: "shard0-0.5", size: 65_536 }),
+                BootstrapOperation::SetShard(SetShard {
+                    shard: "shard0-0.5",
+                    size: Some(65_536),
+                    policy: None,
+                }),
             ),
         ),
         ("status", ToBootstrap(6, BootstrapOperation::Status)),

@@ -15,7 +15,10 @@ use sherd_node::{Handler, Limits, Node, Responder, check_token};
 use sherd_protocol::message::*;
 use sherd_protocol::range_map::OwnedRange;
 use sherd_protocol::ring::RING_SIZE;
-use sherd_protocol::{HashMethod, PROTOCOL_VERSION, Range, RangeMap, ShardInfo, WireError, frame};
+use sherd_protocol::{
+    HashMethod, IndexSettings, PROTOCOL_VERSION, Policy, Range, RangeMap, ShardInfo, WireError,
+    frame,
+};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -132,6 +135,7 @@ impl Cluster {
             host: address.ip().to_string(),
             port: address.port(),
             size: 1 << 30,
+            policy: Policy::Reject,
         });
         let count = shards.len() as u32;
         let bound =
@@ -148,7 +152,8 @@ impl Cluster {
             shards: infos.collect(),
             ranges: ranges.collect(),
         };
-        let indexes = vec![Index { id: 1, name: "i".to_owned() }];
+        let indexes =
+            vec![Index { id: 1, name: "i".to_owned(), settings: IndexSettings::default() }];
         Self {
             map: Arc::new(Mutex::new(map)),
             indexes: Arc::new(Mutex::new(indexes)),
@@ -253,6 +258,7 @@ impl RealShard {
             hash_method: map.hash_method,
             ranges: map.ranges_of(&self.name),
             size: 1 << 30,
+            policy: Policy::Reject,
         };
         self.done(&ShardOperation::Assign(assignment)).await;
         let indexes = cluster.indexes.lock().clone();

@@ -21,8 +21,8 @@ pub(crate) use reader::{
     Damage, Located, SegmentEnd, Source, first_lsn_in, read_past_damage, read_segment,
 };
 pub(crate) use segment::{
-    SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Segments, read_header, segment_name,
-    segment_number,
+    FORMAT_VERSION, FORMAT_VERSIONS_READ, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Segments,
+    read_header, segment_name, segment_number,
 };
 pub(crate) use writer::{LogWriter, Purpose, SPARE};
 

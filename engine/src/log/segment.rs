@@ -3,7 +3,7 @@
 //! | offset | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `SHERDLOG` |
-//! | 8 | 4 | format version, 2 |
+//! | 8 | 4 | format version: 3 is written, 2 is read too |
 //! | 12 | 4 | number of the segment |
 //! | 16 | 16 | identity of the data directory |
 //! | 32 | 8 | LSN of the first record |
@@ -27,7 +27,10 @@ use crate::log::{Lsn, MAX_LSN};
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 
 /// The version of the on-disk format: segments, records and effects.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
+
+/// The versions that can be read: 3 adds to 2 settings of indexes, and why documents were removed.
+pub(crate) const FORMAT_VERSIONS_READ: RangeInclusive<u32> = 2..=FORMAT_VERSION;
 
 const MAGIC: &[u8; 8] = b"SHERDLOG";
 const EXTENSION: &str = ".log";
@@ -72,7 +75,7 @@ pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<SegmentHeader> {
     if crc32fast::hash(&header[..60]) != u32_at(header, 60) {
         return Err(corrupt(0, "the checksum of the segment's header is wrong"));
     }
-    if version != FORMAT_VERSION {
+    if !FORMAT_VERSIONS_READ.contains(&version) {
         return Err(Error::UnknownFormat {
             file: path.to_owned(),
             found: version,
@@ -176,7 +179,7 @@ mod tests {
         let crc = crc32fast::hash(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         let error = read_header(Path::new("x.log"), &bytes).unwrap_err();
-        assert_eq!(error.to_string(), "x.log: format version 9 is not known here, 2 is");
+        assert_eq!(error.to_string(), "x.log: format version 9 is not known here, 3 is");
     }
 
     #[test]

@@ -26,6 +26,9 @@ impl Sequencer {
 
     /// When to look again although no command came.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.is_lowering() {
+            return Some(Instant::now());
+        }
         let sync = match self.options.durability {
             Durability::Interval(interval) if self.unsynced() && !self.shared.poison.is_set() => {
                 Some(self.last_sync + interval)

@@ -12,7 +12,10 @@
 //! full disk is different: the batch is refused as a whole, and the next one is tried.
 
 mod due;
+mod lower;
+mod mutate;
 mod relocate;
+mod room;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,13 +24,12 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::lower::Lowering;
 use crate::checkpoint::{self, Snapshot};
-use crate::command::{
-    Assignment, Command, Condition, IndexId, Mutation, MutationOutcome, Outcome, Version,
-};
+use crate::command::{Assignment, Command, IndexId, Outcome};
 use crate::compaction;
 use crate::defect::Defect;
-use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock, Put, Remove, Replaced, SetLimit};
+use crate::effect::{CreateIndex, DropIndex, Effect, Lock};
 use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
@@ -91,6 +93,11 @@ pub(crate) struct Sequencer {
     last_space_check: Instant,
     last_free_check: Instant,
     scratch: Vec<u8>,
+    /// The time by which the present command is evaluated, in milliseconds since 1970.
+    now: u64,
+    lowering: Option<Lowering>,
+    /// A limit in force may be exceeded.
+    over_limit: bool,
 }
 
 /// To and from the other threads of the engine.
@@ -110,14 +117,16 @@ struct Batch {
     /// The latest entries of the keys that the batch changes.
     pending: HashMap<(IndexId, IndexKey), Option<Entry>>,
     answers: Vec<(Completion, Result<Outcome>)>,
+    /// How to take back what the changes made the residents.
+    undo: Vec<Undo>,
 }
 
-/// What to go back to when an atomic group fails half-way.
-struct Mark {
-    bytes: usize,
-    records: u64,
-    changes: usize,
-    state: State,
+/// A change of the residents: what was there before, and when what is there now expires.
+struct Undo {
+    index: IndexId,
+    key: IndexKey,
+    before: Option<Entry>,
+    after: Option<u64>,
 }
 
 impl Sequencer {
@@ -146,6 +155,10 @@ impl Sequencer {
             last_space_check: Instant::now(),
             last_free_check: Instant::now(),
             scratch: Vec::new(),
+            now: 0,
+            lowering: None,
+            // A kill may have come before a limit was met.
+            over_limit: true,
         }
     }
 
@@ -166,13 +179,14 @@ impl Sequencer {
             };
             let gather = Gather { tasks: callers_awaited, compactor, time };
             let open = self.queue.take(&mut tasks, self.next_deadline(), &gather);
-            // The compactor is no caller to wait for: it takes its time.
-            let taken = tasks.iter().filter(|task| !task.is_of_compactor()).count();
+            // Compactor and sweeper are no callers to wait for: they take their time.
+            let taken = tasks.iter().filter(|task| task.is_of_caller()).count();
             for task in tasks.drain(..) {
                 match task {
                     Task::Command(command, done) => self.handle(command, done),
                     Task::Relocate(survivors, done) => self.relocate(&survivors, done),
                     Task::Sweep(keys, done) => self.sweep(&keys, done),
+                    Task::Expire(keys, done) => self.expire(&keys, done),
                     Task::Checkpoint(done) => {
                         self.commit();
                         _ = done.send(self.checkpoint_now());
@@ -181,6 +195,7 @@ impl Sequencer {
                 }
             }
             self.commit();
+            self.lower_on();
             let callers = taken + self.queue.len();
             let waits_for_syncs = self.options.durability == Durability::Always;
             let many = waits_for_syncs && callers >= GATHER_CALLERS;
@@ -205,224 +220,58 @@ impl Sequencer {
         }
         let result = match command {
             Command::Mutate { mutations, atomic } => self.mutate(&mutations, atomic),
+            Command::SetLimit { limit, policy } => return self.set_limit(limit, policy, done),
+            Command::SetIndex { id, settings, force: false } => {
+                return self.set_index(id, settings, done);
+            }
+            Command::SetIndex { id, settings, force: true } => self.force_index(id, settings),
             control => self.control(control),
         };
         self.batch.answers.push((done, result));
-    }
-
-    // Mutations.
-
-    fn mutate(&mut self, mutations: &[Mutation], atomic: bool) -> Result<Outcome> {
-        if let Some(owner) = &self.state.locked_by {
-            return Err(Error::Locked { owner: owner.clone() });
-        }
-        self.check_backlog()?;
-        // Room for all: the outcomes of one command stand or fall with one batch.
-        let bytes = mutations.iter().map(record_bytes).sum();
-        // An overwrite counts as growth: it takes room in the log now, and gives some back later.
-        let grows = mutations.iter().any(|mutation| matches!(mutation, Mutation::Write { .. }));
-        let purpose = if grows { Purpose::Growth } else { Purpose::Upkeep };
-        self.make_room(bytes, purpose)?;
-        if atomic {
-            return Ok(Outcome::Mutated(self.evaluate_group(mutations)));
-        }
-        let outcomes = mutations.iter().map(|mutation| {
-            let start = self.batch.bytes.len();
-            let outcome = self.evaluate(mutation);
-            record::seal(&mut self.batch.bytes[start..], self.log.checksum());
-            outcome
-        });
-        Ok(Outcome::Mutated(outcomes.collect()))
-    }
-
-    /// Evaluates all or none.
-    fn evaluate_group(&mut self, mutations: &[Mutation]) -> Vec<MutationOutcome> {
-        let mark = Mark {
-            bytes: self.batch.bytes.len(),
-            records: self.batch.records,
-            changes: self.batch.changes.len(),
-            state: self.state.clone(),
-        };
-        let start = mark.bytes;
-        let mut outcomes = Vec::with_capacity(mutations.len());
-        for mutation in mutations {
-            let begun = self.batch.bytes.len();
-            let outcome = self.evaluate(mutation);
-            if self.options.defects.has(Defect::BatchSplit) {
-                record::seal(&mut self.batch.bytes[begun..], self.log.checksum());
-            }
-            let done = matches!(outcome, MutationOutcome::Written(_) | MutationOutcome::Removed(_));
-            outcomes.push(outcome);
-            if !done {
-                for outcome in &mut outcomes[..] {
-                    if matches!(outcome, MutationOutcome::Written(_) | MutationOutcome::Removed(_))
-                    {
-                        *outcome = MutationOutcome::Abandoned;
-                    }
-                }
-                outcomes.resize(mutations.len(), MutationOutcome::Abandoned);
-                self.roll_back(mark);
-                return outcomes;
-            }
-        }
-        record::seal(&mut self.batch.bytes[start..], self.log.checksum());
-        outcomes
-    }
-
-    fn roll_back(&mut self, mark: Mark) {
-        self.batch.bytes.truncate(mark.bytes);
-        self.batch.records = mark.records;
-        self.batch.changes.truncate(mark.changes);
-        self.state = mark.state;
-        self.batch.pending.clear();
-        for change in &self.batch.changes {
-            if let Change::Document { index, key, entry, .. } = change {
-                self.batch.pending.insert((*index, key.clone()), *entry);
-            }
-        }
-    }
-
-    /// Evaluates a mutation and, where it takes place, adds its effect to the batch.
-    fn evaluate(&mut self, mutation: &Mutation) -> MutationOutcome {
-        self.try_evaluate(mutation).unwrap_or_else(MutationOutcome::Refused)
-    }
-
-    fn try_evaluate(&mut self, mutation: &Mutation) -> Result<MutationOutcome> {
-        let (Mutation::Write { index, key, .. } | Mutation::Remove { index, key, .. }) = mutation;
-        if !self.state.owns(key.position, key.position + 1) {
-            return Err(Error::WrongShard { epoch: self.state.epoch() });
-        }
-        let Some(of_index) = self.state.indexes.get(index) else {
-            return Err(Error::IndexNotFound(*index));
-        };
-        let index_name = Arc::clone(&of_index.name);
-        let index_key = IndexKey::from(key);
-        let current = self.current(*index, &index_key)?;
-        let found = current.map(|entry| entry.version);
-        match mutation {
-            Mutation::Write { document, condition, .. } => {
-                let holds = match *condition {
-                    Condition::Absent => found.is_none(),
-                    Condition::Any => true,
-                    Condition::Present => found.is_some(),
-                    Condition::Version(version) => found == Some(version),
-                };
-                if !holds {
-                    return Ok(MutationOutcome::ConditionFailed(found));
-                }
-                let bytes = (key.bytes.len() + document.len()) as u64;
-                let replaced = current.map(|entry| self.replaced(&entry));
-                self.check_limit(bytes, replaced.map_or(0, |replaced| u64::from(replaced.bytes)))?;
-                let version = self.log.next_lsn() + self.batch.records;
-                let content_hash =
-                    effect::content_hash(&mut self.scratch, &index_name, &key.bytes, 0, document);
-                let (segment, offset) = self.next_place();
-                let entry = Entry {
-                    segment,
-                    offset,
-                    first_segment: replaced.map_or(segment, |replaced| replaced.first_segment),
-                    bytes: bytes as u32,
-                    version,
-                    expires_at: 0,
-                    content_hash,
-                };
-                self.record(&Effect::Put(Put {
-                    index: *index,
-                    position: key.position,
-                    version,
-                    expires_at: 0,
-                    replaced,
-                    key: &key.bytes,
-                    document,
-                }));
-                self.change_document((*index, index_key), Some(entry), replaced);
-                Ok(MutationOutcome::Written(version))
-            }
-            Mutation::Remove { version, .. } => {
-                let Some(entry) = current else { return Ok(MutationOutcome::Missing) };
-                if version.is_some() && *version != found {
-                    return Ok(MutationOutcome::ConditionFailed(found));
-                }
-                Ok(MutationOutcome::Removed(self.remove(*index, index_key, &entry)))
-            }
-        }
-    }
-
-    /// Adds the removal of a document to the batch, and returns its LSN.
-    fn remove(&mut self, index: IndexId, key: IndexKey, found: &Entry) -> Version {
-        let lsn = self.log.next_lsn() + self.batch.records;
-        let start = self.batch.bytes.len();
-        let replaced = self.replaced(found);
-        let (position, of_key) = (key.position(), key.key());
-        self.record(&Effect::Remove(Remove { index, position, replaced, key: of_key }));
-        self.note_tombstone(start);
-        self.change_document((index, key), None, Some(replaced));
-        lsn
-    }
-
-    /// The entry of a key after all that was evaluated.
-    fn current(&self, index: IndexId, key: &IndexKey) -> Result<Option<Entry>> {
-        match self.batch.pending.get(&(index, key.clone())) {
-            Some(entry) => Ok(*entry),
-            None => self.shared.entry(index, key),
-        }
-    }
-
-    /// What an effect says of the document that it replaces.
-    fn replaced(&self, entry: &Entry) -> Replaced {
-        // Segments before the first one there is hold nothing any more.
-        let first_segment = entry.first_segment.max(self.shared.segments.first());
-        Replaced { first_segment, ..Replaced::from(entry) }
-    }
-
-    /// Where the next record of the batch will lie: segment and offset.
-    fn next_place(&self) -> (u32, u32) {
-        let (segment, batch_start) = self.log.place();
-        (segment, batch_start + self.batch.bytes.len() as u32)
-    }
-
-    /// Refuses what would take the bytes over the limit. What takes no more than it gives back is
-    /// never refused.
-    fn check_limit(&self, bytes: u64, replaced: u64) -> Result<()> {
-        let used = self.state.used;
-        let limit = self.state.limit();
-        let needed = bytes.saturating_sub(replaced);
-        if needed > 0 && used + needed > limit {
-            return Err(Error::QuotaExceeded { used, limit, needed });
-        }
-        Ok(())
-    }
-
-    fn change_document(
-        &mut self,
-        (index, key): (IndexId, IndexKey),
-        entry: Option<Entry>,
-        replaced: Option<Replaced>,
-    ) {
-        let change = Change::Document { index, key: key.clone(), entry, replaced };
-        self.state.apply(&change);
-        self.batch.changes.push(change);
-        self.batch.pending.insert((index, key), entry);
     }
 
     // Control commands. Each is a batch of its own, so that it sees and changes the published
     // state, and mutations after it see its outcome.
 
     fn control(&mut self, command: Command) -> Result<Outcome> {
+        self.settle()?;
+        match self.control_effect(command)? {
+            Some(effect) => self.record_control(effect),
+            None => {
+                self.suit_residents();
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// Commits what is pending. It may have failed: no answer may rest on the state without it.
+    fn settle(&mut self) -> Result<()> {
         self.commit();
-        // What was pending may have failed just now: no answer may rest on the state without it.
-        self.shared.poison.check()?;
-        let Some(effect) = self.control_effect(command)? else { return Ok(Outcome::Done) };
+        self.shared.poison.check()
+    }
+
+    /// Records a control effect, with a batch of its own.
+    fn record_control(&mut self, effect: Effect<'static>) -> Result<Outcome> {
         let mut encoded = Vec::new();
         effect.encode(&mut encoded);
         self.make_room(CONTROL_RECORD_BYTES + encoded.len(), Purpose::Upkeep)?;
         let old_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         self.record(&effect);
         record::seal(&mut self.batch.bytes, self.log.checksum());
+        let dropped = match &effect {
+            Effect::DropIndex(drop) => Some(drop.id),
+            _ => None,
+        };
+        let assigned = matches!(effect, Effect::Assign(_));
         let change = Change::Control(effect);
         self.state.apply(&change);
         self.batch.changes.push(change);
         self.try_commit()?;
+        if let Some(id) = dropped {
+            self.shared.residents.drop_index(id);
+        }
+        self.suit_residents();
+        self.over_limit |= assigned;
         let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         if old_ranges != new_ranges && self.state.documents() > 0 {
             self.recount_distribution()?;
@@ -436,12 +285,13 @@ impl Sequencer {
     fn control_effect(&self, command: Command) -> Result<Option<Effect<'static>>> {
         let state = &self.state;
         Ok(match command {
-            Command::Mutate { .. } => None,
-            Command::CreateIndex { id, name } => {
+            // Not asked for here.
+            Command::Mutate { .. } | Command::SetLimit { .. } | Command::SetIndex { .. } => None,
+            Command::CreateIndex { id, name, settings } => {
                 match (state.indexes.get(&id), state.index_id(&name)) {
                     (Some(index), _) if *index.name == *name => None,
                     (None, None) if id > state.highest_index_id => {
-                        Some(Effect::CreateIndex(CreateIndex { id, name }))
+                        Some(Effect::CreateIndex(CreateIndex { id, name, settings }))
                     }
                     (None, None) => return Err(Error::IndexIdUsed { id, name }),
                     (Some(index), _) => {
@@ -469,16 +319,6 @@ impl Sequencer {
                 Some(by) if *by == owner => Some(Effect::Release),
                 Some(by) => return Err(Error::Locked { owner: by.clone() }),
             },
-            Command::SetLimit { limit } => {
-                if state.assignment.is_none() {
-                    return Err(Error::WrongShard { epoch: 0 });
-                }
-                let used = state.used;
-                if used > limit {
-                    return Err(Error::QuotaExceeded { used, limit, needed: 0 });
-                }
-                (state.limit() != limit).then_some(Effect::SetLimit(SetLimit { limit }))
-            }
         })
     }
 
@@ -500,7 +340,12 @@ impl Sequencer {
     /// that stay the same do not come here.
     fn recount_distribution(&mut self) -> Result<()> {
         let shared = &self.shared;
-        let counted = read::recount(&shared.view.read(), &*shared.index.get()?, &shared.segments)?;
+        let counted = read::recount(
+            &shared.view.read(),
+            &*shared.index.get()?,
+            &shared.segments,
+            |_, _, _| (),
+        )?;
         let mut view = shared.view.write();
         for state in [&mut self.state, &mut view.state] {
             state.take_distribution(&counted.state);
@@ -570,6 +415,7 @@ impl Sequencer {
         match &written {
             Ok(()) => self.publish(),
             Err(_) => {
+                self.undo_to(0);
                 self.batch.changes.clear();
                 self.state = self.shared.view.read().state.clone();
             }
@@ -577,6 +423,7 @@ impl Sequencer {
         self.batch.bytes.clear();
         self.batch.records = 0;
         self.batch.pending.clear();
+        self.batch.undo.clear();
         for (done, result) in self.batch.answers.drain(..) {
             // An answer may rest on the pending changes even where it brought none.
             done(written.clone().and(result));
@@ -640,16 +487,6 @@ impl Sequencer {
         if !harmless {
             self.shared.poison.set(error);
         }
-    }
-}
-
-/// The bytes that the record of a mutation may take.
-fn record_bytes(mutation: &Mutation) -> usize {
-    match mutation {
-        Mutation::Write { key, document, .. } => {
-            effect::record_bytes(key.bytes.len() + document.len())
-        }
-        Mutation::Remove { key, .. } => effect::record_bytes(key.bytes.len()),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::Sequencer;
 use crate::command::{IndexId, Outcome};
 use crate::compaction::Survivor;
-use crate::effect::{Effect, Put, Remove, Tombstone};
+use crate::effect::{Effect, Put, Reason, Remove, Tombstone};
 use crate::engine::Completion;
 use crate::error::Result;
 use crate::index::{Entry, IndexKey};
@@ -30,7 +30,8 @@ impl Sequencer {
                 }
                 Survivor::Tombstone { index, key, version, replaced } => {
                     let (position, key) = (key.position(), key.key());
-                    let removal = Remove { index: *index, position, replaced: *replaced, key };
+                    let (index, replaced, reason) = (*index, *replaced, Reason::Asked);
+                    let removal = Remove { index, position, replaced, reason, key };
                     self.record(&Effect::Tombstone(Tombstone { version: *version, removal }));
                     self.note_tombstone(start);
                 }
@@ -71,7 +72,7 @@ impl Sequencer {
             document,
         }));
         let entry = Entry { segment, offset, first_segment, ..found };
-        self.change_document((index, key.clone()), Some(entry), Some(replaced));
+        self.change_document((index, key.clone()), Some(entry), Some(replaced), Reason::Asked);
         Ok(())
     }
 
@@ -101,7 +102,7 @@ impl Sequencer {
             }
             if let Some(found) = self.current(*index, key)? {
                 let start = self.batch.bytes.len();
-                self.remove(*index, key.clone(), &found);
+                self.remove(*index, key.clone(), &found, Reason::Asked);
                 record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             }
         }

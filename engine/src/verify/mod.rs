@@ -373,13 +373,20 @@ enum Round {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Expiry, IndexSettings, Policy};
 
     #[test]
     fn the_parts_of_the_ring_meet_and_cover_it() {
         let mut manifest = Manifest::new(1);
         for documents in [0, 1, DOCUMENTS_AT_A_TIME, 7 * DOCUMENTS_AT_A_TIME, u64::MAX] {
             let totals = Totals { documents, ..Totals::default() };
-            let index = crate::state::IndexState { name: "i".into(), totals, distribution: [0; 5] };
+            let index = crate::state::IndexState {
+                name: "i".into(),
+                totals,
+                settings: IndexSettings::default(),
+                removals: crate::state::Removals::default(),
+                distribution: [0; 5],
+            };
             manifest.indexes.insert(1, index);
             let parts = parts(&manifest, DOCUMENTS_AT_A_TIME);
             assert_eq!((parts[0].start, parts[parts.len() - 1].end), (0, u32::MAX));
@@ -405,9 +412,16 @@ mod tests {
                 lineage: 0,
                 ranges: vec![(0, RING)],
                 limit: u64::MAX,
+                policy: Policy::Reject,
             }))
             .unwrap();
-        engine.execute(Command::CreateIndex { id: 1, name: "index".to_owned() }).unwrap();
+        engine
+            .execute(Command::CreateIndex {
+                id: 1,
+                name: "index".to_owned(),
+                settings: IndexSettings::default(),
+            })
+            .unwrap();
         for i in 0..100u32 {
             if i == 80 {
                 engine.checkpoint().unwrap();
@@ -417,7 +431,13 @@ mod tests {
                 Mutation::Remove { index: 1, key, version: None }
             } else {
                 let document = format!("document {i}").into();
-                Mutation::Write { index: 1, key, document, condition: Condition::Any }
+                Mutation::Write {
+                    index: 1,
+                    key,
+                    document,
+                    condition: Condition::Any,
+                    expiry: Expiry::Default,
+                }
             };
             engine.execute(Command::Mutate { mutations: vec![mutation], atomic: false }).unwrap();
         }

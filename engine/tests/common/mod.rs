@@ -12,8 +12,8 @@ use bytes::Bytes;
 use sherd_engine::fs::SimFs;
 use sherd_engine::index::MemoryStore;
 use sherd_engine::{
-    Assignment, Command, Condition, Engine, Key, Mutation, MutationOutcome, Options, Outcome,
-    Recovery, Result, Scan,
+    Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, MutationOutcome,
+    Options, Outcome, Policy, Recovery, Result, Scan,
 };
 
 pub const RING: u32 = 10_000_000;
@@ -42,13 +42,20 @@ pub fn assignment(epoch: u64, ranges: &[(u32, u32)], limit: u64) -> Assignment {
         lineage: 0,
         ranges: ranges.to_vec(),
         limit,
+        policy: Policy::Reject,
     }
 }
 
 /// Gives the shard the whole ring and one index.
 pub fn set_up(engine: &Engine) {
     engine.execute(Command::Assign(assignment(1, &[(0, RING)], u64::MAX))).unwrap();
-    engine.execute(Command::CreateIndex { id: INDEX, name: "index".to_owned() }).unwrap();
+    engine
+        .execute(Command::CreateIndex {
+            id: INDEX,
+            name: "index".to_owned(),
+            settings: IndexSettings::default(),
+        })
+        .unwrap();
 }
 
 /// A key; its position is a hash of a kind, always the same.
@@ -59,7 +66,7 @@ pub fn key(name: &str) -> Key {
 
 pub fn write(name: &str, document: &str, condition: Condition) -> Mutation {
     let document = Bytes::copy_from_slice(document.as_bytes());
-    Mutation::Write { index: INDEX, key: key(name), document, condition }
+    Mutation::Write { index: INDEX, key: key(name), document, condition, expiry: Expiry::Default }
 }
 
 pub fn remove(name: &str) -> Mutation {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sherd_engine::{
-    Assignment, Command, Condition, Document, Error, IndexId, Key, Mutation, MutationOutcome,
-    Outcome,
+    Assignment, Command, Condition, Document, Error, Expiry, IndexId, IndexSettings, Key, Mutation,
+    MutationOutcome, Outcome, Policy,
 };
 
 use crate::history::{Change, Kind, NAMES, OWNERS, RANGES, Step, When, key};
@@ -82,9 +82,11 @@ impl Model {
                 let mutations = mutations.iter().map(|change| self.mutation(change)).collect();
                 Command::Mutate { mutations, atomic }
             }
-            Step::CreateIndex { id, name } => {
-                Command::CreateIndex { id, name: NAMES[name].to_owned() }
-            }
+            Step::CreateIndex { id, name } => Command::CreateIndex {
+                id,
+                name: NAMES[name].to_owned(),
+                settings: IndexSettings::default(),
+            },
             Step::DropIndex { id } => Command::DropIndex { id },
             Step::Assign { epoch, lineage, ranges, limit, foreign } => {
                 Command::Assign(Assignment {
@@ -95,11 +97,12 @@ impl Model {
                     lineage,
                     ranges: RANGES[ranges].to_vec(),
                     limit,
+                    policy: Policy::Reject,
                 })
             }
             Step::Lock { owner } => Command::Lock { owner: OWNERS[owner].to_owned() },
             Step::Release { owner } => Command::Release { owner: OWNERS[owner].to_owned() },
-            Step::SetLimit { limit } => Command::SetLimit { limit },
+            Step::SetLimit { limit } => Command::SetLimit { limit, policy: None },
         }
     }
 
@@ -119,6 +122,7 @@ impl Model {
                     When::Present => Condition::Present,
                     When::Version(is_there) => Condition::Version(version(is_there)),
                 },
+                expiry: Expiry::Default,
             },
             Kind::Remove { version: named } => {
                 Mutation::Remove { index, key, version: named.map(version) }
@@ -180,7 +184,9 @@ impl Model {
     }
 
     pub(crate) fn evaluate(&mut self, mutation: &Mutation) -> Result<MutationOutcome, Error> {
-        let (Mutation::Write { index, key, .. } | Mutation::Remove { index, key, .. }) = mutation;
+        let (Mutation::Write { index, key, .. }
+        | Mutation::Touch { index, key, .. }
+        | Mutation::Remove { index, key, .. }) = mutation;
         if !self.owns(key.position) {
             return Err(Error::WrongShard { epoch: self.epoch() });
         }
@@ -210,9 +216,13 @@ impl Model {
                 if needed > 0 && used + needed > limit {
                     return Err(Error::QuotaExceeded { used, limit, needed });
                 }
-                documents.insert(place, Document { version: lsn, bytes: document.clone() });
+                documents.insert(
+                    place,
+                    Document { version: lsn, expires_at: 0, bytes: document.clone() },
+                );
                 MutationOutcome::Written(lsn)
             }
+            Mutation::Touch { .. } => panic!("nothing is touched here"),
             Mutation::Remove { version, .. } => match found {
                 None => return Ok(MutationOutcome::Missing),
                 Some(there) if version.is_some_and(|named| named != there) => {
@@ -232,7 +242,7 @@ impl Model {
     pub(crate) fn control(&mut self, command: &Command) -> Result<bool, Error> {
         match command.clone() {
             Command::Mutate { .. } => panic!("a mutation is no control command"),
-            Command::CreateIndex { id, name } => {
+            Command::CreateIndex { id, name, .. } => {
                 let other = self.indexes.iter().find(|(_, (taken, _))| *taken == name);
                 match (self.indexes.get(&id), other) {
                     (Some((held, _)), _) if *held == name => return Ok(false),
@@ -293,7 +303,8 @@ impl Model {
                 Some(by) if *by != owner => Err(Error::Locked { owner: by.clone() }),
                 _ => Ok(self.locked_by.take().is_some()),
             },
-            Command::SetLimit { limit } => {
+            Command::SetIndex { .. } => panic!("no index is set here"),
+            Command::SetLimit { limit, .. } => {
                 let used = self.used();
                 let Some(held) = &mut self.assignment else {
                     return Err(Error::WrongShard { epoch: 0 });

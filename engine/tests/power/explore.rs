@@ -11,7 +11,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use sherd_engine::fs::{Event, Image, Medium, Pending, SimFs};
 use sherd_engine::index::{IndexStore, SledStore};
-use sherd_engine::{Command, Condition, Defects, Engine, Mutation};
+use sherd_engine::{Command, Condition, Defects, Engine, Expiry, IndexSettings, Mutation};
 
 use super::history::{Follower, Known, State};
 use super::index::{Held, IndexPast, SLED_CACHE_BYTES, TestStore, Variant};
@@ -477,7 +477,14 @@ impl Point<'_> {
         let index = match model.indexes.keys().next() {
             Some(index) => *index,
             None => {
-                execute(&mut model, Command::CreateIndex { id: 1000, name: "after".to_owned() })?;
+                execute(
+                    &mut model,
+                    Command::CreateIndex {
+                        id: 1000,
+                        name: "after".to_owned(),
+                        settings: IndexSettings::default(),
+                    },
+                )?;
                 1000
             }
         };
@@ -492,7 +499,13 @@ impl Point<'_> {
                 _ => (index, key(&format!("k{:02}", rng.random_range(0..24))), 21),
             };
             let document = document(900_000 + i as u64, length).into();
-            let write = Mutation::Write { index, key, document, condition: Condition::Any };
+            let write = Mutation::Write {
+                index,
+                key,
+                document,
+                condition: Condition::Any,
+                expiry: Expiry::Default,
+            };
             execute(&mut model, Command::Mutate { mutations: vec![write], atomic: false })?;
         }
         let interval = self.recording.options.durability != sherd_engine::Durability::Always;

@@ -66,7 +66,9 @@ impl Model {
 
     /// What a mutation makes of this; `None` where it does not take place.
     fn evaluate(&self, mutation: &Mutation) -> Option<Self> {
-        let (Mutation::Write { index, key, .. } | Mutation::Remove { index, key, .. }) = mutation;
+        let (Mutation::Write { index, key, .. }
+        | Mutation::Touch { index, key, .. }
+        | Mutation::Remove { index, key, .. }) = mutation;
         if !self.owns(key.position) || !self.indexes.contains_key(index) {
             return None;
         }
@@ -89,6 +91,7 @@ impl Model {
                 let grows = after.used() > self.used();
                 (!grows || after.used() <= self.limit()).then_some(after)
             }
+            Mutation::Touch { .. } => unreachable!("nothing is touched here"),
             Mutation::Remove { .. } => after.documents.remove(&place).map(|_| after),
         }
     }
@@ -112,7 +115,7 @@ impl Model {
                 }
                 return groups;
             }
-            Command::CreateIndex { id, name } => _ = after.indexes.insert(*id, name.clone()),
+            Command::CreateIndex { id, name, .. } => _ = after.indexes.insert(*id, name.clone()),
             Command::DropIndex { id } => {
                 after.indexes.remove(id);
                 after.documents.retain(|place, _| place.0 != *id);
@@ -123,7 +126,8 @@ impl Model {
             Command::Assign(assignment) => after.assignment = Some(assignment.clone()),
             Command::Lock { owner } => after.locked_by = Some(owner.clone()),
             Command::Release { .. } => after.locked_by = None,
-            Command::SetLimit { limit } => {
+            Command::SetIndex { .. } => unreachable!("no index is set here"),
+            Command::SetLimit { limit, .. } => {
                 if let Some(assignment) = &mut after.assignment {
                     assignment.limit = *limit;
                 }

@@ -17,8 +17,8 @@ use rand::seq::IndexedRandom;
 use sherd_engine::fs::{Event, Fault, Observer, SimFs};
 use sherd_engine::index::{IndexStore, MemoryStore};
 use sherd_engine::{
-    Assignment, Command, Condition, Defects, Durability, Engine, Error, Key, Mutation,
-    MutationOutcome, Options, Outcome,
+    Assignment, Command, Condition, Defects, Durability, Engine, Error, Expiry, IndexSettings, Key,
+    Mutation, MutationOutcome, Options, Outcome, Policy,
 };
 
 use super::history::{Follower, History, State};
@@ -458,9 +458,9 @@ impl Workload {
             }
             12..15 => {
                 let limit = model.used() + self.rng.random_range(0..2000);
-                vec![Command::SetLimit { limit }]
+                vec![Command::SetLimit { limit, policy: None }]
             }
-            15..19 => vec![Command::SetLimit { limit: u64::MAX }],
+            15..19 => vec![Command::SetLimit { limit: u64::MAX, policy: None }],
             _ => (0..self.rng.random_range(1..4)).map(|_| self.mutate(1..5)).collect(),
         }
     }
@@ -477,7 +477,7 @@ impl Workload {
         let taken: BTreeSet<_> = self.model().indexes.values().cloned().collect();
         let mut names = (0..).map(|n| format!("index{n}"));
         let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
-        Command::CreateIndex { id, name }
+        Command::CreateIndex { id, name, settings: IndexSettings::default() }
     }
 
     fn mutate(&mut self, count: std::ops::Range<usize>) -> Command {
@@ -509,7 +509,7 @@ impl Workload {
             _ => Condition::Any,
         };
         let document = document(self.serial, length).into();
-        Mutation::Write { index, key, document, condition }
+        Mutation::Write { index, key, document, condition, expiry: Expiry::Default }
     }
 }
 
@@ -537,6 +537,7 @@ pub fn assignment(epoch: u64, ranges: Vec<(u32, u32)>) -> Assignment {
         lineage: 0,
         ranges,
         limit: u64::MAX,
+        policy: Policy::Reject,
     }
 }
 
@@ -550,8 +551,9 @@ fn places_of(command: &Command) -> Vec<Place> {
     mutations
         .iter()
         .map(|mutation| {
-            let (Mutation::Write { index, key, .. } | Mutation::Remove { index, key, .. }) =
-                mutation;
+            let (Mutation::Write { index, key, .. }
+            | Mutation::Touch { index, key, .. }
+            | Mutation::Remove { index, key, .. }) = mutation;
             (*index, key.position, String::from_utf8(key.bytes.to_vec()).unwrap())
         })
         .collect()

@@ -3,10 +3,11 @@
 
 use sherd_engine::Command;
 use sherd_node::Responder;
-use sherd_protocol::message::{Assignment, DropIndex, Index, Lock, SetSize, ShardAnswer};
+use sherd_protocol::message::{Assignment, DropIndex, Index, Lock, SetShare, SetSize, ShardAnswer};
 use sherd_protocol::ring::RING_SIZE;
 use sherd_protocol::{WireError, name};
 
+use super::settings;
 use crate::refusal::refusal;
 use crate::shard::Shard;
 
@@ -23,6 +24,7 @@ pub(crate) fn assign(shard: &Shard, assignment: Assignment, responder: Responder
         lineage: assignment.lineage,
         ranges,
         limit: assignment.size,
+        policy: settings::policy(assignment.policy),
     });
     submit(shard, command, responder);
 }
@@ -44,10 +46,19 @@ pub(crate) fn release(shard: &Shard, lock: Lock<'_>, responder: Responder) {
 pub(crate) fn create_index(shard: &Shard, index: Index, responder: Responder) {
     match name::check_index(&index.name) {
         Ok(()) => {
-            submit(shard, Command::CreateIndex { id: index.id, name: index.name }, responder);
+            let Index { id, name, settings } = index;
+            let settings = settings::to_engine(&settings);
+            submit(shard, Command::CreateIndex { id, name, settings }, responder);
         }
         Err(error) => responder.refuse(&WireError::bad_request("name", error)),
     }
+}
+
+/// The id says which, as for a drop.
+pub(crate) fn set_index(shard: &Shard, set: SetShare<'_>, responder: Responder) {
+    let SetShare { id, name, settings, force } = set;
+    let settings = settings::to_engine(&settings);
+    submit_of(shard, name, Command::SetIndex { id, settings, force }, responder);
 }
 
 /// The id says which: an index created anew under the name is another one.
@@ -56,13 +67,20 @@ pub(crate) fn drop_index(shard: &Shard, index: DropIndex<'_>, responder: Respond
 }
 
 pub(crate) fn set_size(shard: &Shard, set: SetSize, responder: Responder) {
-    submit(shard, Command::SetLimit { limit: set.size }, responder);
+    let policy = set.policy.map(settings::policy);
+    submit(shard, Command::SetLimit { limit: set.size, policy }, responder);
 }
 
 fn submit(shard: &Shard, command: Command, responder: Responder) {
+    submit_of(shard, "", command, responder);
+}
+
+/// Submits a command that is about the index of that name.
+fn submit_of(shard: &Shard, index: &str, command: Command, responder: Responder) {
+    let index = index.to_owned();
     let done = move |result: sherd_engine::Result<_>| match result {
         Ok(_) => responder.send(&ShardAnswer::Done),
-        Err(error) => responder.refuse(&refusal(error, "")),
+        Err(error) => responder.refuse(&refusal(error, &index)),
     };
     shard.engine.submit(command, Box::new(done));
 }

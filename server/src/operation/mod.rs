@@ -6,17 +6,18 @@
 mod batch;
 mod control;
 mod mutation;
-mod pop;
+mod optimistic;
 mod read;
 mod remove;
 mod scan;
+mod settings;
 mod stat;
 mod write;
 
 pub(crate) use batch::batch;
-pub(crate) use control::{assign, create_index, drop_index, lock, release, set_size};
-pub use pop::MAX_POP_ATTEMPTS;
-pub(crate) use pop::pop;
+pub(crate) use control::{assign, create_index, drop_index, lock, release, set_index, set_size};
+pub use optimistic::MAX_ATTEMPTS;
+pub(crate) use optimistic::{pop, touch};
 pub(crate) use read::{has, read};
 pub(crate) use remove::remove;
 pub(crate) use scan::scan;

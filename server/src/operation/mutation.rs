@@ -1,7 +1,7 @@
 //! Changes of one document: from the wire to the engine, and what became of them back.
 
 use bytes::Bytes;
-use sherd_engine::{Command, Condition, Mutation, Outcome};
+use sherd_engine::{Command, Condition, Expiry, Mutation, Outcome};
 use sherd_node::Responder;
 use sherd_protocol::document::{self, DocumentError};
 use sherd_protocol::message::{self, MutationOutcome, Remove, Write};
@@ -31,7 +31,22 @@ pub(super) fn write(shard: &Shard, body: &Bytes, write: &Write<'_>) -> Result<Mu
         message::Condition::Present => Condition::Present,
         message::Condition::Version(version) => Condition::Version(version),
     };
-    Ok(Mutation::Write { index, key, document: body.slice_ref(write.document), condition })
+    let (document, expiry) = (body.slice_ref(write.document), expiry(write.expiry)?);
+    Ok(Mutation::Write { index, key, document, condition, expiry })
+}
+
+/// When a document is to expire.
+///
+/// # Errors
+/// When that is no time.
+pub(super) fn expiry(expiry: sherd_protocol::Expiry) -> Result<Expiry, WireError> {
+    expiry.check().map_err(|error| WireError::bad_request("expiry", error))?;
+    Ok(match expiry {
+        sherd_protocol::Expiry::Default => Expiry::Default,
+        sherd_protocol::Expiry::Never => Expiry::Never,
+        sherd_protocol::Expiry::After(milliseconds) => Expiry::After(milliseconds),
+        sherd_protocol::Expiry::At(milliseconds) => Expiry::At(milliseconds),
+    })
 }
 
 /// The engine's mutation for a remove in `body`.
@@ -99,6 +114,8 @@ pub(super) fn on_the_wire(outcome: sherd_engine::MutationOutcome, index: &str) -
         Engine::ConditionFailed(version) => MutationOutcome::ConditionFailed { version },
         Engine::Refused(error) => MutationOutcome::Error(refusal(error, index)),
         Engine::Abandoned => MutationOutcome::Abandoned,
+        // Nothing of a batch is touched.
+        Engine::Touched(..) => MutationOutcome::Error(unexpected()),
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) fn read(shard: &Shard, body: &Bytes, at: KeyOf<'_>, responder: Respon
         Ok((key, Some(document))) => responder.send(&ShardAnswer::Document(Found {
             position: Position(key.position),
             version: document.version,
+            expires_at: document.expires_at,
             document: &document.bytes,
         })),
         Ok((_, None)) => responder.send(&ShardAnswer::Missing),
@@ -34,6 +35,7 @@ pub(crate) fn has(shard: &Shard, body: &Bytes, at: KeyOf<'_>, responder: Respond
         Ok((key, Some(version))) => responder.send(&ShardAnswer::Document(Found {
             position: Position(key.position),
             version,
+            expires_at: 0,
             document: &[],
         })),
         Ok((_, None)) => responder.send(&ShardAnswer::Missing),

@@ -31,8 +31,8 @@ pub const MAX_PAGE_DOCUMENTS: usize = 8192;
 pub const MAX_SCANS_AT_ONCE: usize = 8;
 
 /// What an item takes in a page besides key and document: the array's marker, the longest forms of
-/// position and version, and of the lengths of key and document.
-const ITEM_BYTES: usize = 1 + 5 + 9 + 3 + 5;
+/// position, version and expiry, and of the lengths of key and document.
+const ITEM_BYTES: usize = 1 + 5 + 9 + 9 + 3 + 5;
 
 /// What a page takes besides its items, and more.
 const PAGE_FRAME_BYTES: usize = 64;
@@ -115,6 +115,7 @@ fn answer(engine: &Engine, wanted: &sherd_engine::Scan, index: &str, responder: 
             key: key_string,
             version: document.version,
             document: &document.bytes,
+            expires_at: document.expires_at,
         })
     });
     match items.collect() {

@@ -2,8 +2,9 @@
 
 use sherd_node::Responder;
 use sherd_protocol::Range;
-use sherd_protocol::message::{IndexStat, ShardAnswer, ShardStat};
+use sherd_protocol::message::{Counts, IndexStat, ShardAnswer, ShardStat};
 
+use super::settings;
 use crate::shard::Shard;
 
 pub(crate) fn stat(shard: &Shard, responder: Responder) {
@@ -12,6 +13,7 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         used: stored.used,
         documents: stored.documents,
         distribution: stored.distribution,
+        counts: counts(stored.counts),
         locked_by: stored.locked_by,
         poisoned: stored.poisoned,
         disk_full: stored.disk_full,
@@ -20,6 +22,8 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         checkpoint_lsn: stored.checkpoint_lsn,
         segments: stored.segments,
         log_bytes: stored.log_bytes,
+        tracked_documents: stored.tracked_documents,
+        tracked_bytes: stored.tracked_bytes,
         connections: shard.node.connections() as u64,
         pid: std::process::id(),
         ..ShardStat::default()
@@ -31,6 +35,8 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
             name: index.name,
             documents: index.documents,
             used: index.used,
+            settings: settings::on_the_wire(&index.settings),
+            counts: counts(index.counts),
         })
         .collect();
     if let Some(assignment) = shard.engine.assignment() {
@@ -40,6 +46,12 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         stat.lineage = assignment.lineage;
         stat.ranges = assignment.ranges.iter().map(|&(start, end)| Range { start, end }).collect();
         stat.max_size = assignment.limit;
+        stat.policy = settings::policy_on_the_wire(assignment.policy);
     }
     responder.send(&ShardAnswer::Stat(Box::new(stat)));
+}
+
+fn counts(counts: sherd_engine::Counts) -> Counts {
+    let sherd_engine::Counts { evicted, expired, rejected, hits, misses } = counts;
+    Counts { evicted, expired, rejected, hits, misses }
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sherd_protocol::message::*;
-use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, HashMethod, PROTOCOL_VERSION, Range, frame};
+use sherd_protocol::{
+    DEFAULT_MAX_FRAME_BYTES, Expiry, HashMethod, IndexSettings, PROTOCOL_VERSION, Policy, Range,
+    frame,
+};
 use sherd_server::{Config, Error};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -55,7 +58,8 @@ impl Shard {
         let shard = Self::start_with(config).await;
         let mut connection = Connection::open(shard.address).await;
         connection.done(ShardOperation::Assign(assignment())).await;
-        let index = Index { id: INDEX_ID, name: INDEX.to_owned() };
+        let settings = IndexSettings::default();
+        let index = Index { id: INDEX_ID, name: INDEX.to_owned(), settings };
         connection.done(ShardOperation::CreateIndex(index)).await;
         (shard, connection)
     }
@@ -82,6 +86,7 @@ pub(crate) fn assignment() -> Assignment {
         hash_method: HashMethod::Md5,
         ranges: vec![Range::FULL],
         size: 1 << 30,
+        policy: Policy::Reject,
     }
 }
 
@@ -209,7 +214,8 @@ pub(crate) fn write<'a>(
     document: &'a [u8],
     condition: Condition,
 ) -> ShardOperation<'a> {
-    ShardOperation::Write(Write { index: INDEX, key, document, condition })
+    let expiry = Expiry::Default;
+    ShardOperation::Write(Write { index: INDEX, key, document, condition, expiry })
 }
 
 pub(crate) fn read(key: &str) -> ShardOperation<'_> {

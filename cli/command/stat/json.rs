@@ -1,105 +1,15 @@
-//! `sherd stat`: what the shards say of themselves.
+//! What the shards say of themselves, for programs.
 
-use std::time::Duration;
-
-use clap::Args;
 use serde::Serialize;
 use serde::ser::SerializeMap;
-use sherd_client::ShardView;
-use sherd_protocol::message::ShardStat;
+use sherd_client::{Policy, ShardView};
+use sherd_protocol::message::{Counts, ShardStat};
 use sherd_protocol::{Position, Range};
 
 use crate::document::to_json;
-use crate::error::Error;
-use crate::output::{Output, say, table};
-use crate::units::show_size;
-
-use super::Context;
-
-/// How long bootstrap has to say how it sees the shards: it was there a moment ago.
-const STATUS_TIME: Duration = Duration::from_secs(2);
-
-/// Print what the shards hold, and how they are
-///
-/// With --json, one object keyed by the shards' names. Sizes count the bytes of keys and documents,
-/// nothing else. If a shard does not answer, the exit status is 1.
-#[derive(Debug, Args)]
-pub(crate) struct Stat {}
-
-impl Stat {
-    /// Asks all shards and prints their answers.
-    pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
-        let client = context.connect().await?;
-        let views = client.stat().await;
-        let mut output = Output::new();
-        if context.json {
-            output.json(&ByName(&views))?;
-        } else {
-            print_table(&mut output, &views)?;
-        }
-        output.flush()?;
-        let mut all_answered = true;
-        for view in &views {
-            if let Err(error) = &view.stat {
-                say!("shard {}: {error}", view.shard.name);
-                all_answered = false;
-            }
-        }
-        // A shard may serve and bootstrap still have something to say, of an old copy of its data
-        // for example.
-        if let Ok(shards) = client.with_deadline(STATUS_TIME).status().await {
-            for shard in shards {
-                if let Some(why) = shard.why {
-                    say!("bootstrap about shard {}: {why}", shard.name);
-                }
-            }
-        }
-        if all_answered { Ok(()) } else { Err(Error::FailedSaid) }
-    }
-}
-
-fn print_table(output: &mut Output, views: &[ShardView]) -> Result<(), Error> {
-    let mut shards =
-        table(["NAME", "ADDRESS", "PID", "RANGES", "DOCUMENTS", "USED", "SIZE", "LOG", "STATE"]);
-    for ShardView { shard, stat } in views {
-        let (name, address) = (shard.name.clone(), shard.address());
-        match stat {
-            Ok(stat) => shards.add_row([
-                name,
-                address,
-                stat.pid.to_string(),
-                stat.ranges.iter().map(Range::to_string).collect::<Vec<_>>().join(" "),
-                stat.documents.to_string(),
-                show_size(stat.used),
-                show_size(stat.max_size),
-                show_size(stat.log_bytes),
-                state(stat),
-            ]),
-            Err(_) => {
-                let unknown = || "?".to_owned();
-                let size = show_size(shard.size);
-                let row = [name, address, unknown(), unknown(), unknown(), unknown(), size];
-                shards.add_row(row.into_iter().chain([unknown(), "no answer".to_owned()]))
-            }
-        };
-    }
-    output.line(shards.trim_fmt())
-}
-
-fn state(stat: &ShardStat) -> String {
-    // The gravest first.
-    let states = [
-        ("poisoned, reads only: ", &stat.poisoned),
-        ("disk full, no writes: ", &stat.disk_full),
-        ("checkpoints fail: ", &stat.checkpoint_error),
-        ("locked by ", &stat.locked_by),
-    ];
-    let state = states.iter().find_map(|(what, why)| Some(format!("{what}{}", why.as_ref()?)));
-    state.unwrap_or_else(|| "serving".to_owned())
-}
 
 /// All shards, keyed by name.
-struct ByName<'a>(&'a [ShardView]);
+pub(super) struct ByName<'a>(pub(super) &'a [ShardView]);
 
 impl Serialize for ByName<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -145,6 +55,9 @@ struct View<'a> {
     ranges: Vec<(f64, f64)>,
     documents: u64,
     used: u64,
+    policy: Policy,
+    #[serde(flatten)]
+    counts: Counts,
     indexes: Vec<IndexView<'a>>,
     locked_by: Option<&'a str>,
     poisoned: Option<&'a str>,
@@ -154,15 +67,26 @@ struct View<'a> {
     checkpoint_lsn: u64,
     segments: u64,
     log_bytes: u64,
+    tracked_documents: u64,
+    tracked_bytes: u64,
     connections: u64,
 }
 
+/// An index: its limits are this shard's share of them.
 #[derive(Serialize)]
 struct IndexView<'a> {
     name: &'a str,
     id: u32,
     documents: u64,
     used: u64,
+    max_bytes: Option<u64>,
+    max_documents: Option<u64>,
+    /// What is in force: the index's own or the shard's.
+    policy: Policy,
+    /// In milliseconds.
+    ttl: Option<u64>,
+    #[serde(flatten)]
+    counts: Counts,
 }
 
 impl<'a> View<'a> {
@@ -174,6 +98,11 @@ impl<'a> View<'a> {
             id: index.id,
             documents: index.documents,
             used: index.used,
+            max_bytes: index.settings.max_bytes,
+            max_documents: index.settings.max_documents,
+            policy: index.settings.policy.unwrap_or(stat.policy),
+            ttl: index.settings.ttl,
+            counts: index.counts,
         });
         Self {
             start: stat.ranges.first().map_or(0.0, |range| fraction(range.start)),
@@ -189,6 +118,8 @@ impl<'a> View<'a> {
             ranges: stat.ranges.iter().map(ends).collect(),
             documents: stat.documents,
             used: stat.used,
+            policy: stat.policy,
+            counts: stat.counts,
             indexes: indexes.collect(),
             locked_by: stat.locked_by.as_deref(),
             poisoned: stat.poisoned.as_deref(),
@@ -198,6 +129,8 @@ impl<'a> View<'a> {
             checkpoint_lsn: stat.checkpoint_lsn,
             segments: stat.segments,
             log_bytes: stat.log_bytes,
+            tracked_documents: stat.tracked_documents,
+            tracked_bytes: stat.tracked_bytes,
             connections: stat.connections,
         }
     }

@@ -1,0 +1,351 @@
+//! Leaves: what is remembered of some documents, and tables of leaves.
+//!
+//! A document is known by its *tag*, of five bytes: its position and sixteen bits of its key's hash.
+//! Two documents may have the same tag; then there are two slots of it, and which is whose does not
+//! matter much. The table is a linear hash table (Litwin, 1980): it grows and shrinks by a leaf at a
+//! time, so no insertion takes long, and all leaves are about equally full at any size.
+
+use std::collections::BTreeMap;
+
+use twox_hash::XxHash3_64;
+
+use crate::index::IndexKey;
+
+/// How many slots leaves have in the mean: few enough to look at all of them.
+pub(super) const MEAN_SLOTS: usize = 64;
+
+/// By how many slots the vectors of a leaf grow: doubling them would leave a third unused.
+const GROWTH_SLOTS: usize = 6;
+
+/// A position, and sixteen bits of the key's hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tag([u8; 5]);
+
+impl Tag {
+    pub(crate) fn of(key: &IndexKey) -> Self {
+        let [_, a, b, c] = key.position().to_be_bytes();
+        let [d, e, ..] = XxHash3_64::oneshot(key.key()).to_be_bytes();
+        Self([a, b, c, d, e])
+    }
+
+    pub(crate) fn position(self) -> u32 {
+        let [a, b, c, ..] = self.0;
+        u32::from_be_bytes([0, a, b, c])
+    }
+
+    /// Spreads all bits of the tag over all bits of the hash (the finalizer of MurmurHash3,
+    /// Appleby).
+    pub(super) fn hash(self) -> u64 {
+        let [a, b, c, d, e] = self.0;
+        let mut hash = u64::from_be_bytes([0, 0, 0, a, b, c, d, e]);
+        for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+            hash ^= hash >> 33;
+            hash = hash.wrapping_mul(factor);
+        }
+        hash ^ (hash >> 33)
+    }
+}
+
+/// What is remembered of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) tag: Tag,
+    /// What the policy makes of it; see [`Tracker::rank`](super::tracker::Tracker).
+    pub(super) access: u32,
+    /// The second since 1970 in which the document has expired; 0 for never.
+    pub(super) expiry: u32,
+}
+
+/// The slots of some documents, field by field. A field that none needs takes no memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leaf {
+    tags: Vec<Tag>,
+    access: Vec<u32>,
+    expiry: Vec<u32>,
+    /// Of documents evicted lately: twelve bits of the tag's hash, four of their frequency.
+    pub(super) ghosts: Vec<u16>,
+    /// Which ghost is replaced next.
+    oldest_ghost: u8,
+    /// In which second the leaf is to be looked at: no document in it expires before. 0 for never.
+    due: u32,
+}
+
+fn push<T>(field: &mut Vec<T>, value: T) {
+    if field.len() == field.capacity() {
+        field.reserve_exact(GROWTH_SLOTS);
+    }
+    field.push(value);
+}
+
+fn shrink<T>(field: &mut Vec<T>) {
+    if field.capacity() > field.len() + 4 * GROWTH_SLOTS {
+        field.shrink_to(field.len() + GROWTH_SLOTS);
+    }
+}
+
+impl Leaf {
+    pub(super) fn len(&self) -> usize {
+        self.tags.len()
+    }
+
+    fn find(&self, tag: Tag) -> Option<usize> {
+        self.tags.iter().position(|&found| found == tag)
+    }
+
+    pub(super) fn slot(&self, place: usize) -> Slot {
+        let of = |field: &[u32]| field.get(place).copied().unwrap_or(0);
+        Slot { tag: self.tags[place], access: of(&self.access), expiry: of(&self.expiry) }
+    }
+
+    fn push(&mut self, slot: Slot) {
+        let len = self.tags.len();
+        push(&mut self.tags, slot.tag);
+        let fields = [(&mut self.access, slot.access), (&mut self.expiry, slot.expiry)];
+        for (field, value) in fields {
+            if field.is_empty() && value != 0 {
+                field.reserve_exact(len + GROWTH_SLOTS);
+                field.resize(len, 0);
+            }
+            if value != 0 || !field.is_empty() {
+                push(field, value);
+            }
+        }
+    }
+
+    fn remove(&mut self, place: usize) -> Slot {
+        let slot = self.slot(place);
+        self.tags.swap_remove(place);
+        shrink(&mut self.tags);
+        for field in [&mut self.access, &mut self.expiry] {
+            if !field.is_empty() {
+                field.swap_remove(place);
+                shrink(field);
+            }
+        }
+        slot
+    }
+
+    pub(super) fn access(&mut self, place: usize) -> &mut u32 {
+        if self.access.is_empty() {
+            self.access.resize(self.tags.len(), 0);
+        }
+        &mut self.access[place]
+    }
+
+    pub(super) fn accesses(&mut self) -> &mut [u32] {
+        &mut self.access
+    }
+
+    /// The slot for which `rank` is greatest, with that rank.
+    pub(super) fn greatest(&self, rank: impl Fn(Slot) -> u64) -> Option<(u64, Slot)> {
+        let ranked = (0..self.len()).map(|place| self.slot(place)).map(|slot| (rank(slot), slot));
+        ranked.max_by_key(|(rank, _)| *rank)
+    }
+
+    /// When the first of the documents expires that have not by `now`, a second; 0 for never.
+    fn next_due(&self, now: u32) -> u32 {
+        self.expiry.iter().copied().filter(|&expiry| expiry > now).min().unwrap_or(0)
+    }
+
+    /// Remembers a document that is evicted: its hash and its frequency, below 16.
+    pub(super) fn remember(&mut self, hash: u64, frequency: u16) {
+        let ghost = Self::ghost(hash) | frequency;
+        if self.ghosts.len() < MEAN_SLOTS {
+            push(&mut self.ghosts, ghost);
+        } else {
+            self.ghosts[usize::from(self.oldest_ghost)] = ghost;
+            self.oldest_ghost = (self.oldest_ghost + 1) % MEAN_SLOTS as u8;
+        }
+    }
+
+    /// The frequency of an evicted document, if it is remembered.
+    pub(super) fn recall(&mut self, hash: u64) -> Option<u16> {
+        let ghost = Self::ghost(hash);
+        let found = self.ghosts.iter_mut().find(|found| **found & !0xf == ghost)?;
+        // Forgotten, without making a gap.
+        Some(std::mem::take(found) & 0xf)
+    }
+
+    fn ghost(hash: u64) -> u16 {
+        // Bits that choose neither the stripe nor, in any table that fits memory, the leaf.
+        ((hash >> 40) as u16) << 4
+    }
+}
+
+/// A table of leaves, and when which of them is to be looked at for documents that expire.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    leaves: Vec<Leaf>,
+    slots: usize,
+    /// By second. A leaf that is due at another one is passed over.
+    schedule: BTreeMap<u32, Vec<u32>>,
+    /// How often frequencies were halved.
+    pub(super) age: u64,
+}
+
+impl Table {
+    pub(super) fn leaves(&mut self) -> &mut [Leaf] {
+        &mut self.leaves
+    }
+
+    /// The leaf that a hash belongs to, where there are so many; their number is not 0.
+    fn place(hash: u64, leaves: usize) -> usize {
+        let all = leaves.next_power_of_two() - 1;
+        let place = hash as usize & all;
+        if place < leaves { place } else { place & (all >> 1) }
+    }
+
+    pub(super) fn leaf_of(&mut self, hash: u64) -> Option<&mut Leaf> {
+        let leaves = self.leaves.len();
+        if leaves == 0 {
+            return None;
+        }
+        Some(&mut self.leaves[Self::place(hash, leaves)])
+    }
+
+    pub(super) fn find(&mut self, tag: Tag, hash: u64) -> Option<(&mut Leaf, usize)> {
+        let leaf = self.leaf_of(hash)?;
+        let place = leaf.find(tag)?;
+        Some((leaf, place))
+    }
+
+    pub(super) fn insert(&mut self, slot: Slot, hash: u64) {
+        if self.leaves.is_empty() {
+            self.leaves.push(Leaf::default());
+        }
+        let place = Self::place(hash, self.leaves.len());
+        self.leaves[place].push(slot);
+        self.slots += 1;
+        self.schedule(place, slot.expiry);
+        if self.slots > self.leaves.len() * MEAN_SLOTS {
+            self.split();
+        }
+    }
+
+    pub(super) fn remove(&mut self, tag: Tag, hash: u64) -> Option<Slot> {
+        let (leaf, place) = self.find(tag, hash)?;
+        let slot = leaf.remove(place);
+        self.slots -= 1;
+        if self.slots < (self.leaves.len() - 1) * MEAN_SLOTS / 2 {
+            self.merge();
+        }
+        Some(slot)
+    }
+
+    /// Says when the document of a slot expires.
+    pub(super) fn set_expiry(&mut self, tag: Tag, hash: u64, expiry: u32) {
+        let leaves = self.leaves.len();
+        let Some((leaf, place)) = self.find(tag, hash) else { return };
+        if expiry != 0 && leaf.expiry.is_empty() {
+            leaf.expiry.resize(leaf.tags.len(), 0);
+        }
+        if let Some(field) = leaf.expiry.get_mut(place) {
+            *field = expiry;
+            self.schedule(Self::place(hash, leaves), expiry);
+        }
+    }
+
+    /// Sees to it that a leaf is looked at in a second at the latest.
+    fn schedule(&mut self, place: usize, second: u32) {
+        let leaf = &mut self.leaves[place];
+        if second != 0 && (leaf.due == 0 || second < leaf.due) {
+            leaf.due = second;
+            self.schedule.entry(second).or_default().push(place as u32);
+        }
+    }
+
+    /// Halves one leaf.
+    fn split(&mut self) {
+        let new = self.leaves.len();
+        let old = new & ((new + 1).next_power_of_two() / 2 - 1);
+        let whole = std::mem::take(&mut self.leaves[old]);
+        if self.leaves.len() == self.leaves.capacity() {
+            self.leaves.reserve_exact(4 + self.leaves.len() / 16);
+        }
+        for place in [old, new] {
+            // Which ghost belongs where is not known: both keep all, until newer ones come.
+            let (ghosts, oldest_ghost) = (whole.ghosts.clone(), whole.oldest_ghost);
+            let half = Leaf { ghosts, oldest_ghost, ..Leaf::default() };
+            if place == old { self.leaves[old] = half } else { self.leaves.push(half) }
+        }
+        self.scatter(&whole);
+    }
+
+    /// Puts the last leaf into the one that it was split from.
+    fn merge(&mut self) {
+        if let Some(last) = self.leaves.pop() {
+            self.scatter(&last);
+        }
+    }
+
+    /// Puts the slots of a leaf that is no more where they belong.
+    fn scatter(&mut self, leaf: &Leaf) {
+        for slot in (0..leaf.len()).map(|place| leaf.slot(place)) {
+            let place = Self::place(slot.tag.hash(), self.leaves.len());
+            self.leaves[place].push(slot);
+            self.schedule(place, slot.expiry);
+        }
+    }
+
+    /// The second at which the next leaf is due.
+    pub(super) fn next_due(&mut self) -> Option<u32> {
+        loop {
+            let mut entry = self.schedule.first_entry()?;
+            let second = *entry.key();
+            let leaves = &self.leaves;
+            entry
+                .get_mut()
+                .retain(|&place| leaves.get(place as usize).is_some_and(|leaf| leaf.due == second));
+            if !entry.get().is_empty() {
+                return Some(second);
+            }
+            entry.remove();
+        }
+    }
+
+    /// The next leaf with documents that have expired by `now`; it is not due for these again.
+    pub(super) fn take_due(&mut self, now: u32, found: &mut Vec<Tag>) -> bool {
+        let Some(second) = self.next_due().filter(|&second| second <= now) else { return false };
+        let Some(place) = self.schedule.get_mut(&second).and_then(Vec::pop) else { return false };
+        let leaf = &mut self.leaves[place as usize];
+        let expired = |expiry: u32| expiry != 0 && expiry <= now;
+        let slots = leaf.tags.iter().zip(&leaf.expiry);
+        found.extend(slots.filter(|(_, expiry)| expired(**expiry)).map(|(tag, _)| *tag));
+        leaf.due = 0;
+        let next = leaf.next_due(now);
+        self.schedule(place as usize, next);
+        true
+    }
+
+    /// A slot that expires no later than any other, and when that is known to be so: its leaf is
+    /// the first that is due.
+    pub(super) fn soonest(&mut self) -> Option<Slot> {
+        loop {
+            let second = self.next_due()?;
+            let place = *self.schedule.get(&second)?.last()? as usize;
+            let leaf = &mut self.leaves[place];
+            let expiring = (0..leaf.len()).map(|place| leaf.slot(place));
+            let soonest = expiring.filter(|slot| slot.expiry != 0).min_by_key(|slot| slot.expiry);
+            match soonest {
+                Some(slot) if slot.expiry <= second => return Some(slot),
+                // What was due first is gone.
+                later => {
+                    leaf.due = 0;
+                    self.schedule(place, later.map_or(0, |slot| slot.expiry));
+                }
+            }
+        }
+    }
+
+    /// The bytes that it takes in memory, those of the allocator excepted.
+    pub(super) fn memory(&self) -> usize {
+        let of_leaf = |leaf: &Leaf| {
+            leaf.tags.capacity() * size_of::<Tag>()
+                + (leaf.access.capacity() + leaf.expiry.capacity()) * size_of::<u32>()
+                + leaf.ghosts.capacity() * size_of::<u16>()
+        };
+        self.leaves.iter().map(of_leaf).sum::<usize>()
+            + self.leaves.capacity() * size_of::<Leaf>()
+            + self.schedule.values().map(|places| 32 + places.capacity() * 4).sum::<usize>()
+    }
+}

@@ -1,0 +1,344 @@
+//! What is remembered of documents in memory, to evict the right ones and to find the expired ones:
+//! some 12 to 18 bytes each (`docs/limits.md`), and nothing where no policy and no time to live asks
+//! for it.
+//!
+//! The sequencer alone adds and removes, as it evaluates, so that this and the evaluated state are
+//! always of the same documents; readers note their accesses. Nothing of it is durable: opening
+//! fills it anew, in the order of the documents' versions.
+
+mod leaf;
+mod tracker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+pub(crate) use self::leaf::{Slot, Tag};
+use self::tracker::Tracker;
+use crate::command::{IndexId, Version};
+use crate::index::{Entry, IndexKey};
+use crate::limits::Policy;
+
+/// How many indexes are asked for a victim where several share the shard's policy.
+const INDEXES_SAMPLED: usize = 4;
+
+/// What happened since the shard was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) rejected: u64,
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    rejected: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Counters {
+    fn add(&self, traffic: Traffic) {
+        self.rejected.fetch_add(traffic.rejected, Ordering::Relaxed);
+        self.hits.fetch_add(traffic.hits, Ordering::Relaxed);
+        self.misses.fetch_add(traffic.misses, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Traffic {
+        Traffic {
+            rejected: self.rejected.load(Ordering::Relaxed),
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[derive(Default)]
+struct OfIndex {
+    counters: Counters,
+    /// `None` where nothing is to be remembered yet.
+    tracker: RwLock<Option<Arc<Tracker>>>,
+}
+
+/// A document that is to be evicted. It is not remembered any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    pub(crate) index: IndexId,
+    pub(crate) slot: Slot,
+}
+
+/// What is remembered of the documents of all indexes.
+#[derive(Default)]
+pub(crate) struct Residents {
+    indexes: RwLock<BTreeMap<IndexId, OfIndex>>,
+    /// Of indexes that were dropped.
+    dropped: Counters,
+    /// Counts accesses.
+    clock: AtomicU64,
+}
+
+impl Residents {
+    /// Begins to remember the documents of an index for a policy, with none there yet.
+    pub(crate) fn begin(&self, index: IndexId, policy: Policy) {
+        let mut indexes = self.indexes.write();
+        let of_index = indexes.entry(index).or_default();
+        // Without a policy documents that expire are remembered, from the first one on.
+        let tracker = policy.evicts_all().then(|| Arc::new(Tracker::new(policy)));
+        *of_index.tracker.write() = tracker;
+    }
+
+    /// Forgets an index.
+    pub(crate) fn drop_index(&self, index: IndexId) {
+        if let Some(of_index) = self.indexes.write().remove(&index) {
+            self.dropped.add(of_index.counters.read());
+        }
+    }
+
+    /// Whether the documents of an index are remembered for that policy, or are to be so from the
+    /// first one that expires on.
+    pub(crate) fn serves(&self, index: IndexId, policy: Policy) -> bool {
+        match (self.tracker(index), self.indexes.read().contains_key(&index)) {
+            (Some(tracker), _) => {
+                let order = |policy: Policy| if policy.evicts_all() { Some(policy) } else { None };
+                order(tracker.policy()) == order(policy)
+            }
+            (None, known) => known && !policy.evicts_all(),
+        }
+    }
+
+    fn tracker(&self, index: IndexId) -> Option<Arc<Tracker>> {
+        self.indexes.read().get(&index)?.tracker.read().clone()
+    }
+
+    /// The tracker of an index that has a document which expires then.
+    fn tracker_for(&self, index: IndexId, expires_at: u64) -> Option<Arc<Tracker>> {
+        if let Some(tracker) = self.tracker(index) {
+            return Some(tracker);
+        }
+        if expires_at == 0 {
+            return None;
+        }
+        let indexes = self.indexes.read();
+        let mut tracker = indexes.get(&index)?.tracker.write();
+        Some(Arc::clone(tracker.get_or_insert_with(|| Arc::new(Tracker::new(Policy::Ttl)))))
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Remembers a document that was stored before: the older `newest` is than its version, the
+    /// longer ago it is taken to have been accessed.
+    pub(crate) fn fill(&self, index: IndexId, key: &IndexKey, entry: &Entry, newest: Version) {
+        let Some(tracker) = self.tracker_for(index, entry.expires_at) else { return };
+        if tracker.holds(entry.expires_at) {
+            let age = newest.saturating_sub(entry.version);
+            let clock = self.clock.load(Ordering::Relaxed).wrapping_sub(age);
+            tracker.insert(Tag::of(key), entry.version, entry.expires_at, clock);
+        }
+    }
+
+    /// Takes over what became of a document: when it expired before and when it does now (0 for
+    /// never), `None` where there was or is none; and its version.
+    pub(crate) fn change(
+        &self,
+        index: IndexId,
+        key: &IndexKey,
+        before: Option<u64>,
+        after: Option<u64>,
+        version: Version,
+    ) {
+        let Some(tracker) = self.tracker_for(index, after.unwrap_or(0)) else { return };
+        let held = before.is_some_and(|expires_at| tracker.holds(expires_at));
+        let holds = after.filter(|&expires_at| tracker.holds(expires_at));
+        let tag = Tag::of(key);
+        match (held, holds) {
+            (false, None) => {}
+            (false, Some(expires_at)) => tracker.insert(tag, version, expires_at, self.tick()),
+            (true, Some(expires_at)) => tracker.rewrite(tag, version, expires_at, self.tick()),
+            (true, None) => tracker.remove(tag),
+        }
+    }
+
+    /// Notes when a document expires, from now on and before; its access does not change.
+    pub(crate) fn change_expiry(&self, index: IndexId, key: &IndexKey, before: u64, after: u64) {
+        let Some(tracker) = self.tracker_for(index, after) else { return };
+        if tracker.holds(before) && tracker.holds(after) {
+            tracker.set_expiry(Tag::of(key), after);
+        } else {
+            self.change(index, key, Some(before), Some(after), 0);
+        }
+    }
+
+    /// Notes a read of a document, or of none.
+    pub(crate) fn note_read(&self, index: IndexId, key: &IndexKey, found: bool) {
+        let indexes = self.indexes.read();
+        let Some(of_index) = indexes.get(&index) else { return };
+        let counters = &of_index.counters;
+        let counter = if found { &counters.hits } else { &counters.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if found && let Some(tracker) = &*of_index.tracker.read() {
+            tracker.touch(Tag::of(key), self.tick());
+        }
+    }
+
+    /// Notes that a write was refused.
+    pub(crate) fn note_rejected(&self, index: IndexId) {
+        if let Some(of_index) = self.indexes.read().get(&index) {
+            of_index.counters.rejected.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What happened in an index since the start.
+    pub(crate) fn traffic(&self, index: IndexId) -> Traffic {
+        self.indexes.read().get(&index).map_or_else(Traffic::default, |of| of.counters.read())
+    }
+
+    /// What happened since the start in indexes that were dropped.
+    pub(crate) fn traffic_of_dropped(&self) -> Traffic {
+        self.dropped.read()
+    }
+
+    /// Takes the document to evict from some indexes of one policy, if there is any.
+    pub(crate) fn take_victim(&self, among: &[IndexId], newest: Version) -> Option<Taken> {
+        let trackers: Vec<_> = among
+            .iter()
+            .filter_map(|&index| Some((index, self.tracker(index)?)))
+            .filter(|(_, tracker)| tracker.len() > 0)
+            .collect();
+        let clock = self.clock.load(Ordering::Relaxed);
+        let victim = |(index, tracker): &(IndexId, Arc<Tracker>)| {
+            let victim = tracker.victim(clock, newest)?;
+            Some((victim.rank, *index, Arc::clone(tracker), victim.slot))
+        };
+        let exact = trackers.first().is_some_and(|(_, tracker)| tracker.policy() == Policy::Ttl);
+        let best = if exact || trackers.len() <= INDEXES_SAMPLED {
+            trackers.iter().filter_map(victim).max_by_key(|(rank, ..)| *rank)
+        } else {
+            let total: usize = trackers.iter().map(|(_, tracker)| tracker.len()).sum();
+            let by_documents = |_| {
+                let mut place = fastrand::usize(..total.max(1));
+                trackers.iter().find(|(_, tracker)| {
+                    let here = place < tracker.len();
+                    place = place.saturating_sub(tracker.len());
+                    here
+                })
+            };
+            let drawn = (0..INDEXES_SAMPLED).filter_map(by_documents);
+            drawn.filter_map(victim).max_by_key(|(rank, ..)| *rank)
+        };
+        let (_, index, tracker, slot) = best?;
+        let slot = tracker.evict(slot.tag)?;
+        Some(Taken { index, slot })
+    }
+
+    /// Puts back what was taken and not evicted.
+    pub(crate) fn restore(&self, taken: Taken) {
+        if let Some(tracker) = self.tracker(taken.index) {
+            tracker.restore(taken.slot);
+        }
+    }
+
+    /// Documents of an index that have expired by `now`, in milliseconds since 1970: up to some
+    /// `most` of them, not named again unless they are put off.
+    pub(crate) fn take_due(&self, index: IndexId, now: u64, most: usize) -> Vec<Tag> {
+        match self.tracker(index) {
+            Some(tracker) if tracker.is_due(now) => tracker.take_due(now, most),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Sees to it that an expired document is named again.
+    pub(crate) fn put_off(&self, index: IndexId, tag: Tag) {
+        if let Some(tracker) = self.tracker(index) {
+            tracker.put_off(tag);
+        }
+    }
+
+    /// The indexes there are.
+    pub(crate) fn ids(&self) -> Vec<IndexId> {
+        self.indexes.read().keys().copied().collect()
+    }
+
+    /// The documents remembered, and the bytes that takes.
+    pub(crate) fn memory(&self) -> (usize, usize) {
+        let trackers: Vec<_> =
+            self.ids().into_iter().filter_map(|index| self.tracker(index)).collect();
+        let documents = trackers.iter().map(|tracker| tracker.len()).sum();
+        (documents, trackers.iter().map(|tracker| tracker.memory()).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hit ratios on the trace of the benchmark, without an engine around it.
+    #[test]
+    #[ignore = "prints figures"]
+    fn hit_ratios() {
+        let keys = 1_000_000;
+        let zipf = Zipf::new(keys, 0.99);
+        for scan in [false, true] {
+            for percent in [1, 5, 10, 25] {
+                for policy in [Policy::Lru, Policy::Lfu, Policy::Fifo, Policy::Random] {
+                    let mut random = fastrand::Rng::with_seed(1);
+                    let residents = Residents::default();
+                    residents.begin(1, policy);
+                    let limit = keys * percent / 100;
+                    let (mut held, mut hits) = (std::collections::HashMap::new(), 0);
+                    let accesses = 10_000_000u64;
+                    let mut next_scan = 0;
+                    for i in 0..accesses {
+                        let key = if scan && i % 4 == 3 {
+                            next_scan += 1;
+                            (keys + next_scan) as u64
+                        } else {
+                            zipf.draw(&mut random) as u64
+                        };
+                        let key = IndexKey::new((key % 9_999_991) as u32, &key.to_le_bytes());
+                        let tag = Tag::of(&key);
+                        if held.contains_key(&tag) {
+                            hits += 1;
+                            residents.note_read(1, &key, true);
+                        } else {
+                            if held.len() == limit {
+                                let taken = residents.take_victim(&[1], i).unwrap();
+                                held.remove(&taken.slot.tag);
+                            }
+                            held.insert(tag, ());
+                            residents.change(1, &key, None, Some(0), i);
+                        }
+                    }
+                    let (documents, bytes) = residents.memory();
+                    println!(
+                        "scan {scan} {percent} % {policy:?}: {:.4}, {:.1} bytes a document",
+                        hits as f64 / accesses as f64,
+                        bytes as f64 / documents as f64
+                    );
+                }
+            }
+        }
+    }
+
+    struct Zipf(Vec<f64>);
+
+    impl Zipf {
+        fn new(keys: usize, exponent: f64) -> Self {
+            let mut sum = 0.0;
+            let cumulated = (1..=keys).map(|rank| {
+                sum += (rank as f64).powf(-exponent);
+                sum
+            });
+            Self(cumulated.collect())
+        }
+
+        fn draw(&self, random: &mut fastrand::Rng) -> usize {
+            let total = self.0.last().copied().unwrap_or(0.0);
+            let drawn = random.f64() * total;
+            self.0.partition_point(|&sum| sum < drawn)
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! What is remembered of an index's documents: which to evict first, and which have expired.
+//!
+//! Victims are sampled, as Redis does (its documentation on key eviction), but from whole leaves of
+//! a hash table: 64 documents or more are compared for each eviction, at the cost of a few cache
+//! lines. What the order of eviction asks of a document is 32 bits:
+//!
+//! | policy | bits | first to go |
+//! | --- | --- | --- |
+//! | `lru` | the access clock when it was last accessed | the oldest |
+//! | `lfu` | 8 of frequency, 24 of the access clock | the rarest, of these the oldest |
+//! | `fifo` | its version, modulo 2^32 | the lowest |
+//! | `random`, `ttl` | none | any; the one that expires soonest |
+//!
+//! `lfu` is after `TinyLFU` (Einziger, Friedman and Manes, 2017): frequencies are halved at times, so
+//! that what was popular once goes in the end, and those of evicted documents are remembered for a
+//! while, so that a document that comes back soon is not taken for a new one. They are remembered
+//! by fingerprint instead of in a sketch.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::leaf::{Slot, Table, Tag};
+use crate::command::Version;
+use crate::limits::Policy;
+
+/// Tables, so that readers seldom meet at a lock.
+const STRIPES: usize = 16;
+
+/// How many documents are looked at for a victim, at least, where there are so many.
+const SAMPLE: usize = 64;
+
+/// By how much the access clock is shifted for the 24 bits of `lfu`.
+const COARSE: u32 = 4;
+
+/// What was accessed longer ago than this is taken to have been so this long ago, when it is looked
+/// at: before 32 bits of the clock have gone round.
+const OLDEST: u32 = 1 << 31;
+
+/// Frequencies are halved each time that there were so many accesses for each document.
+const ACCESSES_TO_HALVE: u64 = 10;
+
+/// The highest frequency.
+const MAX_FREQUENCY: u32 = 255;
+
+const FREQUENCY_SHIFT: u32 = 24;
+
+/// The bits below the frequency.
+const STAMP: u32 = (1 << FREQUENCY_SHIFT) - 1;
+
+/// Where a document stands in an order of eviction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Victim {
+    /// The greater, the sooner it goes; comparable between indexes of one policy.
+    pub(super) rank: u64,
+    pub(super) slot: Slot,
+}
+
+/// What is remembered of an index's documents.
+pub(super) struct Tracker {
+    policy: Policy,
+    stripes: [Mutex<Table>; STRIPES],
+    documents: AtomicUsize,
+    accesses: AtomicU64,
+    /// No document expires before this second; `u64::MAX` for never.
+    next_due: AtomicU64,
+}
+
+/// The number of a stripe, from bits of the hash that choose no leaf.
+fn stripe(hash: u64) -> usize {
+    (hash >> 60) as usize % STRIPES
+}
+
+/// The second in which what expires at a time, in milliseconds, surely has.
+fn second(milliseconds: u64) -> u32 {
+    u32::try_from(milliseconds.div_ceil(1000)).unwrap_or(u32::MAX)
+}
+
+impl Tracker {
+    pub(super) fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            stripes: Default::default(),
+            documents: AtomicUsize::new(0),
+            accesses: AtomicU64::new(0),
+            next_due: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Whether it remembers a document that expires then, 0 for never.
+    pub(super) fn holds(&self, expires_at: u64) -> bool {
+        self.policy.evicts_all() || expires_at != 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.documents.load(Ordering::Relaxed)
+    }
+
+    /// Adds a document that was not there. `clock` is the access clock, or what stands for it.
+    pub(super) fn insert(&self, tag: Tag, version: Version, expires_at: u64, clock: u64) {
+        let hash = tag.hash();
+        let mut table = self.stripes[stripe(hash)].lock();
+        let access = match self.policy {
+            Policy::Lru => clock as u32,
+            Policy::Fifo => version as u32,
+            Policy::Lfu => {
+                let recalled = table.leaf_of(hash).and_then(|leaf| leaf.recall(hash));
+                frequent(1 + u32::from(recalled.unwrap_or(0)), clock)
+            }
+            Policy::Reject | Policy::Random | Policy::Ttl => 0,
+        };
+        let expiry = second(expires_at);
+        table.insert(Slot { tag, access, expiry }, hash);
+        self.documents.fetch_add(1, Ordering::Relaxed);
+        self.note_due(expiry);
+    }
+
+    fn note_due(&self, expiry: u32) {
+        if expiry != 0 {
+            self.next_due.fetch_min(u64::from(expiry), Ordering::Relaxed);
+        }
+    }
+
+    /// Puts back what was taken.
+    pub(super) fn restore(&self, slot: Slot) {
+        let hash = slot.tag.hash();
+        self.stripes[stripe(hash)].lock().insert(slot, hash);
+        self.documents.fetch_add(1, Ordering::Relaxed);
+        self.note_due(slot.expiry);
+    }
+
+    pub(super) fn remove(&self, tag: Tag) {
+        let hash = tag.hash();
+        if self.stripes[stripe(hash)].lock().remove(tag, hash).is_some() {
+            self.documents.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a document that is to be evicted.
+    pub(super) fn evict(&self, tag: Tag) -> Option<Slot> {
+        let hash = tag.hash();
+        let mut table = self.stripes[stripe(hash)].lock();
+        let slot = table.remove(tag, hash)?;
+        self.documents.fetch_sub(1, Ordering::Relaxed);
+        if self.policy == Policy::Lfu
+            && let Some(leaf) = table.leaf_of(hash)
+        {
+            leaf.remember(hash, (slot.access >> FREQUENCY_SHIFT).min(15) as u16);
+        }
+        Some(slot)
+    }
+
+    /// Notes a read.
+    pub(super) fn touch(&self, tag: Tag, clock: u64) {
+        if matches!(self.policy, Policy::Lru | Policy::Lfu) {
+            self.access(tag, 0, clock, None);
+        }
+    }
+
+    /// Notes that a document was written anew.
+    pub(super) fn rewrite(&self, tag: Tag, version: Version, expires_at: u64, clock: u64) {
+        self.access(tag, version, clock, Some(second(expires_at)));
+    }
+
+    /// Notes when a document expires.
+    pub(super) fn set_expiry(&self, tag: Tag, expires_at: u64) {
+        let hash = tag.hash();
+        let expiry = second(expires_at);
+        self.stripes[stripe(hash)].lock().set_expiry(tag, hash, expiry);
+        self.note_due(expiry);
+    }
+
+    fn access(&self, tag: Tag, version: Version, clock: u64, expiry: Option<u32>) {
+        let hash = tag.hash();
+        let mut table = self.stripes[stripe(hash)].lock();
+        if self.policy == Policy::Lfu {
+            let accesses = self.accesses.fetch_add(1, Ordering::Relaxed);
+            let age = accesses / (self.len() as u64 * ACCESSES_TO_HALVE).max(1);
+            halve_up_to(&mut table, age);
+        }
+        let Some((leaf, place)) = table.find(tag, hash) else { return };
+        match self.policy {
+            Policy::Lru => *leaf.access(place) = clock as u32,
+            Policy::Fifo => *leaf.access(place) = version as u32,
+            Policy::Lfu => {
+                let access = leaf.access(place);
+                *access = frequent((*access >> FREQUENCY_SHIFT) + 1, clock);
+            }
+            Policy::Reject | Policy::Random | Policy::Ttl => {}
+        }
+        if let Some(expiry) = expiry {
+            table.set_expiry(tag, hash, expiry);
+            drop(table);
+            self.note_due(expiry);
+        }
+    }
+
+    /// How soon a document goes, compared to others.
+    fn rank(&self, slot: Slot, clock: u64, newest: Version) -> u64 {
+        let age = |now: u64| u64::from((now as u32).wrapping_sub(slot.access));
+        match self.policy {
+            Policy::Lru => age(clock),
+            Policy::Fifo => age(newest),
+            Policy::Lfu => {
+                let frequency = slot.access >> FREQUENCY_SHIFT;
+                let age = ((clock >> COARSE) as u32).wrapping_sub(slot.access) & STAMP;
+                (u64::from(MAX_FREQUENCY - frequency) << 32) | u64::from(age)
+            }
+            Policy::Ttl => u64::from(u32::MAX - slot.expiry),
+            Policy::Random | Policy::Reject => fastrand::u64(..),
+        }
+    }
+
+    /// The document to evict: for `ttl` exactly the one that expires soonest, otherwise the first of
+    /// a sample. `newest` is the last version given.
+    pub(super) fn victim(&self, clock: u64, newest: Version) -> Option<Victim> {
+        let ranked = |slot| Victim { rank: self.rank(slot, clock, newest), slot };
+        if self.policy == Policy::Ttl {
+            let soonest = self.stripes.iter().filter_map(|stripe| stripe.lock().soonest());
+            return soonest.min_by_key(|slot| slot.expiry).map(ranked);
+        }
+        let first = fastrand::usize(..STRIPES);
+        let mut seen = 0;
+        let mut best: Option<Victim> = None;
+        for i in 0..STRIPES {
+            let mut table = self.stripes[(first + i) % STRIPES].lock();
+            let leaves = table.leaves();
+            if leaves.is_empty() {
+                continue;
+            }
+            let place = fastrand::usize(..leaves.len());
+            let leaf = &mut leaves[place];
+            if self.policy == Policy::Lru {
+                for access in leaf.accesses() {
+                    let age = (clock as u32).wrapping_sub(*access).min(OLDEST);
+                    *access = (clock as u32).wrapping_sub(age);
+                }
+            }
+            seen += leaf.len();
+            if let Some((rank, slot)) = leaf.greatest(|slot| self.rank(slot, clock, newest))
+                && best.is_none_or(|best| best.rank < rank)
+            {
+                best = Some(Victim { rank, slot });
+            }
+            if seen >= SAMPLE {
+                break;
+            }
+        }
+        best.or_else(|| self.any().map(ranked))
+    }
+
+    /// Any document: where nearly all are gone, no sample finds one.
+    fn any(&self) -> Option<Slot> {
+        self.stripes.iter().find_map(|stripe| {
+            let mut table = stripe.lock();
+            let leaf = table.leaves().iter().find(|leaf| leaf.len() > 0)?;
+            Some(leaf.slot(0))
+        })
+    }
+
+    /// Whether a document may have expired by `now`, in milliseconds.
+    pub(super) fn is_due(&self, now: u64) -> bool {
+        self.next_due.load(Ordering::Relaxed) <= now / 1000
+    }
+
+    /// Documents that have expired by `now`, in milliseconds: some `most` of them, which are not
+    /// named again.
+    pub(super) fn take_due(&self, now: u64, most: usize) -> Vec<Tag> {
+        let now_second = u32::try_from(now / 1000).unwrap_or(u32::MAX);
+        let mut found = Vec::new();
+        // Whoever adds a document meanwhile names its second after this.
+        self.next_due.store(u64::MAX, Ordering::Relaxed);
+        let mut next = u64::MAX;
+        for stripe in &self.stripes {
+            let mut table = stripe.lock();
+            while found.len() < most && table.take_due(now_second, &mut found) {}
+            next = next.min(table.next_due().map_or(u64::MAX, u64::from));
+        }
+        self.next_due.fetch_min(next, Ordering::Relaxed);
+        found
+    }
+
+    /// Sees to it that an expired document is named again.
+    pub(super) fn put_off(&self, tag: Tag) {
+        let hash = tag.hash();
+        let mut table = self.stripes[stripe(hash)].lock();
+        let Some((leaf, place)) = table.find(tag, hash) else { return };
+        let expiry = leaf.slot(place).expiry;
+        table.set_expiry(tag, hash, expiry);
+        drop(table);
+        self.note_due(expiry);
+    }
+
+    /// The bytes that it takes in memory.
+    pub(super) fn memory(&self) -> usize {
+        self.stripes.iter().map(|stripe| stripe.lock().memory()).sum()
+    }
+}
+
+/// The bits of `lfu`.
+fn frequent(frequency: u32, clock: u64) -> u32 {
+    (frequency.min(MAX_FREQUENCY) << FREQUENCY_SHIFT) | ((clock >> COARSE) as u32 & STAMP)
+}
+
+/// Halves the frequencies of a table as often as all should have been.
+fn halve_up_to(table: &mut Table, age: u64) {
+    let times = (age.saturating_sub(table.age)).min(8) as u32;
+    if times == 0 {
+        return;
+    }
+    table.age = age;
+    for leaf in table.leaves() {
+        for access in leaf.accesses() {
+            *access =
+                (((*access >> FREQUENCY_SHIFT) >> times) << FREQUENCY_SHIFT) | (*access & STAMP);
+        }
+        for ghost in &mut leaf.ghosts {
+            *ghost = (*ghost & !0xf) | ((*ghost & 0xf) >> times);
+        }
+    }
+}

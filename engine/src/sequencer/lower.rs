@@ -1,0 +1,240 @@
+//! Limits that are set, and lowered below what is used.
+//!
+//! Who asks for a lower limit gets it once it is met: documents are evicted a few hundred at a
+//! time, with other commands between, and only then is the limit recorded and the command answered. So what
+//! is used is never seen above a limit that was acknowledged. Where no policy evicts, it is refused.
+//!
+//! A limit that comes with an assignment, or is set by force, is in force at once: what is used beyond
+//! it is evicted in the background, also after a restart, and meanwhile no write adds to it.
+
+use super::Sequencer;
+use super::room::Shortage;
+use crate::command::{IndexId, Outcome};
+use crate::effect::{Effect, SetIndex, SetLimit};
+use crate::engine::Completion;
+use crate::error::{Error, Result};
+use crate::limits::{IndexSettings, Policy};
+use crate::state::{IndexState, Totals};
+
+/// A limit that is recorded once it is met.
+pub(super) struct Lowering {
+    to: Limit,
+    /// Who asked for it.
+    done: Vec<Completion>,
+}
+
+/// A limit of the shard, or those of an index with all else that is set of it.
+#[derive(Clone, Copy, PartialEq)]
+enum Limit {
+    Shard(u64),
+    Index(IndexId, IndexSettings),
+}
+
+impl Sequencer {
+    /// Sets the shard's limit and policy, the policy first: it decides whether there is evicted.
+    pub(super) fn set_limit(&mut self, limit: u64, policy: Option<Policy>, done: Completion) {
+        let policy_set = self.settle().and_then(|()| {
+            let Some(assignment) = &self.state.assignment else {
+                return Err(Error::WrongShard { epoch: 0 });
+            };
+            let (held, limit) = (assignment.policy, assignment.limit);
+            match policy.filter(|&policy| policy != held) {
+                Some(_) => self.record_control(Effect::SetLimit(SetLimit { limit, policy })),
+                None => Ok(Outcome::Done),
+            }
+        });
+        self.lower_after(policy_set, Limit::Shard(limit), done);
+    }
+
+    /// Sets what of an index's settings is no limit, then its limits.
+    pub(super) fn set_index(&mut self, id: IndexId, settings: IndexSettings, done: Completion) {
+        let rest_set = self.settle().and_then(|()| {
+            let held = self.settings(id)?;
+            let IndexSettings { max_bytes, max_documents, .. } = held;
+            let settings = IndexSettings { max_bytes, max_documents, ..settings };
+            self.record_settings(id, settings)
+        });
+        self.lower_after(rest_set, Limit::Index(id, settings), done);
+    }
+
+    /// Sets an index's settings as they are, whatever is used.
+    pub(super) fn force_index(&mut self, id: IndexId, settings: IndexSettings) -> Result<Outcome> {
+        self.settle()?;
+        let outcome = self.record_settings(id, settings)?;
+        self.over_limit = true;
+        Ok(outcome)
+    }
+
+    fn settings(&self, id: IndexId) -> Result<IndexSettings> {
+        let of_index = self.state.indexes.get(&id).ok_or(Error::IndexNotFound(id))?;
+        Ok(of_index.settings)
+    }
+
+    fn record_settings(&mut self, id: IndexId, settings: IndexSettings) -> Result<Outcome> {
+        if self.settings(id)? == settings {
+            return Ok(Outcome::Done);
+        }
+        self.record_control(Effect::SetIndex(SetIndex { id, settings }))
+    }
+
+    /// Sets a limit; where more is used, evicts first if that may help, and answers later.
+    fn lower_after(&mut self, before: Result<Outcome>, to: Limit, done: Completion) {
+        let result = match before.map(|_| self.excess(to)) {
+            Err(error) => Err(error),
+            Ok(None) => self.record_limit(to),
+            Ok(Some((_, shortage))) if !self.may_evict(to) => Err(shortage.error()),
+            Ok(Some(_)) => match &mut self.lowering {
+                Some(lowering) if lowering.to != to => Err(Error::LoweringAnother),
+                lowering => {
+                    let lowering = lowering.get_or_insert(Lowering { to, done: Vec::new() });
+                    lowering.done.push(done);
+                    return;
+                }
+            },
+        };
+        self.batch.answers.push((done, result));
+    }
+
+    fn record_limit(&mut self, to: Limit) -> Result<Outcome> {
+        match to {
+            Limit::Shard(limit) if limit == self.state.limit() => Ok(Outcome::Done),
+            Limit::Shard(limit) => {
+                self.record_control(Effect::SetLimit(SetLimit { limit, policy: None }))
+            }
+            Limit::Index(id, settings) => self.record_settings(id, settings),
+        }
+    }
+
+    fn evicts(&self, of_index: &IndexState) -> bool {
+        self.state.policy(of_index) != Policy::Reject
+    }
+
+    /// Whether evicting may bring what is used down to a limit.
+    fn may_evict(&self, to: Limit) -> bool {
+        match to {
+            Limit::Shard(limit) => {
+                let evicting = self.state.indexes.values().filter(|of| self.evicts(of));
+                let most: u64 = evicting.map(|of_index| of_index.totals.bytes).sum();
+                self.state.used.saturating_sub(most) <= limit
+            }
+            Limit::Index(id, _) => self.state.indexes.get(&id).is_some_and(|of| self.evicts(of)),
+        }
+    }
+
+    /// What is used beyond a limit, and an index whose group is to make room.
+    fn excess(&self, to: Limit) -> Option<(IndexId, Shortage)> {
+        match to {
+            Limit::Shard(limit) => {
+                let used = self.state.used;
+                if used <= limit {
+                    return None;
+                }
+                let indexes = self.state.indexes.iter();
+                // Where none evicts any of them may tell so.
+                let by_bytes =
+                    |(_, of): &(&IndexId, &IndexState)| (self.evicts(of), of.totals.bytes);
+                let (&largest, _) = indexes.max_by_key(by_bytes)?;
+                Some((largest, Shortage::Shard { used, limit, needed: 0 }))
+            }
+            Limit::Index(id, settings) => {
+                let Totals { bytes, documents, .. } = self.state.indexes.get(&id)?.totals;
+                let limits = [
+                    ("bytes", bytes, settings.max_bytes),
+                    ("documents", documents, settings.max_documents),
+                ];
+                limits.into_iter().find_map(|(what, used, limit)| {
+                    let limit = limit.filter(|&limit| used > limit)?;
+                    Some((id, Shortage::Index { what, used, limit, needed: 0 }))
+                })
+            }
+        }
+    }
+
+    /// The first limit in force that is exceeded and that evicting may meet.
+    fn excess_in_force(&self) -> Option<(IndexId, Shortage)> {
+        let of_shard = std::iter::once(Limit::Shard(self.state.limit()));
+        let indexes = self.state.indexes.iter();
+        let of_indexes = indexes.map(|(&id, of_index)| Limit::Index(id, of_index.settings));
+        let mut limits = of_shard.chain(of_indexes).filter(|&limit| self.may_evict(limit));
+        limits.find_map(|limit| self.excess(limit))
+    }
+
+    /// The limit of the shard for writes. While it is being lowered, they must not add to what is
+    /// used, and need not make room for more than themselves.
+    pub(super) fn limit_for_writes(&self) -> u64 {
+        match &self.lowering {
+            Some(Lowering { to: Limit::Shard(lower), .. }) => self.state.used.max(*lower),
+            _ if self.over_limit => self.state.used.max(self.state.limit()),
+            _ => self.state.limit(),
+        }
+    }
+
+    /// The settings of an index for writes, as [`Self::limit_for_writes`].
+    pub(super) fn settings_for_writes(
+        &self,
+        index: IndexId,
+        of_index: &IndexState,
+    ) -> IndexSettings {
+        let settings = match &self.lowering {
+            Some(Lowering { to: Limit::Index(id, lower), .. }) if *id == index => *lower,
+            _ if self.over_limit => of_index.settings,
+            _ => return of_index.settings,
+        };
+        let Totals { bytes, documents, .. } = of_index.totals;
+        IndexSettings {
+            max_bytes: settings.max_bytes.map(|limit| limit.max(bytes)),
+            max_documents: settings.max_documents.map(|limit| limit.max(documents)),
+            ..settings
+        }
+    }
+
+    /// Whether documents are to be evicted for a lower limit: the next batch need not wait for a
+    /// command.
+    pub(super) fn is_lowering(&self) -> bool {
+        self.lowering.is_some() || self.over_limit
+    }
+
+    /// Evicts some documents for a lower limit, and records it once it is met.
+    pub(super) fn lower_on(&mut self) {
+        if !self.is_lowering() {
+            return;
+        }
+        self.now = self.shared.clock.now();
+        match self.lowering.take() {
+            Some(lowering) => self.lower_as_asked(lowering),
+            None => match self.lower_by(self.excess_in_force()) {
+                Ok(goes_on) => self.over_limit = goes_on,
+                Err(error) => {
+                    tracing::warn!(%error, "the shard stays over a limit that it was given");
+                    self.over_limit = false;
+                }
+            },
+        }
+    }
+
+    fn lower_as_asked(&mut self, lowering: Lowering) {
+        let Lowering { to, done } = lowering;
+        let result = match self.lower_by(self.excess(to)) {
+            Ok(true) => {
+                self.lowering = Some(Lowering { to, done });
+                return;
+            }
+            Ok(false) => self.record_limit(to),
+            Err(error) => Err(error),
+        };
+        for done in done {
+            done(result.clone());
+        }
+    }
+
+    /// Evicts some documents because of an excess. `false` where there is none.
+    fn lower_by(&mut self, excess: Option<(IndexId, Shortage)>) -> Result<bool> {
+        let Some((index, shortage)) = excess else { return Ok(false) };
+        self.shared.poison.check()?;
+        if !self.evict_some(index, shortage)? {
+            return Err(shortage.error());
+        }
+        self.try_commit()?;
+        Ok(true)
+    }
+}

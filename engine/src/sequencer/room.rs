@@ -1,0 +1,328 @@
+//! Limits, and what makes room when they are met.
+//!
+//! A write that would go over a limit of its index or of the shard makes room first: expired
+//! documents go, then those that the policy names, each by a removal in the batch of the write and
+//! before it. So what is used exceeds no limit at any LSN.
+//!
+//! Who makes room for whom: an index with a policy or a limit of its own does so for itself alone,
+//! and those without share the shard's policy and make room for each other. So a cache evicts
+//! nothing of an index whose policy is `reject`.
+
+use std::collections::BTreeSet;
+
+use super::Sequencer;
+use crate::clock::has_expired;
+use crate::command::{IndexId, Mutation, Outcome};
+use crate::effect::{self, Reason};
+use crate::engine::Completion;
+use crate::error::{Error, Result};
+use crate::index::{Entry, IndexKey};
+use crate::limits::{IndexSettings, Policy};
+use crate::log::{Purpose, record};
+use crate::residents::{Tag, Taken};
+
+/// How many documents are evicted with one batch where a limit is lowered.
+const EVICTIONS_AT_A_TIME: usize = 256;
+
+/// What the record of an eviction takes at most.
+const EVICTION_BYTES: usize = 1024 + 128;
+
+/// The bytes that evictions for one command may take in its batch; more are made in batches of
+/// their own beforehand.
+const MOST_EVICTION_BYTES: usize = 1024 * 1024;
+
+/// Which limit is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shortage {
+    /// Of the bytes of the shard.
+    Shard { used: u64, limit: u64, needed: u64 },
+    /// Of the bytes or the documents of the index.
+    Index { what: &'static str, used: u64, limit: u64, needed: u64 },
+}
+
+impl Shortage {
+    pub(super) fn error(self) -> Error {
+        match self {
+            Self::Shard { used, limit, needed } => Error::QuotaExceeded { used, limit, needed },
+            Self::Index { what, used, limit, needed } => {
+                Error::IndexFull { what, used, limit, needed }
+            }
+        }
+    }
+
+    /// Whether there would be room were all else gone.
+    fn can_be_met(self) -> bool {
+        let (Self::Shard { limit, needed, .. } | Self::Index { limit, needed, .. }) = self;
+        needed <= limit
+    }
+}
+
+impl Sequencer {
+    /// Makes room for a document of so many bytes, key included, in the place of what is found.
+    /// Returns what is found then: an expired document may have been removed.
+    pub(super) fn make_way(
+        &mut self,
+        index: IndexId,
+        key: &IndexKey,
+        bytes: u64,
+        mut found: Option<Entry>,
+    ) -> Result<Option<Entry>> {
+        let mut spared = Vec::new();
+        let made = loop {
+            let replaced = found.map_or(0, |entry| u64::from(entry.bytes));
+            let documents = u64::from(found.is_none());
+            let Some(shortage) = self.shortage(index, bytes, replaced, documents) else {
+                break Ok(());
+            };
+            if !shortage.can_be_met() {
+                break Err(shortage.error());
+            }
+            // Evictions of one command have room in its batch, but for a command that could not
+            // know how many it needs.
+            if self.batch.bytes.len() + EVICTION_BYTES + effect::record_bytes(bytes as usize)
+                > self.log.room()
+            {
+                break Err(shortage.error());
+            }
+            match self.evict(index, shortage, Some(key), &mut spared) {
+                Ok(true) => found = self.current(index, key)?,
+                Ok(false) => break Err(shortage.error()),
+                Err(error) => break Err(error),
+            }
+        };
+        for taken in spared {
+            self.shared.residents.restore(taken);
+        }
+        if made.is_err() {
+            self.shared.residents.note_rejected(index);
+        }
+        made.map(|()| found)
+    }
+
+    /// Which limit would be exceeded by a document of so many bytes in the place of one of
+    /// `replaced` bytes. What takes no more than it gives back is never refused.
+    fn shortage(
+        &self,
+        index: IndexId,
+        bytes: u64,
+        replaced: u64,
+        documents: u64,
+    ) -> Option<Shortage> {
+        let of_index = self.state.indexes.get(&index)?;
+        let settings = self.settings_for_writes(index, of_index);
+        let needed = bytes.saturating_sub(replaced);
+        let exceeded = |used: u64, needed: u64, limit: u64| needed > 0 && used + needed > limit;
+        let of_index = [
+            ("bytes", of_index.totals.bytes, needed, settings.max_bytes),
+            ("documents", of_index.totals.documents, documents, settings.max_documents),
+        ];
+        for (what, used, needed, limit) in of_index {
+            if let Some(limit) = limit.filter(|&limit| exceeded(used, needed, limit)) {
+                return Some(Shortage::Index { what, used, limit, needed });
+            }
+        }
+        let (used, limit) = (self.state.used, self.limit_for_writes());
+        exceeded(used, needed, limit).then_some(Shortage::Shard { used, limit, needed })
+    }
+
+    /// The indexes that make room for each other with this one.
+    fn group(&self, index: IndexId) -> Vec<IndexId> {
+        let stands_alone = |settings: &IndexSettings| {
+            let IndexSettings { max_bytes, max_documents, policy, ttl: _ } = settings;
+            max_bytes.is_some() || max_documents.is_some() || policy.is_some()
+        };
+        match self.state.indexes.get(&index) {
+            Some(of_index) if !stands_alone(&of_index.settings) => {
+                let others = self.state.indexes.iter();
+                others.filter(|(_, of)| !stands_alone(&of.settings)).map(|(&id, _)| id).collect()
+            }
+            _ => vec![index],
+        }
+    }
+
+    /// Removes a document to make room for one of an index: first one that has expired. `false`
+    /// where there is none. The document of `spare` is not evicted, but put among the spared.
+    fn evict(
+        &mut self,
+        index: IndexId,
+        shortage: Shortage,
+        spare: Option<&IndexKey>,
+        spared: &mut Vec<Taken>,
+    ) -> Result<bool> {
+        let in_reach: Vec<IndexId> = match shortage {
+            // Expired documents are nobody's.
+            Shortage::Shard { .. } => self.state.indexes.keys().copied().collect(),
+            Shortage::Index { .. } => vec![index],
+        };
+        for id in in_reach {
+            let mut removed = false;
+            for tag in self.shared.residents.take_due(id, self.now, 1) {
+                if removed || !self.remove_expired(id, tag)? {
+                    self.shared.residents.put_off(id, tag);
+                } else {
+                    removed = true;
+                }
+            }
+            if removed {
+                return Ok(true);
+            }
+        }
+        let Some(of_index) = self.state.indexes.get(&index) else { return Ok(false) };
+        let policy = self.state.policy(of_index);
+        if policy == Policy::Reject {
+            return Ok(false);
+        }
+        let group = match shortage {
+            Shortage::Shard { .. } => self.group(index),
+            Shortage::Index { .. } => vec![index],
+        };
+        let newest = self.log.next_lsn() + self.batch.records;
+        while let Some(taken) = self.shared.residents.take_victim(&group, newest) {
+            let Some((key, entry)) = self.find(taken.index, taken.slot.tag)? else {
+                // Its fellow of the same tag went before it.
+                continue;
+            };
+            if taken.index == index && spare == Some(&key) {
+                spared.push(taken);
+                continue;
+            }
+            self.remove_forgotten(taken.index, key, &entry, Reason::Evicted);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The document of a tag, after all that was evaluated.
+    fn find(&self, index: IndexId, tag: Tag) -> Result<Option<(IndexKey, Entry)>> {
+        for key in self.shared.keys_of(index, tag)? {
+            if let Some(entry) = self.current(index, &key)? {
+                return Ok(Some((key, entry)));
+            }
+        }
+        let pending = self.batch.pending.iter();
+        let found = pending.filter(|((id, key), _)| *id == index && Tag::of(key) == tag);
+        let mut found = found.filter_map(|((_, key), entry)| Some((key.clone(), (*entry)?)));
+        Ok(found.next())
+    }
+
+    /// Removes a document of a tag that has expired. `false` where there is none.
+    fn remove_expired(&mut self, index: IndexId, tag: Tag) -> Result<bool> {
+        for key in self.shared.keys_of(index, tag)? {
+            if let Some(entry) = self.current(index, &key)?
+                && has_expired(entry.expires_at, self.now)
+            {
+                self.remove(index, key, &entry, Reason::Expired);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Removes documents that have expired: of the sweeper.
+    pub(super) fn expire(&mut self, keys: &[(IndexId, IndexKey)], done: Completion) {
+        let result = self.try_expire(keys);
+        self.batch.answers.push((done, result.map(|()| Outcome::Done)));
+    }
+
+    fn try_expire(&mut self, keys: &[(IndexId, IndexKey)]) -> Result<()> {
+        self.shared.poison.check()?;
+        self.check_backlog()?;
+        let bytes = keys.iter().map(|(_, key)| effect::record_bytes(key.key().len()));
+        self.make_room(bytes.sum(), Purpose::Upkeep)?;
+        self.now = self.shared.clock.now();
+        for (index, key) in keys {
+            if !self.state.indexes.contains_key(index) {
+                continue;
+            }
+            if let Some(found) = self.current(*index, key)?
+                && has_expired(found.expires_at, self.now)
+            {
+                let start = self.batch.bytes.len();
+                self.remove(*index, key.clone(), &found, Reason::Expired);
+                record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes the evictions for a command may take; where that is too much for one batch,
+    /// evicts what is needed for most of it, and commits, before the command is evaluated.
+    pub(super) fn evict_beforehand(&mut self, mutations: &[Mutation]) -> Result<usize> {
+        let writes = mutations.iter().filter_map(|mutation| match mutation {
+            Mutation::Write { index, key, document, .. } => {
+                Some((*index, (key.bytes.len() + document.len()) as u64))
+            }
+            _ => None,
+        });
+        let indexes: BTreeSet<IndexId> = writes.clone().map(|(index, _)| index).collect();
+        let mut most = 0;
+        for index in indexes {
+            let of_this = || writes.clone().filter(move |(id, _)| *id == index);
+            let bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
+            let count = of_this().count() as u64;
+            loop {
+                let Some(shortage) = self.shortage(index, bytes, 0, count) else { break };
+                let evictions = self.evictions_for(shortage);
+                if evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES || !shortage.can_be_met() {
+                    most += evictions * EVICTION_BYTES;
+                    break;
+                }
+                if !self.evict_some(index, shortage)? {
+                    break;
+                }
+                self.try_commit()?;
+            }
+        }
+        Ok(most.min(MOST_EVICTION_BYTES))
+    }
+
+    /// About how many documents have to go, and some more.
+    fn evictions_for(&self, shortage: Shortage) -> usize {
+        let (Shortage::Shard { used, limit, needed } | Shortage::Index { used, limit, needed, .. }) =
+            shortage;
+        let over = (used + needed).saturating_sub(limit);
+        let by_bytes = !matches!(shortage, Shortage::Index { what: "documents", .. });
+        let mean = if by_bytes { self.state.used / self.state.documents().max(1) } else { 1 };
+        (over / mean.max(1)) as usize * 2 + 2
+    }
+
+    /// Evicts some hundred documents, with a batch of their own. `false` where there is none.
+    pub(super) fn evict_some(&mut self, index: IndexId, shortage: Shortage) -> Result<bool> {
+        self.make_room(EVICTIONS_AT_A_TIME * EVICTION_BYTES, Purpose::Upkeep)?;
+        let mut any = false;
+        for _ in 0..EVICTIONS_AT_A_TIME {
+            let start = self.batch.bytes.len();
+            let evicted = self.evict(index, shortage, None, &mut Vec::new())?;
+            record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+            any |= evicted;
+            if !evicted {
+                break;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Makes the residents remember what the policies ask for now; an index whose policy is new is
+    /// read once, and writing waits for it. Where it cannot be read, its documents are not evicted
+    /// until the next control command.
+    pub(super) fn suit_residents(&self) {
+        let residents = &self.shared.residents;
+        let view = self.shared.view.read();
+        for (&id, of_index) in &view.state.indexes {
+            let policy = view.state.policy(of_index);
+            if residents.serves(id, policy) {
+                continue;
+            }
+            residents.begin(id, policy);
+            let filled = if of_index.totals.documents > 0 {
+                self.shared.fill_residents(&view, id)
+            } else {
+                Ok(())
+            };
+            if let Err(error) = filled {
+                tracing::warn!(index = %of_index.name, %error, "documents cannot be evicted yet");
+                residents.begin(id, Policy::Reject);
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The sweeper: removes expired documents, in the background.
+//!
+//! That a document has expired is seen by whoever reads it; the sweeper only gives its space back.
+//! Which have, the [residents](crate::residents) know by the second, so nothing is searched. It
+//! works for a share of its time, more if much is to be done, and a few hundred documents at a time,
+//! each batch of removals being one of the sequencer's.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::clock::has_expired;
+use crate::command::IndexId;
+use crate::engine::Completion;
+use crate::error::{Error, Result};
+use crate::index::IndexKey;
+use crate::queue::{Queue, Task};
+use crate::residents::Tag;
+use crate::shared::Shared;
+
+/// How often it is looked for expired documents.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long it waits after a failure.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// About how many documents are removed with one batch.
+const DOCUMENTS_AT_A_TIME: usize = 256;
+
+/// The share of its time that the sweeper works, in percent.
+const SHARE_PERCENT: u32 = 30;
+
+/// The sweeper, on its thread.
+pub(crate) struct Sweeper {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) queue: Arc<Queue>,
+    /// Ends when the engine is closed.
+    pub(crate) open: Receiver<()>,
+}
+
+impl Sweeper {
+    /// Works until the engine is closed.
+    pub(crate) fn run(self) {
+        let mut wait = LOOK_INTERVAL;
+        while let Err(RecvTimeoutError::Timeout) = self.open.recv_timeout(wait) {
+            wait = LOOK_INTERVAL;
+            if self.shared.poison.is_set() {
+                continue;
+            }
+            match self.sweep() {
+                Ok(()) | Err(Error::Closed) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "expired documents are not removed yet");
+                    wait = RETRY_AFTER;
+                }
+            }
+        }
+    }
+
+    fn sweep(&self) -> Result<()> {
+        for index in self.shared.residents.ids() {
+            loop {
+                let begun = Instant::now();
+                let now = self.shared.clock.now();
+                let tags = self.shared.residents.take_due(index, now, DOCUMENTS_AT_A_TIME);
+                if tags.is_empty() {
+                    break;
+                }
+                let removed = self.remove(index, &tags, now);
+                // What is removed is not known any more, and so not put off.
+                for tag in tags {
+                    self.shared.residents.put_off(index, tag);
+                }
+                if !removed? {
+                    break;
+                }
+                let pause = begun.elapsed() * (100 - SHARE_PERCENT) / SHARE_PERCENT;
+                if !matches!(self.open.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+                    return Err(Error::Closed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the documents of tags that have expired by `now`. `false` where none has.
+    fn remove(&self, index: IndexId, tags: &[Tag], now: u64) -> Result<bool> {
+        let mut keys: Vec<(IndexId, IndexKey)> = Vec::with_capacity(tags.len());
+        for tag in tags {
+            for key in self.shared.keys_of(index, *tag)? {
+                let entry = self.shared.entry(index, &key)?;
+                if entry.is_some_and(|entry| has_expired(entry.expires_at, now)) {
+                    keys.push((index, key));
+                }
+            }
+        }
+        if keys.is_empty() {
+            return Ok(false);
+        }
+        let (sender, done) = mpsc::sync_channel(1);
+        let answer: Completion = Box::new(move |result| _ = sender.send(result));
+        self.queue.push(Task::Expire(keys, answer));
+        done.recv().unwrap_or(Err(Error::Closed))?;
+        Ok(true)
+    }
+}
