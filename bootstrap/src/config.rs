@@ -493,7 +493,7 @@ mod tests {
             ),
             (
                 change(r#""size""#, r#""sise""#),
-                r#"shard "shard0-0.5": sise: unknown field; known are name, start, end, size, host, port"#,
+                r#"shard "shard0-0.5": sise: unknown field; known are name, start, end, size, policy, host, port"#,
             ),
             (
                 change(r#""shards""#, r#""shard""#),

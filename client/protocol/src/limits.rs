@@ -168,6 +168,10 @@ pub enum Change<T> {
 }
 
 impl<T: Copy> Change<T> {
+    fn is_keep(&self) -> bool {
+        matches!(self, Self::Keep)
+    }
+
     fn apply(self, to: &mut Option<T>) {
         match self {
             Self::Keep => {}
@@ -182,9 +186,13 @@ impl<T: Copy> Change<T> {
 #[serde(default)]
 #[expect(missing_docs, reason = "as in the settings")]
 pub struct SettingsChange {
+    #[serde(skip_serializing_if = "Change::is_keep")]
     pub max_bytes: Change<u64>,
+    #[serde(skip_serializing_if = "Change::is_keep")]
     pub max_documents: Change<u64>,
+    #[serde(skip_serializing_if = "Change::is_keep")]
     pub policy: Change<Policy>,
+    #[serde(skip_serializing_if = "Change::is_keep")]
     pub ttl: Change<u64>,
 }
 
