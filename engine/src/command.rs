@@ -249,6 +249,8 @@ pub struct Stat {
     pub indexes: Vec<IndexStat>,
     /// Who holds the lock.
     pub locked_by: Option<String>,
+    /// What is known to be damaged of the log, if anything: a segment whose space does not come back.
+    pub damaged: Option<String>,
     /// Why the writer stopped, if it did.
     pub poisoned: Option<String>,
     /// Why writes are refused for want of space, if they are.

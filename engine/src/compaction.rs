@@ -15,9 +15,8 @@
 //!
 //! How much of its time the compactor works grows with the garbage, from a fifth to all. Beyond that
 //! it is *behind*, and the sequencer waits for it a little before each batch. On a full disk it
-//! takes what garbage there is.
+//! takes nearly all garbage there is.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -67,6 +66,9 @@ const LEAST_SPACE_PERCENT: u64 = 130;
 
 /// A segment with less garbage, in percent of its length, is not worth the copying.
 const LEAST_GARBAGE_PERCENT: u64 = 10;
+
+/// On a full disk it is, with as little as this.
+const LEAST_GARBAGE_PERCENT_FULL: u64 = 2;
 
 /// Compaction begins when the log is within so much of what it may take, in percent of the live
 /// records and besides one segment.
@@ -123,8 +125,6 @@ pub(crate) struct Compactor {
     pub(crate) queue: Arc<Queue>,
     pub(crate) options: Options,
     pub(crate) requests: Receiver<Request>,
-    /// Segments that cannot be compacted, for they are damaged.
-    pub(crate) damaged: RefCell<BTreeSet<u32>>,
 }
 
 /// A sealed segment to compact, and how urgent that is.
@@ -252,9 +252,10 @@ impl Compactor {
             let Some(victim) = victim else { return Ok(()) };
             let begun = Instant::now();
             let moved = match self.compact(&victim) {
-                Err(error @ Error::Corrupt { .. }) => {
+                Err(error) if is_of(&victim.segment, &error) => {
                     tracing::error!(%error, "a damaged segment is left as it is");
-                    self.damaged.borrow_mut().insert(victim.segment.number);
+                    let why = error.to_string().into();
+                    self.shared.damaged.lock().insert(victim.segment.number, why);
                     continue;
                 }
                 moved => moved?,
@@ -286,7 +287,7 @@ impl Compactor {
 
     fn space(&self) -> Space {
         let condemned = self.shared.condemned.lock().clone();
-        let damaged = self.damaged.borrow();
+        let damaged: BTreeSet<u32> = self.shared.damaged.lock().keys().copied().collect();
         let segments = self.shared.segments.all();
         let (live, tombstones) = {
             let view = self.shared.view.read();
@@ -346,20 +347,19 @@ impl Compactor {
     fn due(&self, space: &Space) -> Option<Victim> {
         let segment_bytes = u64::from(self.options.segment_bytes);
         let headway = space.live * HEADWAY_PERCENT / 100 + segment_bytes;
-        let over = if self.shared.space.is_full() {
+        let is_full = self.shared.space.is_full();
+        let over = if is_full {
             headway
         } else {
             (self.written(space) + headway).saturating_sub(self.limit(space)).min(headway)
         };
         let most_tombstones = space.live * TOMBSTONE_PERCENT / 100 + segment_bytes / 4;
-        let victim = (over > 0)
-            .then(|| space.most_garbage(LEAST_GARBAGE_PERCENT))
-            .flatten()
-            .or_else(|| {
-                // Behind a segment that stays no round would end them.
-                let all_go = self.damaged.borrow().is_empty();
-                all_go.then(|| space.oldest_for_tombstones(most_tombstones)).flatten()
-            })?;
+        let least = if is_full { LEAST_GARBAGE_PERCENT_FULL } else { LEAST_GARBAGE_PERCENT };
+        let victim = (over > 0).then(|| space.most_garbage(least)).flatten().or_else(|| {
+            // Behind a segment that stays no round would end them.
+            let all_go = self.shared.damaged.lock().is_empty();
+            all_go.then(|| space.oldest_for_tombstones(most_tombstones)).flatten()
+        })?;
         let share = LEAST_SHARE_PERCENT + (100 - LEAST_SHARE_PERCENT) * over / headway;
         Some(Victim { segment: Arc::clone(&victim.segment), length: victim.length, share })
     }
@@ -494,5 +494,14 @@ impl Compactor {
         if !self.queue.is_closed() && !pause.is_zero() {
             thread::sleep(pause.min(LOOK_INTERVAL));
         }
+    }
+}
+
+/// Whether an error is of reading a segment: of damage, or of a disk that does not give its bytes.
+fn is_of(segment: &Segment, error: &Error) -> bool {
+    match error {
+        Error::Corrupt { .. } => true,
+        Error::Io { file, .. } => *file == segment.path,
+        _ => false,
     }
 }

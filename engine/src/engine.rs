@@ -1,6 +1,5 @@
 //! The engine's face: opening, asking, closing.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -179,8 +178,7 @@ impl Engine {
         let compactor = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let options = options.clone();
-            let damaged = RefCell::default();
-            let compactor = Compactor { shared, queue, options, requests, damaged };
+            let compactor = Compactor { shared, queue, options, requests };
             let run = move || compactor.run();
             thread::Builder::new().name("compactor".to_owned()).spawn(run).map_err(spawn_failed)?
         };

@@ -15,7 +15,7 @@ use crate::clock::has_expired;
 use crate::command::{Document, IndexId, Key, Page, Scan, Version};
 use crate::effect::Effect;
 use crate::error::{Error, Result};
-use crate::index::{Entry, Index, IndexKey};
+use crate::index::{Entry, Index, IndexKey, LAST_KEY};
 use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
 use crate::overlay::Overlay;
 use crate::residents::Tag;
@@ -25,9 +25,6 @@ use crate::usage::Usage;
 
 /// How many entries of a page are looked up at a time: the sequencer cannot publish meanwhile.
 const ENTRIES_AT_A_TIME: usize = 256;
-
-/// After every key.
-const LAST_KEY: [u8; 8] = [0xff; 8];
 
 impl Shared {
     /// Reads a document.

@@ -27,7 +27,7 @@ use crate::effect::{self, Effect, Put, Reason, Remove, Replaced, Tombstone};
 use crate::engine::{Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{self, Entry, Index, IndexKey, IndexStore, MemoryStore, RoomyStore};
+use crate::index::{self, Entry, Index, IndexKey, IndexStore, ParkedIndex, RoomyStore};
 use crate::log::record::Checksum;
 use crate::log::{
     LOG_DIR, Located, LogWriter, Lsn, SPARE, Segment, SegmentEnd, Segments, Source, read_header,
@@ -87,26 +87,46 @@ pub(crate) fn recover(
     if index_use == IndexUse::RebuiltAnyway {
         log.check(&manifest)?;
     }
-    let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
+    let space = Arc::new(Space::open(
+        Arc::clone(&fs),
+        dir,
+        options.reserve_bytes(),
+        u64::from(options.segment_bytes),
+    ));
     let store =
         &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
-    let mut stand_in = None;
     let residents = Residents::default();
+    let mut parked = None;
+    let mut in_memory = |what: Arc<str>| {
+        tracing::warn!(dir = %dir.display(), %what, "the index is held in memory for now");
+        let index = Arc::new(ParkedIndex::default());
+        parked = Some(Arc::clone(&index));
+        let in_its_place = Arc::clone(&index) as Arc<dyn Index>;
+        let replayed = rebuild(in_its_place, dir, &log, &manifest, options, &residents)?;
+        let needed = checkpoint::put_back_bytes(&index);
+        space.note_parked(Some(needed));
+        Ok::<_, Error>(replayed)
+    };
     let used = match index_use {
         IndexUse::IfUsable => use_index(store, &log, &manifest, options, &residents),
         IndexUse::RebuiltAnyway => Err(Unusable::Index("a rebuild was asked for".to_owned())),
     };
     let (replayed, rebuilt) = match used {
         Ok(replayed) => (replayed, None),
-        Err(Unusable::Log(Error::DiskFull { what })) => {
-            tracing::warn!(dir = %dir.display(), %what, "the index is held in memory for now");
-            stand_in = Some(what);
-            (rebuild(&MemoryStore::new(), dir, &log, &manifest, options, &residents)?, None)
-        }
+        Err(Unusable::Log(Error::DiskFull { what })) => (in_memory(what)?, None),
         Err(Unusable::Index(why)) => {
             tracing::warn!(dir = %dir.display(), %why, "the index is rebuilt from the log");
             store.set_aside()?;
-            (rebuild(store, dir, &log, &manifest, options, &residents)?, Some(why))
+            let opened = store.open();
+            let rebuilt =
+                opened.and_then(|index| rebuild(index, dir, &log, &manifest, options, &residents));
+            match rebuilt {
+                Err(Error::DiskFull { what }) if index_use == IndexUse::IfUsable => {
+                    store.discard()?;
+                    (in_memory(what)?, None)
+                }
+                rebuilt => (rebuilt?, Some(why)),
+            }
         }
         Err(Unusable::Log(error)) => return Err(error),
     };
@@ -139,8 +159,8 @@ pub(crate) fn recover(
     let index_bytes = index.bytes_on_disk();
     let shared = Arc::new(Shared {
         view: RwLock::new(view),
-        index: match stand_in {
-            Some(why) => index::Handle::closed(why, index, store.share()),
+        index: match parked {
+            Some(parked) => index::Handle::new_parked(parked, store.share()),
             None => index::Handle::new(index, store.share()),
         },
         segments: log.segments,
@@ -153,6 +173,7 @@ pub(crate) fn recover(
         unowned: AtomicBool::new(unowned),
         active_bytes: AtomicU64::new(u64::from(log_writer.place().1)),
         index_bytes: AtomicU64::new(index_bytes),
+        damaged: Mutex::default(),
         space,
         checkpoint_error: Mutex::default(),
         durable_lsn: AtomicU64::new(durable_lsn),
@@ -475,14 +496,13 @@ fn try_index(
 
 /// Replays the whole log into an empty index.
 fn rebuild(
-    store: &dyn IndexStore,
+    index: Arc<dyn Index>,
     dir: &Path,
     log: &Log,
     manifest: &Manifest,
     options: &Options,
     residents: &Residents,
 ) -> Result<Replayed> {
-    let index = store.open()?;
     let older_wins = options.defects.has(Defect::OlderRecordWins);
     let mut replay = Replay { older_wins, ..Replay::new(manifest.view()) };
     let drain = |overlay: &mut Overlay| {

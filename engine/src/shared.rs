@@ -1,7 +1,7 @@
 //! What the threads of an engine share.
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) active_bytes: AtomicU64,
     /// What the index took on disk at the last checkpoint.
     pub(crate) index_bytes: AtomicU64,
+    /// Segments that cannot be compacted, for they are damaged or cannot be read, and why.
+    pub(crate) damaged: Mutex<BTreeMap<u32, Arc<str>>>,
     pub(crate) space: Arc<Space>,
     /// Why the last checkpoint failed. Written by the checkpointer.
     pub(crate) checkpoint_error: Mutex<Option<Arc<str>>>,
@@ -166,6 +168,7 @@ impl Shared {
             counts: counts(state.removals, traffic),
             indexes,
             locked_by: state.locked_by.clone(),
+            damaged: self.damaged.lock().values().next().map(|why| why.as_ref().to_owned()),
             poisoned: self.poison.reason().map(|reason| reason.as_ref().to_owned()),
             disk_full: self.space.full().map(|why| why.as_ref().to_owned()),
             checkpoint_error: self.checkpoint_error.lock().as_deref().map(str::to_owned),

@@ -10,7 +10,7 @@
 //!   space for it, nearly all of a segment is left, and the last eighth of one is
 //!   never given to writes before the next one is there.
 //! * Space for the next checkpoint is left, the reserve included: with more keys published, it takes
-//!   more.
+//!   more. Where it comes to be too little all the same, the index is parked in memory.
 //!
 //! As long as one of these is missing for want of space, what grows the store is refused with [`Error::DiskFull`]; removes and control commands go on. That the reserve could not
 //! be made for another reason keeps nobody from writing.
@@ -33,6 +33,7 @@ pub(crate) struct Space {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     reserve_bytes: u64,
+    segment_bytes: u64,
     state: Mutex<State>,
     /// Whether anything is missing, without a lock.
     full: AtomicBool,
@@ -47,6 +48,10 @@ struct State {
     no_segment: Option<Arc<str>>,
     /// Why there is no space for the next checkpoint.
     no_checkpoint: Option<Arc<str>>,
+    /// What it takes to put the index back on the disk, where it is in memory.
+    parked: Option<u64>,
+    /// Why there is no space for that.
+    no_index: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -60,7 +65,12 @@ enum Reserve {
 
 impl Space {
     /// Looks whether the reserve is there.
-    pub(crate) fn open(fs: Arc<dyn Fs>, dir: &Path, reserve_bytes: u64) -> Self {
+    pub(crate) fn open(
+        fs: Arc<dyn Fs>,
+        dir: &Path,
+        reserve_bytes: u64,
+        segment_bytes: u64,
+    ) -> Self {
         let there = fs.open(&dir.join(NAME)).and_then(|file| file.length());
         let mut reserve = Reserve::Missing;
         if there.is_ok_and(|length| length == reserve_bytes) || reserve_bytes == 0 {
@@ -70,7 +80,15 @@ impl Space {
             fs,
             dir: dir.to_owned(),
             reserve_bytes,
-            state: Mutex::new(State { reserve, wanted: 0, no_segment: None, no_checkpoint: None }),
+            segment_bytes,
+            state: Mutex::new(State {
+                reserve,
+                wanted: 0,
+                no_segment: None,
+                no_checkpoint: None,
+                parked: None,
+                no_index: None,
+            }),
             full: AtomicBool::new(false),
         };
         if matches!(space.state.lock().reserve, Reserve::Missing)
@@ -112,15 +130,46 @@ impl Space {
         self.change(|state| state.no_segment = why_not);
     }
 
+    /// Notes that the index is in memory for want of space, and how much it takes to put it back; or
+    /// that it is on the disk.
+    pub(crate) fn note_parked(&self, needed: Option<u64>) {
+        self.change(|state| {
+            state.parked = needed;
+            state.no_index = None;
+        });
+        _ = self.check_put_back();
+    }
+
+    /// Looks whether there is space for an index that is in memory. Whether there is such a one.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`]
+    pub(crate) fn check_put_back(&self) -> Result<bool> {
+        let needed = {
+            let state = self.state.lock();
+            let Some(index) = state.parked else { return Ok(false) };
+            // What else is missing comes first: an index that takes that space would be parked again.
+            let segment = if state.no_segment.is_some() { self.segment_bytes } else { 0 };
+            let held = matches!(state.reserve, Reserve::Held);
+            index + segment + if held { 0 } else { self.reserve_bytes }
+        };
+        let why: Option<Arc<str>> = self.free().filter(|&free| free < needed).map(|free| {
+            let dir = self.dir.display();
+            format!(
+                "{free} bytes are free, the index goes back on the disk when it is {needed} ({dir})"
+            )
+            .into()
+        });
+        self.change(|state| state.no_index.clone_from(&why));
+        why.map_or(Ok(true), |what| Err(Error::DiskFull { what }))
+    }
+
     /// Notes whether there is space for a checkpoint of what is published, with the reserve.
     ///
     /// # Errors
     /// [`Error::DiskFull`]
     pub(crate) fn note_checkpoint(&self, needed: u64) -> Result<()> {
-        let held = matches!(self.state.lock().reserve, Reserve::Held);
-        let reserve = if held { self.reserve_bytes } else { 0 };
-        let free = self.free().map(|free| free.saturating_add(reserve));
-        let too_little = free.filter(|&free| free < needed);
+        let too_little = self.for_checkpoint().filter(|&free| free < needed);
         let why: Option<Arc<str>> = too_little.map(|free| {
             let dir = self.dir.display();
             format!(
@@ -136,6 +185,14 @@ impl Space {
     /// Notes what a checkpoint asks for that uses the reserve, or waits for space; 0 for none.
     pub(crate) fn set_wanted(&self, bytes: u64) {
         self.state.lock().wanted = bytes;
+    }
+
+    /// How many bytes a checkpoint may have: those that are free, and the reserve. `None` where that
+    /// is not known.
+    pub(crate) fn for_checkpoint(&self) -> Option<u64> {
+        let held = matches!(self.state.lock().reserve, Reserve::Held);
+        let reserve = if held { self.reserve_bytes } else { 0 };
+        Some(self.free()?.saturating_add(reserve))
     }
 
     /// How many bytes are free, where that is known.
@@ -251,7 +308,8 @@ impl State {
         match &self.reserve {
             Reserve::Released(why) => Some(Arc::clone(why)),
             Reserve::Held | Reserve::Missing => {
-                self.no_segment.clone().or_else(|| self.no_checkpoint.clone())
+                let whys = [&self.no_segment, &self.no_checkpoint, &self.no_index];
+                whys.into_iter().flatten().next().cloned()
             }
         }
     }

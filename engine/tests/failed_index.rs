@@ -57,6 +57,10 @@ impl IndexStore for Failing {
     fn set_aside(&self) -> Result<()> {
         self.memory.set_aside()
     }
+
+    fn discard(&self) -> Result<()> {
+        self.memory.discard()
+    }
 }
 
 impl Index for Failing {

@@ -114,6 +114,56 @@ fn documents_fill_the_disk_and_removing_them_frees_it_a_hundred_times() {
     println!("{ROUNDS} rounds, {writes} writes, {removes} removes, {:?}", begun.elapsed());
 }
 
+/// A disk of 160 MiB and segments of 32 MiB stuck for good after some rounds: with few segments,
+/// removes and compaction put more into the overlay than a checkpoint had space for, and without a
+/// checkpoint no segment is deleted. Here all is an eighth of that.
+#[test]
+fn a_disk_of_five_segments_frees_itself_by_removes() {
+    let Some(disk) = Tmpfs::mount(20 << 20) else { return };
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let options = Options {
+        segment_bytes: 4 << 20,
+        reserve_bytes: None,
+        compaction: true,
+        ..common::options()
+    };
+    let open = || Engine::open(&disk.path().join("data"), options.clone()).unwrap().0;
+    let mut engine = open();
+    set_up(&engine);
+    let mut expected = BTreeMap::new();
+    let mut writes = 0;
+    for round in 0..8 {
+        let error = loop {
+            let name = format!("key{writes}");
+            match try_put(&engine, &name, &format!("{writes:01000}")) {
+                Ok(()) => _ = expected.insert(name, format!("{writes:01000}")),
+                Err(error) => break error,
+            }
+            writes += 1;
+        };
+        assert!(matches!(error, Error::DiskFull { .. }), "round {round}: {error}");
+        let removed: Vec<_> = expected.keys().filter(|_| rng.random_bool(0.6)).cloned().collect();
+        for names in removed.chunks(50) {
+            wait_for("room for removes", || {
+                let mutations = names.iter().map(|name| remove(name)).collect();
+                engine.execute(Command::Mutate { mutations, atomic: false }).is_ok()
+            });
+        }
+        for name in &removed {
+            expected.remove(name);
+        }
+        if round % 4 == 3 {
+            drop(engine);
+            engine = open();
+        }
+        wait_for("space", || try_put(&engine, "after", "x").is_ok());
+        expected.insert("after".to_owned(), "x".to_owned());
+        assert_eq!(contents(&engine), expected, "round {round}");
+    }
+}
+
 #[test]
 fn a_disk_filled_and_freed_a_hundred_times_loses_nothing_and_needs_no_restart() {
     let Some(disk) = Tmpfs::mount(BYTES) else { return };
@@ -328,7 +378,12 @@ fn where_the_index_cannot_be_opened_for_want_of_space_memory_stands_in() {
         let name = expected.keys().next().unwrap().clone();
         one(&engine, remove(&name));
         expected.remove(&name);
-        assert!(matches!(engine.checkpoint(), Err(Error::DiskFull { .. })));
+        // Without the index, it takes no more of the disk than a manifest does.
+        match engine.checkpoint() {
+            Ok(()) | Err(Error::DiskFull { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(engine.stat().disk_full.is_some());
         assert_eq!(contents(&engine), expected);
         drop(engine);
         disk.fill();
@@ -337,7 +392,7 @@ fn where_the_index_cannot_be_opened_for_want_of_space_memory_stands_in() {
     disk.free();
     put(&engine, "after", "it");
     expected.insert("after".to_owned(), "it".to_owned());
-    // Now it is opened, brought up to date and asked.
+    // Now it is on the disk, up to date and asked.
     engine.checkpoint().unwrap();
     assert_eq!(contents(&engine), expected);
     engine.close().unwrap();

@@ -81,6 +81,7 @@ fn state(stat: &ShardStat) -> String {
         ("poisoned, reads only: ", &stat.poisoned),
         ("disk full, no writes: ", &stat.disk_full),
         ("checkpoints fail: ", &stat.checkpoint_error),
+        ("damaged, see `sherd verify`: ", &stat.damaged),
         ("locked by ", &stat.locked_by),
     ];
     let state = states.iter().find_map(|(what, why)| Some(format!("{what}{}", why.as_ref()?)));

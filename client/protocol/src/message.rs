@@ -508,6 +508,8 @@ pub struct ShardStat {
     pub indexes: Vec<IndexStat>,
     /// Who holds the write lock.
     pub locked_by: Option<String>,
+    /// What is known to be damaged of the log, if anything: a segment whose space does not come back.
+    pub damaged: Option<String>,
     /// Why the shard stopped writing, if it did.
     pub poisoned: Option<String>,
     /// Why the shard refuses writes for want of space on its disk, if it does.

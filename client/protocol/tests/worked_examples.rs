@@ -323,6 +323,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                         counts: Counts { hits: 5, ..Counts::default() },
                     }],
                     locked_by: None,
+                    damaged: None,
                     poisoned: None,
                     disk_full: None,
                     checkpoint_error: None,

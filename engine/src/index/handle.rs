@@ -4,13 +4,16 @@
 //! what it did not write may be gone without a word. So the index is closed, and what only it could
 //! answer is refused, until it was opened again and found whole ([`Handle::reopen`]). What is in the
 //! overlay is answered all the while.
+//!
+//! Where there is no space for a checkpoint, it is *parked* in memory, and put back on the disk when
+//! there is ([`Handle::park`], [`Handle::put_back`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 
-use super::{Index, IndexStore};
+use super::{Index, IndexStore, ParkedIndex, copy};
 use crate::error::{Error, Result};
 
 /// An index that is open, or why it is not.
@@ -21,12 +24,11 @@ pub(crate) struct Handle {
 
 enum State {
     Open(Arc<dyn Index>),
+    Parked(Arc<ParkedIndex>),
     Closed {
         why: Arc<str>,
         /// It was opened again and is not whole: only a rebuild helps.
         lost: bool,
-        /// Answers in its place.
-        stand_in: Option<Arc<dyn Index>>,
     },
 }
 
@@ -35,24 +37,20 @@ impl Handle {
         Self { state: RwLock::new(State::Open(index)), store }
     }
 
-    /// An index that could not be opened yet, and one that is as it should be at the checkpoint.
-    pub(crate) fn closed(
-        why: Arc<str>,
-        stand_in: Arc<dyn Index>,
-        store: Arc<dyn IndexStore>,
-    ) -> Self {
-        let closed = State::Closed { why, lost: false, stand_in: Some(stand_in) };
-        Self { state: RwLock::new(closed), store }
+    /// An index that could not be opened for want of space, and one in memory in its place.
+    pub(crate) fn new_parked(index: Arc<ParkedIndex>, store: Arc<dyn IndexStore>) -> Self {
+        Self { state: RwLock::new(State::Parked(index)), store }
     }
 
-    /// The index, or what stands in for it. It is not closed before the guard is dropped.
+    /// The index. It is not closed before the guard is dropped.
     ///
     /// # Errors
     /// [`Error::Index`] while it is closed.
     pub(crate) fn get(&self) -> Result<MappedRwLockReadGuard<'_, dyn Index>> {
         let open = RwLockReadGuard::try_map(self.state.read(), |state| match state {
             State::Open(index) => Some(index.as_ref()),
-            State::Closed { stand_in, .. } => stand_in.as_deref(),
+            State::Parked(index) => Some(index.as_ref() as &dyn Index),
+            State::Closed { .. } => None,
         });
         open.map_err(|state| state.refusal())
     }
@@ -60,7 +58,7 @@ impl Handle {
     /// Closes the index after a failure. Waits for those who read from it.
     pub(crate) fn close(&self, error: &Error) {
         let why = format!("{error}; it is being opened again");
-        let closed = State::Closed { why: why.into(), lost: false, stand_in: None };
+        let closed = State::Closed { why: why.into(), lost: false };
         let before = std::mem::replace(&mut *self.state.write(), closed);
         // sled may panic on its way out as well.
         _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
@@ -76,7 +74,7 @@ impl Handle {
         check: impl FnOnce(&dyn Index) -> Result<Option<String>>,
     ) -> Result<()> {
         match &*self.state.read() {
-            State::Open(_) => return Ok(()),
+            State::Open(_) | State::Parked(_) => return Ok(()),
             lost @ State::Closed { lost: true, .. } => return Err(lost.refusal()),
             State::Closed { .. } => {}
         }
@@ -108,12 +106,63 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// The index, if it is in memory for want of space.
+    pub(crate) fn parked(&self) -> Option<Arc<ParkedIndex>> {
+        match &*self.state.read() {
+            State::Parked(index) => Some(Arc::clone(index)),
+            _ => None,
+        }
+    }
+
+    /// Moves the index to memory, and deletes what there is of it on the disk. Only the checkpointer may, so that nothing is put meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Index`] where it cannot be read; nothing has changed then.
+    pub(crate) fn park(&self) -> Result<()> {
+        let parked = ParkedIndex::default();
+        copy(&*self.get()?, &parked)?;
+        let before = std::mem::replace(&mut *self.state.write(), State::Parked(Arc::new(parked)));
+        _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
+        self.store.discard()
+    }
+
+    /// Deletes what there is on the disk of a parked index. Once there is a checkpoint that it does not
+    /// hold, nothing of it can be used.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub(crate) fn discard_if_parked(&self) -> Result<()> {
+        if self.parked().is_some() { self.store.discard() } else { Ok(()) }
+    }
+
+    /// Puts a parked index back on the disk.
+    ///
+    /// # Errors
+    /// Why it stays parked.
+    pub(crate) fn put_back(&self, parked: &ParkedIndex) -> Result<()> {
+        self.store.discard()?;
+        let index = self.store.open()?;
+        match copy(parked, index.as_ref()) {
+            Ok(_) => *self.state.write() = State::Open(index),
+            Err(error) => {
+                _ = catch_unwind(AssertUnwindSafe(move || drop(index)));
+                self.store.discard()?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl State {
     /// For what only the index could answer.
     fn refusal(&self) -> Error {
         match self {
             Self::Closed { why, .. } => Error::Index(Arc::clone(why)),
-            Self::Open(_) => Error::Index("it was closed and is open again".into()),
+            Self::Open(_) | Self::Parked(_) => {
+                Error::Index("it was closed and is open again".into())
+            }
         }
     }
 }

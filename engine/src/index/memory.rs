@@ -88,6 +88,10 @@ impl IndexStore for MemoryStore {
     }
 
     fn set_aside(&self) -> Result<()> {
+        self.discard()
+    }
+
+    fn discard(&self) -> Result<()> {
         *self.0.write() = State::default();
         Ok(())
     }

@@ -6,11 +6,13 @@
 
 mod handle;
 mod memory;
+mod parked;
 mod roomy;
 mod sled;
 
 pub(crate) use handle::Handle;
 pub use memory::MemoryStore;
+pub(crate) use parked::{ParkedIndex, copy};
 pub(crate) use roomy::RoomyStore;
 pub use sled::SledStore;
 
@@ -120,6 +122,9 @@ pub struct IndexKey(Box<[u8]>);
 
 const POSITION_BYTES: usize = 4;
 
+/// After every key.
+pub(crate) const LAST_KEY: [u8; 8] = [0xff; 8];
+
 impl IndexKey {
     pub(crate) fn new(position: u32, key: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(POSITION_BYTES + key.len());
@@ -204,6 +209,9 @@ pub trait IndexStore: Send + Sync {
 
     /// Sets aside what is there, so that the next opening begins empty. The index must be closed.
     fn set_aside(&self) -> Result<()>;
+
+    /// Deletes what is there, so that the next opening begins empty. The index must be closed.
+    fn discard(&self) -> Result<()>;
 }
 
 #[cfg(test)]

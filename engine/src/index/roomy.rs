@@ -69,4 +69,8 @@ impl IndexStore for RoomyStore {
     fn set_aside(&self) -> Result<()> {
         self.store.set_aside()
     }
+
+    fn discard(&self) -> Result<()> {
+        self.store.discard()
+    }
 }

@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -101,6 +102,15 @@ impl IndexStore for SledStore {
             }
         }
         fs::rename(&self.dir, self.set_aside_path(1)).map_err(failed)
+    }
+
+    fn discard(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::io("delete the index", &self.dir, error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -251,7 +261,7 @@ fn sync_tree(dir: &Path) -> std::io::Result<()> {
             match fs::File::open(entry.path()) {
                 Ok(file) => file.sync_all()?,
                 // sled replaces its snapshots while we look.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }

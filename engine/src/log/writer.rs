@@ -40,6 +40,10 @@ pub(crate) const SPARE: &str = "spare";
 /// before the next segment is there: with 32 MiB, it has room for tens of thousands of removes.
 const KEPT_SHARE: u32 = 8;
 
+/// On a full disk, what gives space back gets a smaller segment where there is no room for a whole
+/// one: this part of it.
+const SMALL_SHARE: u32 = 4;
+
 /// What room is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -343,16 +347,18 @@ impl LogWriter {
             return Ok(spare);
         }
         // Not prepared, too small, or failed for want of something that there may be by now.
-        let prepare = || prepare_spare(self.fs.as_ref(), &self.dir, needed.max(self.segment_bytes));
-        match prepare() {
-            Err(Error::DiskFull { .. })
-                if purpose == Purpose::Upkeep
-                    && self.space.release("the log needs a segment for removes") =>
-            {
-                prepare()
+        let prepare = |least: u32| prepare_spare(self.fs.as_ref(), &self.dir, needed.max(least));
+        let mut prepared = prepare(self.segment_bytes);
+        let is_full = |prepared: &Result<_>| matches!(prepared, Err(Error::DiskFull { .. }));
+        if purpose == Purpose::Upkeep && is_full(&prepared) {
+            if self.space.release("the log needs a segment for removes") {
+                prepared = prepare(self.segment_bytes);
             }
-            prepared => prepared,
+            if is_full(&prepared) {
+                prepared = prepare(self.segment_bytes / SMALL_SHARE);
+            }
         }
+        prepared
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use super::Sequencer;
-use crate::checkpoint::Snapshot;
+use crate::checkpoint::{self, Snapshot};
 use crate::defect::Defect;
 use crate::engine::Durability;
 use crate::error::{Error, Result};
@@ -16,6 +16,9 @@ const OVERLAY_BACKLOG: usize = 8;
 
 /// How long a batch is put off at most where the backlog is nearly full.
 const MAX_BACKLOG_DELAY: Duration = Duration::from_millis(20);
+/// How often it is looked whether removes and compaction leave space for the next checkpoint.
+const FIT_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How often it is looked whether a full disk has space again, where no write asks for it.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -112,6 +115,38 @@ impl Sequencer {
         }
     }
 
+    /// What a checkpoint of all that is published may take.
+    pub(super) fn next_checkpoint_bytes(&self) -> u64 {
+        if self.shared.index.parked().is_some() {
+            return checkpoint::PARKED_BYTES;
+        }
+        let overlay = &self.shared.view.read().overlay;
+        let generations = [Some(&overlay.active), overlay.frozen.as_deref()];
+        checkpoint::bytes_needed(generations.into_iter().flatten())
+    }
+
+    /// Checkpoints what is published before the disk has no more space for that. Removes and
+    /// compaction go on where writes are refused, and all that they do has to go into the index
+    /// before a segment is deleted: if that once took more than there is, nothing would come back.
+    pub(super) fn checkpoint_while_it_fits(&mut self) {
+        if self.last_fit_check.elapsed() < FIT_INTERVAL {
+            return;
+        }
+        self.last_fit_check = Instant::now();
+        let Some(free) = self.shared.space.for_checkpoint() else { return };
+        let is_tight = |this: &Self| this.next_checkpoint_bytes() > free / 2;
+        // One that fails is tried again by itself, and is not waited for.
+        if !is_tight(self) || self.checkpoint_error.is_some() {
+            return;
+        }
+        self.note_checkpoint(true);
+        let empty = self.shared.view.read().overlay.active.is_empty();
+        if !empty && !self.checkpoint_running && is_tight(self) {
+            self.freeze();
+            self.note_checkpoint(true);
+        }
+    }
+
     /// Notes how the running checkpoint goes; waits, if told to, for its end or its next failure.
     fn note_checkpoint(&mut self, wait: bool) {
         while self.checkpoint_running {
@@ -173,8 +208,9 @@ impl Sequencer {
         self.shared.poison.check()?;
         self.note_checkpoint(true);
         let checkpointed = self.shared.checkpoint_lsn.load(Ordering::Acquire);
-        let anything =
-            checkpointed + 1 < self.log.next_lsn() || !self.shared.condemned.lock().is_empty();
+        let anything = checkpointed + 1 < self.log.next_lsn()
+            || !self.shared.condemned.lock().is_empty()
+            || self.shared.index.parked().is_some();
         if !self.checkpoint_running && anything {
             self.freeze();
             self.note_checkpoint(true);

@@ -105,7 +105,7 @@ impl Sequencer {
         }
     }
 
-    fn evicts(&self, of_index: &IndexState) -> bool {
+    pub(super) fn evicts(&self, of_index: &IndexState) -> bool {
         self.state.policy(of_index) != Policy::Reject
     }
 
@@ -159,32 +159,23 @@ impl Sequencer {
         limits.find_map(|limit| self.excess(limit))
     }
 
-    /// The limit of the shard for writes. While it is being lowered, they must not add to what is
-    /// used, and need not make room for more than themselves.
+    /// The limit of the shard for writes: the lower one, where it is being lowered.
     pub(super) fn limit_for_writes(&self) -> u64 {
         match &self.lowering {
-            Some(Lowering { to: Limit::Shard(lower), .. }) => self.state.used.max(*lower),
-            _ if self.over_limit => self.state.used.max(self.state.limit()),
+            Some(Lowering { to: Limit::Shard(lower), .. }) => *lower,
             _ => self.state.limit(),
         }
     }
 
-    /// The settings of an index for writes, as [`Self::limit_for_writes`].
+    /// The settings of an index for writes, likewise.
     pub(super) fn settings_for_writes(
         &self,
         index: IndexId,
         of_index: &IndexState,
     ) -> IndexSettings {
-        let settings = match &self.lowering {
+        match &self.lowering {
             Some(Lowering { to: Limit::Index(id, lower), .. }) if *id == index => *lower,
-            _ if self.over_limit => of_index.settings,
-            _ => return of_index.settings,
-        };
-        let Totals { bytes, documents, .. } = of_index.totals;
-        IndexSettings {
-            max_bytes: settings.max_bytes.map(|limit| limit.max(bytes)),
-            max_documents: settings.max_documents.map(|limit| limit.max(documents)),
-            ..settings
+            _ => of_index.settings,
         }
     }
 

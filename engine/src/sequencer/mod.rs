@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::lower::Lowering;
-use crate::checkpoint::{self, Snapshot};
+use crate::checkpoint::Snapshot;
 use crate::command::{Assignment, Command, IndexId, Outcome};
 use crate::compaction;
 use crate::defect::Defect;
@@ -92,6 +92,7 @@ pub(crate) struct Sequencer {
     last_freeze: Instant,
     last_space_check: Instant,
     last_free_check: Instant,
+    last_fit_check: Instant,
     scratch: Vec<u8>,
     /// The time by which the present command is evaluated, in milliseconds since 1970.
     now: u64,
@@ -154,6 +155,7 @@ impl Sequencer {
             last_freeze: Instant::now(),
             last_space_check: Instant::now(),
             last_free_check: Instant::now(),
+            last_fit_check: Instant::now(),
             scratch: Vec::new(),
             now: 0,
             lowering: None,
@@ -274,9 +276,11 @@ impl Sequencer {
         self.over_limit |= assigned;
         let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         if old_ranges != new_ranges && self.state.documents() > 0 {
-            self.recount_distribution()?;
+            // First what must not fail: what the shard gave up must go, or it would come back with
+            // the range.
             self.shared.unowned.store(true, Ordering::Release);
             _ = self.channels.compactor.send(compaction::Request::Look);
+            self.recount_distribution()?;
         }
         Ok(Outcome::Done)
     }
@@ -370,6 +374,7 @@ impl Sequencer {
     /// Makes sure that the batch can take `bytes` more, in the segment it is for.
     fn make_room(&mut self, bytes: usize, purpose: Purpose) -> Result<()> {
         let wanted = self.batch.bytes.len() + bytes;
+        self.checkpoint_while_it_fits();
         if purpose == Purpose::Growth {
             self.check_space(wanted)?;
         }
@@ -391,12 +396,9 @@ impl Sequencer {
         let full = self.shared.space.is_full();
         if full || self.last_free_check.elapsed() >= FREE_INTERVAL {
             self.last_free_check = Instant::now();
-            let needed = {
-                let overlay = &self.shared.view.read().overlay;
-                let generations = [Some(&overlay.active), overlay.frozen.as_deref()];
-                checkpoint::bytes_needed(generations.into_iter().flatten())
-            };
+            let needed = self.next_checkpoint_bytes();
             self.shared.space.note_checkpoint(needed)?;
+            self.checkpoint_wanted |= self.shared.space.check_put_back()?;
         }
         if full {
             self.shared.space.keep()?;

@@ -110,19 +110,25 @@ impl Sequencer {
     ) -> Option<Shortage> {
         let of_index = self.state.indexes.get(&index)?;
         let settings = self.settings_for_writes(index, of_index);
+        // While a limit is being lowered, whoever evicts need not make room for more than itself.
+        let makes_room = self.is_lowering() && self.evicts(of_index);
+        let exceeded = |used: u64, needed: u64, limit: u64| {
+            let in_force = if makes_room && needed <= limit { limit.max(used) } else { limit };
+            (needed > 0 && used + needed > in_force).then_some(in_force)
+        };
         let needed = bytes.saturating_sub(replaced);
-        let exceeded = |used: u64, needed: u64, limit: u64| needed > 0 && used + needed > limit;
         let of_index = [
             ("bytes", of_index.totals.bytes, needed, settings.max_bytes),
             ("documents", of_index.totals.documents, documents, settings.max_documents),
         ];
         for (what, used, needed, limit) in of_index {
-            if let Some(limit) = limit.filter(|&limit| exceeded(used, needed, limit)) {
+            if let Some(limit) = limit.and_then(|limit| exceeded(used, needed, limit)) {
                 return Some(Shortage::Index { what, used, limit, needed });
             }
         }
-        let (used, limit) = (self.state.used, self.limit_for_writes());
-        exceeded(used, needed, limit).then_some(Shortage::Shard { used, limit, needed })
+        let used = self.state.used;
+        let limit = exceeded(used, needed, self.limit_for_writes())?;
+        Some(Shortage::Shard { used, limit, needed })
     }
 
     /// The indexes that make room for each other with this one.

@@ -84,6 +84,10 @@ impl IndexStore for TestStore {
         self.record(true);
         Ok(())
     }
+
+    fn discard(&self) -> Result<()> {
+        self.set_aside()
+    }
 }
 
 impl Index for TestStore {
@@ -321,6 +325,10 @@ impl IndexStore for CopiedSled {
 
     fn set_aside(&self) -> Result<()> {
         self.store.set_aside()
+    }
+
+    fn discard(&self) -> Result<()> {
+        self.store.discard()
     }
 }
 

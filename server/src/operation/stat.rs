@@ -15,6 +15,7 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         distribution: stored.distribution,
         counts: counts(stored.counts),
         locked_by: stored.locked_by,
+        damaged: stored.damaged,
         poisoned: stored.poisoned,
         disk_full: stored.disk_full,
         checkpoint_error: stored.checkpoint_error,
