@@ -273,7 +273,7 @@ impl Sequencer {
                     most += evictions * EVICTION_BYTES;
                     break;
                 }
-                if !self.evict_some(index, shortage)? {
+                if !self.evict_some(index, shortage, |_| true)? {
                     break;
                 }
                 self.try_commit()?;
@@ -292,8 +292,14 @@ impl Sequencer {
         (over / mean.max(1)) as usize * 2 + 2
     }
 
-    /// Evicts some hundred documents, with a batch of their own. `false` where there is none.
-    pub(super) fn evict_some(&mut self, index: IndexId, shortage: Shortage) -> Result<bool> {
+    /// Evicts up to some hundred documents, as long as it is `needed`, with a batch of their own.
+    /// `false` where there is none.
+    pub(super) fn evict_some(
+        &mut self,
+        index: IndexId,
+        shortage: Shortage,
+        needed: impl Fn(&Self) -> bool,
+    ) -> Result<bool> {
         self.make_room(EVICTIONS_AT_A_TIME * EVICTION_BYTES, Purpose::Upkeep)?;
         let mut any = false;
         for _ in 0..EVICTIONS_AT_A_TIME {
@@ -301,7 +307,7 @@ impl Sequencer {
             let evicted = self.evict(index, shortage, None, &mut Vec::new())?;
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             any |= evicted;
-            if !evicted {
+            if !evicted || !needed(self) {
                 break;
             }
         }
