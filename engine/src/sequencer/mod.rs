@@ -36,6 +36,7 @@ use crate::index::{Entry, IndexKey};
 use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
 use crate::read;
+use crate::residents::Taken;
 use crate::shared::Shared;
 use crate::state::{Change, State};
 
@@ -127,6 +128,8 @@ struct Undo {
     key: IndexKey,
     before: Option<Entry>,
     after: Option<u64>,
+    /// What the residents knew of it, where it was evicted.
+    taken: Option<Taken>,
 }
 
 impl Sequencer {

@@ -13,15 +13,15 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::limits::Expiry;
 use crate::log::{Purpose, record};
-use crate::state::{Change, State};
+use crate::residents::Taken;
+use crate::state::Change;
 
-/// What to go back to when an atomic group fails half-way.
-struct Mark {
+/// What to go back to when something fails half-way.
+pub(super) struct Mark {
     bytes: usize,
     records: u64,
     changes: usize,
     undo: usize,
-    state: State,
 }
 
 /// A document to be put: what its record and its entry say.
@@ -64,13 +64,7 @@ impl Sequencer {
 
     /// Evaluates all or none.
     fn evaluate_group(&mut self, mutations: &[Mutation]) -> Vec<MutationOutcome> {
-        let mark = Mark {
-            bytes: self.batch.bytes.len(),
-            records: self.batch.records,
-            changes: self.batch.changes.len(),
-            undo: self.batch.undo.len(),
-            state: self.state.clone(),
-        };
+        let mark = self.mark();
         let start = mark.bytes;
         let mut outcomes = Vec::with_capacity(mutations.len());
         for mutation in mutations {
@@ -94,12 +88,29 @@ impl Sequencer {
         outcomes
     }
 
-    fn roll_back(&mut self, mark: Mark) {
+    /// What is evaluated up to here.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            bytes: self.batch.bytes.len(),
+            records: self.batch.records,
+            changes: self.batch.changes.len(),
+            undo: self.batch.undo.len(),
+        }
+    }
+
+    /// Takes back all that was evaluated since.
+    pub(super) fn roll_back(&mut self, mark: Mark) {
+        if self.batch.changes.len() == mark.changes {
+            return;
+        }
         self.batch.bytes.truncate(mark.bytes);
         self.batch.records = mark.records;
         self.batch.changes.truncate(mark.changes);
         self.undo_to(mark.undo);
-        self.state = mark.state;
+        self.state = self.shared.view.read().state.clone();
+        for change in &self.batch.changes {
+            self.state.apply(change);
+        }
         self.batch.pending.clear();
         for change in &self.batch.changes {
             if let Change::Document { index, key, entry, .. } = change {
@@ -112,7 +123,11 @@ impl Sequencer {
     pub(super) fn undo_to(&mut self, from: usize) {
         let residents = &self.shared.residents;
         for undo in self.batch.undo.drain(from..).rev() {
-            let Undo { index, key, before, after } = undo;
+            let Undo { index, key, before, after, taken } = undo;
+            if let Some(taken) = taken {
+                residents.restore(taken);
+                continue;
+            }
             let version = before.map_or(0, |entry| entry.version);
             let expires_at = |entry: Entry| entry.expires_at;
             residents.change(index, &key, after, before.map(expires_at), version);
@@ -226,7 +241,8 @@ impl Sequencer {
                 residents.change(index, &key, before, Some(expires_at), version);
             }
         }
-        let undo = Undo { index, key: key.clone(), before: found, after: Some(expires_at) };
+        let undo =
+            Undo { index, key: key.clone(), before: found, after: Some(expires_at), taken: None };
         self.batch.undo.push(undo);
         self.change_document((index, key), Some(entry), replaced, Reason::Asked);
     }
@@ -240,16 +256,20 @@ impl Sequencer {
         reason: Reason,
     ) -> Version {
         self.shared.residents.change(index, &key, Some(found.expires_at), None, 0);
-        self.remove_forgotten(index, key, found, reason)
+        self.record_removal((index, key), found, reason, None)
     }
 
-    /// [`Self::remove`], of a document that the residents have forgotten already.
-    pub(super) fn remove_forgotten(
+    /// Adds the removal of a document to the batch that the residents have forgotten already.
+    pub(super) fn remove_taken(&mut self, taken: Taken, key: IndexKey, found: &Entry) {
+        self.record_removal((taken.index, key), found, Reason::Evicted, Some(taken));
+    }
+
+    fn record_removal(
         &mut self,
-        index: IndexId,
-        key: IndexKey,
+        (index, key): (IndexId, IndexKey),
         found: &Entry,
         reason: Reason,
+        taken: Option<Taken>,
     ) -> Version {
         let lsn = self.log.next_lsn() + self.batch.records;
         let start = self.batch.bytes.len();
@@ -257,7 +277,7 @@ impl Sequencer {
         let (position, of_key) = (key.position(), key.key());
         self.record(&Effect::Remove(Remove { index, position, replaced, reason, key: of_key }));
         self.note_tombstone(start);
-        let undo = Undo { index, key: key.clone(), before: Some(*found), after: None };
+        let undo = Undo { index, key: key.clone(), before: Some(*found), after: None, taken };
         self.batch.undo.push(undo);
         self.change_document((index, key), None, Some(replaced), reason);
         lsn

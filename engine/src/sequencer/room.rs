@@ -50,10 +50,14 @@ impl Shortage {
         }
     }
 
-    /// Whether there would be room were all else gone.
-    fn can_be_met(self) -> bool {
+    fn is_of_bytes(self) -> bool {
+        !matches!(self, Self::Index { what: "documents", .. })
+    }
+
+    /// Whether there would be room for so many bytes were all else gone, what is replaced included.
+    fn can_be_met(self, bytes: u64) -> bool {
         let (Self::Shard { limit, needed, .. } | Self::Index { limit, needed, .. }) = self;
-        needed <= limit
+        if self.is_of_bytes() { bytes <= limit } else { needed <= limit }
     }
 }
 
@@ -68,13 +72,14 @@ impl Sequencer {
         mut found: Option<Entry>,
     ) -> Result<Option<Entry>> {
         let mut spared = Vec::new();
+        let mark = self.mark();
         let made = loop {
             let replaced = found.map_or(0, |entry| u64::from(entry.bytes));
             let documents = u64::from(found.is_none());
             let Some(shortage) = self.shortage(index, bytes, replaced, documents) else {
                 break Ok(());
             };
-            if !shortage.can_be_met() {
+            if !shortage.can_be_met(bytes) {
                 break Err(shortage.error());
             }
             // Evictions of one command have room in its batch, but for a command that could not
@@ -94,6 +99,8 @@ impl Sequencer {
             self.shared.residents.restore(taken);
         }
         if made.is_err() {
+            // What is refused evicts nothing.
+            self.roll_back(mark);
             self.shared.residents.note_rejected(index);
         }
         made.map(|()| found)
@@ -186,7 +193,7 @@ impl Sequencer {
                 spared.push(taken);
                 continue;
             }
-            self.remove_forgotten(taken.index, key, &entry, Reason::Evicted);
+            self.remove_taken(taken, key, &entry);
             return Ok(true);
         }
         Ok(false)
@@ -263,7 +270,8 @@ impl Sequencer {
             loop {
                 let Some(shortage) = self.shortage(index, bytes, 0, count) else { break };
                 let evictions = self.evictions_for(shortage);
-                if evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES || !shortage.can_be_met() {
+                if evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES || !shortage.can_be_met(bytes)
+                {
                     most += evictions * EVICTION_BYTES;
                     break;
                 }
@@ -281,8 +289,11 @@ impl Sequencer {
         let (Shortage::Shard { used, limit, needed } | Shortage::Index { used, limit, needed, .. }) =
             shortage;
         let over = (used + needed).saturating_sub(limit);
-        let by_bytes = !matches!(shortage, Shortage::Index { what: "documents", .. });
-        let mean = if by_bytes { self.state.used / self.state.documents().max(1) } else { 1 };
+        let mean = if shortage.is_of_bytes() {
+            self.state.used / self.state.documents().max(1)
+        } else {
+            1
+        };
         (over / mean.max(1)) as usize * 2 + 2
     }
 
