@@ -202,7 +202,7 @@ impl Sequencer {
         self.now = self.shared.clock.now();
         match self.lowering.take() {
             Some(lowering) => self.lower_as_asked(lowering),
-            None => match self.lower_by(self.excess_in_force()) {
+            None => match self.lower_by(Self::excess_in_force) {
                 Ok(goes_on) => self.over_limit = goes_on,
                 Err(error) => {
                     tracing::warn!(%error, "the shard stays over a limit that it was given");
@@ -214,7 +214,7 @@ impl Sequencer {
 
     fn lower_as_asked(&mut self, lowering: Lowering) {
         let Lowering { to, done } = lowering;
-        let result = match self.lower_by(self.excess(to)) {
+        let result = match self.lower_by(|this| this.excess(to)) {
             Ok(true) => {
                 self.lowering = Some(Lowering { to, done });
                 return;
@@ -228,10 +228,10 @@ impl Sequencer {
     }
 
     /// Evicts some documents because of an excess. `false` where there is none.
-    fn lower_by(&mut self, excess: Option<(IndexId, Shortage)>) -> Result<bool> {
-        let Some((index, shortage)) = excess else { return Ok(false) };
+    fn lower_by(&mut self, excess: impl Fn(&Self) -> Option<(IndexId, Shortage)>) -> Result<bool> {
+        let Some((_, shortage)) = excess(self) else { return Ok(false) };
         self.shared.poison.check()?;
-        if !self.evict_some(index, shortage)? {
+        if !self.evict_some(excess)? {
             return Err(shortage.error());
         }
         self.try_commit()?;

@@ -275,7 +275,8 @@ impl Sequencer {
                     most += evictions * EVICTION_BYTES;
                     break;
                 }
-                if !self.evict_some(index, shortage)? {
+                let excess = |this: &Self| Some((index, this.shortage(index, bytes, 0, count)?));
+                if !self.evict_some(excess)? {
                     break;
                 }
                 self.try_commit()?;
@@ -297,11 +298,16 @@ impl Sequencer {
         (over / mean.max(1)) as usize * 2 + 2
     }
 
-    /// Evicts some hundred documents, with a batch of their own. `false` where there is none.
-    pub(super) fn evict_some(&mut self, index: IndexId, shortage: Shortage) -> Result<bool> {
+    /// Evicts documents as long as there is an excess, some hundred at most, with a batch of their
+    /// own: of the group of the index that is named with it. `false` where there is none to evict.
+    pub(super) fn evict_some(
+        &mut self,
+        excess: impl Fn(&Self) -> Option<(IndexId, Shortage)>,
+    ) -> Result<bool> {
         self.make_room(EVICTIONS_AT_A_TIME * EVICTION_BYTES, Purpose::Upkeep)?;
         let mut any = false;
         for _ in 0..EVICTIONS_AT_A_TIME {
+            let Some((index, shortage)) = excess(self) else { break };
             let start = self.batch.bytes.len();
             let evicted = self.evict(index, shortage, None, &mut Vec::new())?;
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
