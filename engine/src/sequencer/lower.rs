@@ -14,7 +14,7 @@ use crate::effect::{Effect, SetIndex, SetLimit};
 use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::limits::{IndexSettings, Policy};
-use crate::state::{IndexState, Totals};
+use crate::state::{Change, IndexState, State, Totals};
 
 /// A limit that is recorded once it is met.
 pub(super) struct Lowering {
@@ -32,18 +32,21 @@ enum Limit {
 
 impl Sequencer {
     /// Sets the shard's limit and policy, the policy first: it decides whether there is evicted.
-    pub(super) fn set_limit(&mut self, limit: u64, policy: Option<Policy>, done: Completion) {
+    pub(super) fn set_limit(&mut self, to: u64, policy: Option<Policy>, done: Completion) {
         let policy_set = self.settle().and_then(|()| {
             let Some(assignment) = &self.state.assignment else {
                 return Err(Error::WrongShard { epoch: 0 });
             };
             let (held, limit) = (assignment.policy, assignment.limit);
             match policy.filter(|&policy| policy != held) {
-                Some(_) => self.record_control(Effect::SetLimit(SetLimit { limit, policy })),
+                Some(_) => {
+                    let effect = Effect::SetLimit(SetLimit { limit, policy });
+                    self.record_before(effect, Limit::Shard(to))
+                }
                 None => Ok(Outcome::Done),
             }
         });
-        self.lower_after(policy_set, Limit::Shard(limit), done);
+        self.lower_after(policy_set, Limit::Shard(to), done);
     }
 
     /// Sets what of an index's settings is no limit, then its limits.
@@ -51,8 +54,12 @@ impl Sequencer {
         let rest_set = self.settle().and_then(|()| {
             let held = self.settings(id)?;
             let IndexSettings { max_bytes, max_documents, .. } = held;
-            let settings = IndexSettings { max_bytes, max_documents, ..settings };
-            self.record_settings(id, settings)
+            let first = IndexSettings { max_bytes, max_documents, ..settings };
+            if first == held {
+                return Ok(Outcome::Done);
+            }
+            let effect = Effect::SetIndex(SetIndex { id, settings: first });
+            self.record_before(effect, Limit::Index(id, settings))
         });
         self.lower_after(rest_set, Limit::Index(id, settings), done);
     }
@@ -77,20 +84,38 @@ impl Sequencer {
         self.record_control(Effect::SetIndex(SetIndex { id, settings }))
     }
 
+    /// Records what is set together with a limit and decides whether it may be met; nothing where
+    /// the limit is refused.
+    fn record_before(&mut self, effect: Effect<'static>, to: Limit) -> Result<Outcome> {
+        let mut then = self.state.clone();
+        then.apply(&Change::Control(effect.clone()));
+        self.is_lowered(to, &then)?;
+        self.record_control(effect)
+    }
+
+    /// Whether documents are to be evicted before a limit is set, in a state of the same documents;
+    /// an error where the limit is refused.
+    fn is_lowered(&self, to: Limit, state: &State) -> Result<bool> {
+        let Some((_, shortage)) = self.excess(to) else { return Ok(false) };
+        if !may_evict(state, to) {
+            return Err(shortage.error());
+        }
+        match &self.lowering {
+            Some(lowering) if lowering.to != to => Err(Error::LoweringAnother),
+            _ => Ok(true),
+        }
+    }
+
     /// Sets a limit; where more is used, evicts first if that may help, and answers later.
     fn lower_after(&mut self, before: Result<Outcome>, to: Limit, done: Completion) {
-        let result = match before.map(|_| self.excess(to)) {
+        let result = match before.and_then(|_| self.is_lowered(to, &self.state)) {
+            Ok(true) => {
+                let new = Lowering { to, done: Vec::new() };
+                self.lowering.get_or_insert(new).done.push(done);
+                return;
+            }
+            Ok(false) => self.record_limit(to),
             Err(error) => Err(error),
-            Ok(None) => self.record_limit(to),
-            Ok(Some((_, shortage))) if !self.may_evict(to) => Err(shortage.error()),
-            Ok(Some(_)) => match &mut self.lowering {
-                Some(lowering) if lowering.to != to => Err(Error::LoweringAnother),
-                lowering => {
-                    let lowering = lowering.get_or_insert(Lowering { to, done: Vec::new() });
-                    lowering.done.push(done);
-                    return;
-                }
-            },
         };
         self.batch.answers.push((done, result));
     }
@@ -105,22 +130,6 @@ impl Sequencer {
         }
     }
 
-    fn evicts(&self, of_index: &IndexState) -> bool {
-        self.state.policy(of_index) != Policy::Reject
-    }
-
-    /// Whether evicting may bring what is used down to a limit.
-    fn may_evict(&self, to: Limit) -> bool {
-        match to {
-            Limit::Shard(limit) => {
-                let evicting = self.state.indexes.values().filter(|of| self.evicts(of));
-                let most: u64 = evicting.map(|of_index| of_index.totals.bytes).sum();
-                self.state.used.saturating_sub(most) <= limit
-            }
-            Limit::Index(id, _) => self.state.indexes.get(&id).is_some_and(|of| self.evicts(of)),
-        }
-    }
-
     /// What is used beyond a limit, and an index whose group is to make room.
     fn excess(&self, to: Limit) -> Option<(IndexId, Shortage)> {
         match to {
@@ -132,7 +141,7 @@ impl Sequencer {
                 let indexes = self.state.indexes.iter();
                 // Where none evicts any of them may tell so.
                 let by_bytes =
-                    |(_, of): &(&IndexId, &IndexState)| (self.evicts(of), of.totals.bytes);
+                    |(_, of): &(&IndexId, &IndexState)| (evicts(&self.state, of), of.totals.bytes);
                 let (&largest, _) = indexes.max_by_key(by_bytes)?;
                 Some((largest, Shortage::Shard { used, limit, needed: 0 }))
             }
@@ -155,7 +164,7 @@ impl Sequencer {
         let of_shard = std::iter::once(Limit::Shard(self.state.limit()));
         let indexes = self.state.indexes.iter();
         let of_indexes = indexes.map(|(&id, of_index)| Limit::Index(id, of_index.settings));
-        let mut limits = of_shard.chain(of_indexes).filter(|&limit| self.may_evict(limit));
+        let mut limits = of_shard.chain(of_indexes).filter(|&limit| may_evict(&self.state, limit));
         limits.find_map(|limit| self.excess(limit))
     }
 
@@ -236,5 +245,21 @@ impl Sequencer {
         }
         self.try_commit()?;
         Ok(true)
+    }
+}
+
+fn evicts(state: &State, of_index: &IndexState) -> bool {
+    state.policy(of_index) != Policy::Reject
+}
+
+/// Whether evicting may bring what is used down to a limit.
+fn may_evict(state: &State, to: Limit) -> bool {
+    match to {
+        Limit::Shard(limit) => {
+            let evicting = state.indexes.values().filter(|of| evicts(state, of));
+            let most: u64 = evicting.map(|of_index| of_index.totals.bytes).sum();
+            state.used.saturating_sub(most) <= limit
+        }
+        Limit::Index(id, _) => state.indexes.get(&id).is_some_and(|of| evicts(state, of)),
     }
 }
