@@ -25,6 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::lower::Lowering;
+use self::room::RoomForEvictions;
 use crate::checkpoint::{self, Snapshot};
 use crate::command::{Assignment, Command, IndexId, Outcome};
 use crate::compaction;
@@ -96,6 +97,8 @@ pub(crate) struct Sequencer {
     scratch: Vec<u8>,
     /// The time by which the present command is evaluated, in milliseconds since 1970.
     now: u64,
+    /// Of the present command.
+    room_for_evictions: RoomForEvictions,
     lowering: Option<Lowering>,
     /// A limit in force may be exceeded.
     over_limit: bool,
@@ -159,6 +162,7 @@ impl Sequencer {
             last_free_check: Instant::now(),
             scratch: Vec::new(),
             now: 0,
+            room_for_evictions: RoomForEvictions::default(),
             lowering: None,
             // A kill may have come before a limit was met.
             over_limit: true,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::room::RoomForEvictions;
 use super::{Sequencer, Undo};
 use crate::clock::has_expired;
 use crate::command::{Condition, IndexId, Key, Mutation, MutationOutcome, Outcome, Version};
@@ -46,12 +47,25 @@ impl Sequencer {
         let removal = |mutation: &Mutation| matches!(mutation, Mutation::Remove { .. });
         let grows = !mutations.iter().all(removal);
         let purpose = if grows { Purpose::Growth } else { Purpose::Upkeep };
-        let evictions = if grows { self.evict_beforehand(mutations)? } else { 0 };
-        // Room for all: the outcomes of one command stand or fall with one batch.
-        let bytes = mutations.iter().map(record_bytes).sum::<usize>() + evictions;
-        self.make_room(bytes, purpose)?;
+        let mut evictions = if grows { self.evict_beforehand(mutations, atomic)? } else { 0 };
+        loop {
+            // Room for all: the outcomes of one command stand or fall with one batch.
+            let bytes = mutations.iter().map(record_bytes).sum::<usize>() + evictions;
+            self.make_room(bytes, purpose)?;
+            let mark = self.mark();
+            self.room_for_evictions = RoomForEvictions::new(evictions);
+            let outcomes = self.evaluate_all(mutations, atomic);
+            match self.room_for_evictions.more() {
+                Some(more) => evictions = more,
+                None => return Ok(Outcome::Mutated(outcomes)),
+            }
+            self.roll_back(mark);
+        }
+    }
+
+    fn evaluate_all(&mut self, mutations: &[Mutation], atomic: bool) -> Vec<MutationOutcome> {
         if atomic {
-            return Ok(Outcome::Mutated(self.evaluate_group(mutations)));
+            return self.evaluate_group(mutations);
         }
         let outcomes = mutations.iter().map(|mutation| {
             let start = self.batch.bytes.len();
@@ -59,7 +73,7 @@ impl Sequencer {
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             outcome
         });
-        Ok(Outcome::Mutated(outcomes.collect()))
+        outcomes.collect()
     }
 
     /// Evaluates all or none.
@@ -154,13 +168,7 @@ impl Sequencer {
         let version = alive.map(|entry| entry.version);
         match mutation {
             Mutation::Write { document, condition, expiry, .. } => {
-                let holds = match *condition {
-                    Condition::Absent => version.is_none(),
-                    Condition::Any => true,
-                    Condition::Present => version.is_some(),
-                    Condition::Version(wanted) => version == Some(wanted),
-                };
-                if !holds {
+                if !holds(*condition, version) {
                     return Ok(MutationOutcome::ConditionFailed(version));
                 }
                 let bytes = (key.key().len() + document.len()) as u64;
@@ -324,6 +332,16 @@ fn place(mutation: &Mutation) -> (IndexId, &Key) {
         Mutation::Write { index, key, .. }
         | Mutation::Touch { index, key, .. }
         | Mutation::Remove { index, key, .. } => (*index, key),
+    }
+}
+
+/// Whether a condition holds where that version is, or none.
+pub(super) fn holds(condition: Condition, version: Option<Version>) -> bool {
+    match condition {
+        Condition::Absent => version.is_none(),
+        Condition::Any => true,
+        Condition::Present => version.is_some(),
+        Condition::Version(wanted) => version == Some(wanted),
     }
 }
 

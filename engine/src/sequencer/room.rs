@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use super::Sequencer;
+use super::mutate::holds;
 use crate::clock::has_expired;
 use crate::command::{IndexId, Mutation, Outcome};
 use crate::effect::{self, Reason};
@@ -30,6 +31,32 @@ const EVICTION_BYTES: usize = 1024 + 128;
 /// The bytes that evictions for one command may take in its batch; more are made in batches of
 /// their own beforehand.
 const MOST_EVICTION_BYTES: usize = 1024 * 1024;
+
+/// The bytes that evictions for one command may take in its batch where there is no telling
+/// beforehand how many they are: victims may be much smaller than the mean document.
+const MOST_ROOM_FOR_EVICTIONS: usize = 16 * 1024 * 1024;
+
+/// The bytes that the batch still has for the evictions of a command.
+#[derive(Default)]
+pub(super) struct RoomForEvictions {
+    /// As it began.
+    reserved: usize,
+    left: usize,
+    /// It was not enough.
+    exceeded: bool,
+}
+
+impl RoomForEvictions {
+    pub(super) fn new(reserved: usize) -> Self {
+        Self { reserved, left: reserved, exceeded: false }
+    }
+
+    /// With how much to try again; `None` where it was enough, or as much as there may be.
+    pub(super) fn more(&self) -> Option<usize> {
+        let more = (self.reserved * 4).clamp(EVICTION_BYTES * 4, MOST_ROOM_FOR_EVICTIONS);
+        (self.exceeded && self.reserved < MOST_ROOM_FOR_EVICTIONS).then_some(more)
+    }
+}
 
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +109,16 @@ impl Sequencer {
             if !shortage.can_be_met(bytes) {
                 break Err(shortage.error());
             }
-            // Evictions of one command have room in its batch, but for a command that could not
-            // know how many it needs.
-            if self.batch.bytes.len() + EVICTION_BYTES + effect::record_bytes(bytes as usize)
-                > self.log.room()
-            {
+            if self.room_for_evictions.left < EVICTION_BYTES {
+                self.room_for_evictions.exceeded = true;
                 break Err(shortage.error());
             }
+            let begun = self.batch.bytes.len();
             match self.evict(index, shortage, Some(key), &mut spared) {
-                Ok(true) => found = self.current(index, key)?,
+                Ok(true) => {
+                    self.room_for_evictions.left -= self.batch.bytes.len() - begun;
+                    found = self.current(index, key)?;
+                }
                 Ok(false) => break Err(shortage.error()),
                 Err(error) => break Err(error),
             }
@@ -101,7 +129,9 @@ impl Sequencer {
         if made.is_err() {
             // What is refused evicts nothing.
             self.roll_back(mark);
-            self.shared.residents.note_rejected(index);
+            if self.room_for_evictions.more().is_none() {
+                self.shared.residents.note_rejected(index);
+            }
         }
         made.map(|()| found)
     }
@@ -254,7 +284,11 @@ impl Sequencer {
 
     /// How many bytes the evictions for a command may take; where that is too much for one batch,
     /// evicts what is needed for most of it, and commits, before the command is evaluated.
-    pub(super) fn evict_beforehand(&mut self, mutations: &[Mutation]) -> Result<usize> {
+    pub(super) fn evict_beforehand(
+        &mut self,
+        mutations: &[Mutation],
+        atomic: bool,
+    ) -> Result<usize> {
         let writes = mutations.iter().filter_map(|mutation| match mutation {
             Mutation::Write { index, key, document, .. } => {
                 Some((*index, (key.bytes.len() + document.len()) as u64))
@@ -265,13 +299,19 @@ impl Sequencer {
         let mut most = 0;
         for index in indexes {
             let of_this = || writes.clone().filter(move |(id, _)| *id == index);
-            let bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
-            let count = of_this().count() as u64;
+            let mut bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
+            let mut count = of_this().count() as u64;
+            let mut is_exact = false;
             loop {
                 let Some(shortage) = self.shortage(index, bytes, 0, count) else { break };
                 let evictions = self.evictions_for(shortage);
-                if evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES || !shortage.can_be_met(bytes)
-                {
+                let few = evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES;
+                if !few && !is_exact {
+                    (bytes, count) = self.growth(index, mutations, atomic)?;
+                    is_exact = true;
+                    continue;
+                }
+                if few || !shortage.can_be_met(bytes) {
                     most += evictions * EVICTION_BYTES;
                     break;
                 }
@@ -283,6 +323,30 @@ impl Sequencer {
             }
         }
         Ok(most.min(MOST_EVICTION_BYTES))
+    }
+
+    /// By how many bytes and documents an index grows with the writes of a command that will be
+    /// done, as far as the outcome of one is not another's.
+    fn growth(&self, index: IndexId, mutations: &[Mutation], atomic: bool) -> Result<(u64, u64)> {
+        let (mut bytes, mut documents) = (0, 0);
+        for mutation in mutations {
+            let Mutation::Write { index: id, key, document, condition, .. } = mutation else {
+                continue;
+            };
+            let key = IndexKey::from(key);
+            let found = self.current(*id, &key)?;
+            let alive = found.filter(|entry| !has_expired(entry.expires_at, self.now));
+            if !holds(*condition, alive.map(|entry| entry.version)) {
+                if atomic {
+                    return Ok((0, 0));
+                }
+            } else if *id == index {
+                let replaced = found.map_or(0, |entry| u64::from(entry.bytes));
+                bytes += ((key.key().len() + document.len()) as u64).saturating_sub(replaced);
+                documents += u64::from(found.is_none());
+            }
+        }
+        Ok((bytes, documents))
     }
 
     /// About how many documents have to go, and some more.
