@@ -18,6 +18,7 @@ use crate::residents::Taken;
 use crate::state::Change;
 
 /// What to go back to when something fails half-way.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     bytes: usize,
     records: u64,

@@ -302,8 +302,7 @@ impl Sequencer {
             let mut bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
             let mut count = of_this().count() as u64;
             let mut is_exact = false;
-            loop {
-                let Some(shortage) = self.shortage(index, bytes, 0, count) else { break };
+            while let Some(shortage) = self.shortage(index, bytes, 0, count) {
                 let evictions = self.evictions_for(shortage);
                 let few = evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES;
                 if !few && !is_exact {
