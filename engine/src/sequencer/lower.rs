@@ -143,7 +143,7 @@ impl Sequencer {
                 let by_bytes =
                     |(_, of): &(&IndexId, &IndexState)| (evicts(&self.state, of), of.totals.bytes);
                 let (&largest, _) = indexes.max_by_key(by_bytes)?;
-                Some((largest, Shortage::Shard { used, limit, needed: 0 }))
+                Some((largest, Shortage::Shard { used, limit, allowed: limit, needed: 0 }))
             }
             Limit::Index(id, settings) => {
                 let Totals { bytes, documents, .. } = self.state.indexes.get(&id)?.totals;
@@ -153,7 +153,7 @@ impl Sequencer {
                 ];
                 limits.into_iter().find_map(|(what, used, limit)| {
                     let limit = limit.filter(|&limit| used > limit)?;
-                    Some((id, Shortage::Index { what, used, limit, needed: 0 }))
+                    Some((id, Shortage::Index { what, used, limit, allowed: limit, needed: 0 }))
                 })
             }
         }
@@ -168,13 +168,12 @@ impl Sequencer {
         limits.find_map(|limit| self.excess(limit))
     }
 
-    /// The limit of the shard for writes. While it is being lowered, they must not add to what is
-    /// used, and need not make room for more than themselves.
-    pub(super) fn limit_for_writes(&self) -> u64 {
+    /// The limit of the shard for writes, and whether more may be used than that. While it is being
+    /// lowered, they must not add to what is used, and need not make room for more than themselves.
+    pub(super) fn limit_for_writes(&self) -> (u64, bool) {
         match &self.lowering {
-            Some(Lowering { to: Limit::Shard(lower), .. }) => self.state.used.max(*lower),
-            _ if self.over_limit => self.state.used.max(self.state.limit()),
-            _ => self.state.limit(),
+            Some(Lowering { to: Limit::Shard(lower), .. }) => (*lower, true),
+            _ => (self.state.limit(), self.over_limit),
         }
     }
 
@@ -183,17 +182,10 @@ impl Sequencer {
         &self,
         index: IndexId,
         of_index: &IndexState,
-    ) -> IndexSettings {
-        let settings = match &self.lowering {
-            Some(Lowering { to: Limit::Index(id, lower), .. }) if *id == index => *lower,
-            _ if self.over_limit => of_index.settings,
-            _ => return of_index.settings,
-        };
-        let Totals { bytes, documents, .. } = of_index.totals;
-        IndexSettings {
-            max_bytes: settings.max_bytes.map(|limit| limit.max(bytes)),
-            max_documents: settings.max_documents.map(|limit| limit.max(documents)),
-            ..settings
+    ) -> (IndexSettings, bool) {
+        match &self.lowering {
+            Some(Lowering { to: Limit::Index(id, lower), .. }) if *id == index => (*lower, true),
+            _ => (of_index.settings, self.over_limit),
         }
     }
 

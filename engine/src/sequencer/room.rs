@@ -61,17 +61,17 @@ impl RoomForEvictions {
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shortage {
-    /// Of the bytes of the shard.
-    Shard { used: u64, limit: u64, needed: u64 },
+    /// Of the bytes of the shard. As long as more is used than the limit, so much is allowed.
+    Shard { used: u64, limit: u64, allowed: u64, needed: u64 },
     /// Of the bytes or the documents of the index.
-    Index { what: &'static str, used: u64, limit: u64, needed: u64 },
+    Index { what: &'static str, used: u64, limit: u64, allowed: u64, needed: u64 },
 }
 
 impl Shortage {
     pub(super) fn error(self) -> Error {
         match self {
-            Self::Shard { used, limit, needed } => Error::QuotaExceeded { used, limit, needed },
-            Self::Index { what, used, limit, needed } => {
+            Self::Shard { used, limit, needed, .. } => Error::QuotaExceeded { used, limit, needed },
+            Self::Index { what, used, limit, needed, .. } => {
                 Error::IndexFull { what, used, limit, needed }
             }
         }
@@ -146,20 +146,24 @@ impl Sequencer {
         documents: u64,
     ) -> Option<Shortage> {
         let of_index = self.state.indexes.get(&index)?;
-        let settings = self.settings_for_writes(index, of_index);
         let needed = bytes.saturating_sub(replaced);
-        let exceeded = |used: u64, needed: u64, limit: u64| needed > 0 && used + needed > limit;
-        let of_index = [
+        let (settings, may_be_over) = self.settings_for_writes(index, of_index);
+        let limits = [
             ("bytes", of_index.totals.bytes, needed, settings.max_bytes),
             ("documents", of_index.totals.documents, documents, settings.max_documents),
         ];
-        for (what, used, needed, limit) in of_index {
-            if let Some(limit) = limit.filter(|&limit| exceeded(used, needed, limit)) {
-                return Some(Shortage::Index { what, used, limit, needed });
+        for (what, used, needed, limit) in limits {
+            let Some(limit) = limit else { continue };
+            let allowed = if may_be_over { limit.max(used) } else { limit };
+            if needed > 0 && used + needed > allowed {
+                return Some(Shortage::Index { what, used, limit, allowed, needed });
             }
         }
-        let (used, limit) = (self.state.used, self.limit_for_writes());
-        exceeded(used, needed, limit).then_some(Shortage::Shard { used, limit, needed })
+        let (limit, may_be_over) = self.limit_for_writes();
+        let used = self.state.used;
+        let allowed = if may_be_over { limit.max(used) } else { limit };
+        let exceeded = needed > 0 && used + needed > allowed;
+        exceeded.then_some(Shortage::Shard { used, limit, allowed, needed })
     }
 
     /// The indexes that make room for each other with this one.
@@ -350,9 +354,9 @@ impl Sequencer {
 
     /// About how many documents have to go, and some more.
     fn evictions_for(&self, shortage: Shortage) -> usize {
-        let (Shortage::Shard { used, limit, needed } | Shortage::Index { used, limit, needed, .. }) =
-            shortage;
-        let over = (used + needed).saturating_sub(limit);
+        let (Shortage::Shard { used, allowed, needed, .. }
+        | Shortage::Index { used, allowed, needed, .. }) = shortage;
+        let over = (used + needed).saturating_sub(allowed);
         let mean = if shortage.is_of_bytes() {
             self.state.used / self.state.documents().max(1)
         } else {
