@@ -72,7 +72,7 @@ fn check_moment(engine: &Engine, shared: &Shared) -> Stat {
     let limit = engine.assignment().unwrap().limit;
     let stat = engine.stat();
     // Where it was changed meanwhile, which limit was in force is not known.
-    let unchanged = before % 2 == 0 && shared.changes.load(Ordering::SeqCst) == before;
+    let unchanged = before.is_multiple_of(2) && shared.changes.load(Ordering::SeqCst) == before;
     let limit = if unchanged { limit } else { LIMIT };
     assert!(stat.used <= limit, "{} of {limit} bytes", stat.used);
     for index in &stat.indexes {
@@ -283,8 +283,12 @@ fn history(policy: Policy, policies: bool, seed: u64) {
     beginning.set(0);
     for _ in 0..ROUNDS {
         let last = work(&engine, &machine, &time, policies, rng.random());
-        drop(engine);
         machine.fs.heal();
+        if engine.stat().poisoned.is_none() {
+            wait_until_swept(&engine);
+            check_still(&engine);
+        }
+        drop(engine);
         let survives = [0.0, 0.5, 1.0][rng.random_range(0..3)];
         machine.fs.crash(|| rng.random_bool(survives));
         machine.index.crash(rng.random());
@@ -298,12 +302,16 @@ fn history(policy: Policy, policies: bool, seed: u64) {
         assert!(counts.expired >= last.counts.expired, "what was seen was durable");
         drop(counted);
         engine = machine.open_with(of_start(&time)).unwrap().0;
-        wait_until("what has expired is swept", || {
-            let left: usize = INDEXES.iter().map(|&index| scan_index(&engine, index).len()).sum();
-            engine.stat().documents == left as u64
-        });
+        wait_until_swept(&engine);
         check_still(&engine);
     }
+}
+
+fn wait_until_swept(engine: &Engine) {
+    wait_until("what has expired is swept", || {
+        let left: usize = INDEXES.iter().map(|&index| scan_index(engine, index).len()).sum();
+        engine.stat().documents == left as u64
+    });
 }
 
 fn seed() -> u64 {
