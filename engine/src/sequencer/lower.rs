@@ -14,7 +14,7 @@ use crate::effect::{Effect, SetIndex, SetLimit};
 use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::limits::{IndexSettings, Policy};
-use crate::state::{IndexState, Totals};
+use crate::state::{Change, IndexState, State, Totals};
 
 /// A limit that is recorded once it is met.
 pub(super) struct Lowering {
@@ -32,18 +32,21 @@ enum Limit {
 
 impl Sequencer {
     /// Sets the shard's limit and policy, the policy first: it decides whether there is evicted.
-    pub(super) fn set_limit(&mut self, limit: u64, policy: Option<Policy>, done: Completion) {
+    pub(super) fn set_limit(&mut self, to: u64, policy: Option<Policy>, done: Completion) {
         let policy_set = self.settle().and_then(|()| {
             let Some(assignment) = &self.state.assignment else {
                 return Err(Error::WrongShard { epoch: 0 });
             };
             let (held, limit) = (assignment.policy, assignment.limit);
             match policy.filter(|&policy| policy != held) {
-                Some(_) => self.record_control(Effect::SetLimit(SetLimit { limit, policy })),
+                Some(_) => {
+                    let effect = Effect::SetLimit(SetLimit { limit, policy });
+                    self.record_before(effect, Limit::Shard(to))
+                }
                 None => Ok(Outcome::Done),
             }
         });
-        self.lower_after(policy_set, Limit::Shard(limit), done);
+        self.lower_after(policy_set, Limit::Shard(to), done);
     }
 
     /// Sets what of an index's settings is no limit, then its limits.
@@ -51,8 +54,12 @@ impl Sequencer {
         let rest_set = self.settle().and_then(|()| {
             let held = self.settings(id)?;
             let IndexSettings { max_bytes, max_documents, .. } = held;
-            let settings = IndexSettings { max_bytes, max_documents, ..settings };
-            self.record_settings(id, settings)
+            let first = IndexSettings { max_bytes, max_documents, ..settings };
+            if first == held {
+                return Ok(Outcome::Done);
+            }
+            let effect = Effect::SetIndex(SetIndex { id, settings: first });
+            self.record_before(effect, Limit::Index(id, settings))
         });
         self.lower_after(rest_set, Limit::Index(id, settings), done);
     }
@@ -77,20 +84,38 @@ impl Sequencer {
         self.record_control(Effect::SetIndex(SetIndex { id, settings }))
     }
 
+    /// Records what is set together with a limit and decides whether it may be met; nothing where
+    /// the limit is refused.
+    fn record_before(&mut self, effect: Effect<'static>, to: Limit) -> Result<Outcome> {
+        let mut then = self.state.clone();
+        then.apply(&Change::Control(effect.clone()));
+        self.is_lowered(to, &then)?;
+        self.record_control(effect)
+    }
+
+    /// Whether documents are to be evicted before a limit is set, in a state of the same documents;
+    /// an error where the limit is refused.
+    fn is_lowered(&self, to: Limit, state: &State) -> Result<bool> {
+        let Some((_, shortage)) = self.excess(to) else { return Ok(false) };
+        if !may_evict(state, to) {
+            return Err(shortage.error());
+        }
+        match &self.lowering {
+            Some(lowering) if lowering.to != to => Err(Error::LoweringAnother),
+            _ => Ok(true),
+        }
+    }
+
     /// Sets a limit; where more is used, evicts first if that may help, and answers later.
     fn lower_after(&mut self, before: Result<Outcome>, to: Limit, done: Completion) {
-        let result = match before.map(|_| self.excess(to)) {
+        let result = match before.and_then(|_| self.is_lowered(to, &self.state)) {
+            Ok(true) => {
+                let new = Lowering { to, done: Vec::new() };
+                self.lowering.get_or_insert(new).done.push(done);
+                return;
+            }
+            Ok(false) => self.record_limit(to),
             Err(error) => Err(error),
-            Ok(None) => self.record_limit(to),
-            Ok(Some((_, shortage))) if !self.may_evict(to) => Err(shortage.error()),
-            Ok(Some(_)) => match &mut self.lowering {
-                Some(lowering) if lowering.to != to => Err(Error::LoweringAnother),
-                lowering => {
-                    let lowering = lowering.get_or_insert(Lowering { to, done: Vec::new() });
-                    lowering.done.push(done);
-                    return;
-                }
-            },
         };
         self.batch.answers.push((done, result));
     }
@@ -105,22 +130,6 @@ impl Sequencer {
         }
     }
 
-    pub(super) fn evicts(&self, of_index: &IndexState) -> bool {
-        self.state.policy(of_index) != Policy::Reject
-    }
-
-    /// Whether evicting may bring what is used down to a limit.
-    fn may_evict(&self, to: Limit) -> bool {
-        match to {
-            Limit::Shard(limit) => {
-                let evicting = self.state.indexes.values().filter(|of| self.evicts(of));
-                let most: u64 = evicting.map(|of_index| of_index.totals.bytes).sum();
-                self.state.used.saturating_sub(most) <= limit
-            }
-            Limit::Index(id, _) => self.state.indexes.get(&id).is_some_and(|of| self.evicts(of)),
-        }
-    }
-
     /// What is used beyond a limit, and an index whose group is to make room.
     fn excess(&self, to: Limit) -> Option<(IndexId, Shortage)> {
         match to {
@@ -132,9 +141,9 @@ impl Sequencer {
                 let indexes = self.state.indexes.iter();
                 // Where none evicts any of them may tell so.
                 let by_bytes =
-                    |(_, of): &(&IndexId, &IndexState)| (self.evicts(of), of.totals.bytes);
+                    |(_, of): &(&IndexId, &IndexState)| (evicts(&self.state, of), of.totals.bytes);
                 let (&largest, _) = indexes.max_by_key(by_bytes)?;
-                Some((largest, Shortage::Shard { used, limit, needed: 0 }))
+                Some((largest, Shortage::Shard { used, limit, allowed: limit, needed: 0 }))
             }
             Limit::Index(id, settings) => {
                 let Totals { bytes, documents, .. } = self.state.indexes.get(&id)?.totals;
@@ -144,7 +153,7 @@ impl Sequencer {
                 ];
                 limits.into_iter().find_map(|(what, used, limit)| {
                     let limit = limit.filter(|&limit| used > limit)?;
-                    Some((id, Shortage::Index { what, used, limit, needed: 0 }))
+                    Some((id, Shortage::Index { what, used, limit, allowed: limit, needed: 0 }))
                 })
             }
         }
@@ -155,27 +164,28 @@ impl Sequencer {
         let of_shard = std::iter::once(Limit::Shard(self.state.limit()));
         let indexes = self.state.indexes.iter();
         let of_indexes = indexes.map(|(&id, of_index)| Limit::Index(id, of_index.settings));
-        let mut limits = of_shard.chain(of_indexes).filter(|&limit| self.may_evict(limit));
+        let mut limits = of_shard.chain(of_indexes).filter(|&limit| may_evict(&self.state, limit));
         limits.find_map(|limit| self.excess(limit))
     }
 
-    /// The limit of the shard for writes: the lower one, where it is being lowered.
-    pub(super) fn limit_for_writes(&self) -> u64 {
+    /// The limit of the shard for writes, and whether more may be used than that. While it is being
+    /// lowered, they must not add to what is used, and need not make room for more than themselves.
+    pub(super) fn limit_for_writes(&self) -> (u64, bool) {
         match &self.lowering {
-            Some(Lowering { to: Limit::Shard(lower), .. }) => *lower,
-            _ => self.state.limit(),
+            Some(Lowering { to: Limit::Shard(lower), .. }) => (*lower, true),
+            _ => (self.state.limit(), self.over_limit),
         }
     }
 
-    /// The settings of an index for writes, likewise.
+    /// The settings of an index for writes, as [`Self::limit_for_writes`].
     pub(super) fn settings_for_writes(
         &self,
         index: IndexId,
         of_index: &IndexState,
-    ) -> IndexSettings {
+    ) -> (IndexSettings, bool) {
         match &self.lowering {
-            Some(Lowering { to: Limit::Index(id, lower), .. }) if *id == index => *lower,
-            _ => of_index.settings,
+            Some(Lowering { to: Limit::Index(id, lower), .. }) if *id == index => (*lower, true),
+            _ => (of_index.settings, self.over_limit),
         }
     }
 
@@ -218,16 +228,30 @@ impl Sequencer {
         }
     }
 
-    /// Evicts some documents because of an excess, as long as there is the same. `false` where there is
-    /// none.
+    /// Evicts some documents because of an excess. `false` where there is none.
     fn lower_by(&mut self, excess: impl Fn(&Self) -> Option<(IndexId, Shortage)>) -> Result<bool> {
-        let Some((index, shortage)) = excess(self) else { return Ok(false) };
+        let Some((_, shortage)) = excess(self) else { return Ok(false) };
         self.shared.poison.check()?;
-        let same = |this: &Self| excess(this).is_some_and(|(id, _)| id == index);
-        if !self.evict_some(index, shortage, same)? {
+        if !self.evict_some(excess)? {
             return Err(shortage.error());
         }
         self.try_commit()?;
         Ok(true)
+    }
+}
+
+fn evicts(state: &State, of_index: &IndexState) -> bool {
+    state.policy(of_index) != Policy::Reject
+}
+
+/// Whether evicting may bring what is used down to a limit.
+fn may_evict(state: &State, to: Limit) -> bool {
+    match to {
+        Limit::Shard(limit) => {
+            let evicting = state.indexes.values().filter(|of| evicts(state, of));
+            let most: u64 = evicting.map(|of_index| of_index.totals.bytes).sum();
+            state.used.saturating_sub(most) <= limit
+        }
+        Limit::Index(id, _) => state.indexes.get(&id).is_some_and(|of| evicts(state, of)),
     }
 }

@@ -25,6 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::lower::Lowering;
+use self::room::RoomForEvictions;
 use crate::checkpoint::Snapshot;
 use crate::command::{Assignment, Command, IndexId, Outcome};
 use crate::compaction;
@@ -36,6 +37,7 @@ use crate::index::{Entry, IndexKey};
 use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
 use crate::read;
+use crate::residents::Taken;
 use crate::shared::Shared;
 use crate::state::{Change, State};
 
@@ -96,6 +98,8 @@ pub(crate) struct Sequencer {
     scratch: Vec<u8>,
     /// The time by which the present command is evaluated, in milliseconds since 1970.
     now: u64,
+    /// Of the present command.
+    room_for_evictions: RoomForEvictions,
     lowering: Option<Lowering>,
     /// A limit in force may be exceeded.
     over_limit: bool,
@@ -128,6 +132,8 @@ struct Undo {
     key: IndexKey,
     before: Option<Entry>,
     after: Option<u64>,
+    /// What the residents knew of it, where it was evicted.
+    taken: Option<Taken>,
 }
 
 impl Sequencer {
@@ -158,6 +164,7 @@ impl Sequencer {
             last_fit_check: Instant::now(),
             scratch: Vec::new(),
             now: 0,
+            room_for_evictions: RoomForEvictions::default(),
             lowering: None,
             // A kill may have come before a limit was met.
             over_limit: true,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::room::RoomForEvictions;
 use super::{Sequencer, Undo};
 use crate::clock::has_expired;
 use crate::command::{Condition, IndexId, Key, Mutation, MutationOutcome, Outcome, Version};
@@ -13,15 +14,16 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::limits::Expiry;
 use crate::log::{Purpose, record};
-use crate::state::{Change, State};
+use crate::residents::Taken;
+use crate::state::Change;
 
-/// What to go back to when an atomic group fails half-way.
-struct Mark {
+/// What to go back to when something fails half-way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
     bytes: usize,
     records: u64,
     changes: usize,
     undo: usize,
-    state: State,
 }
 
 /// A document to be put: what its record and its entry say.
@@ -46,12 +48,25 @@ impl Sequencer {
         let removal = |mutation: &Mutation| matches!(mutation, Mutation::Remove { .. });
         let grows = !mutations.iter().all(removal);
         let purpose = if grows { Purpose::Growth } else { Purpose::Upkeep };
-        let evictions = if grows { self.evict_beforehand(mutations)? } else { 0 };
-        // Room for all: the outcomes of one command stand or fall with one batch.
-        let bytes = mutations.iter().map(record_bytes).sum::<usize>() + evictions;
-        self.make_room(bytes, purpose)?;
+        let mut evictions = if grows { self.evict_beforehand(mutations, atomic)? } else { 0 };
+        loop {
+            // Room for all: the outcomes of one command stand or fall with one batch.
+            let bytes = mutations.iter().map(record_bytes).sum::<usize>() + evictions;
+            self.make_room(bytes, purpose)?;
+            let mark = self.mark();
+            self.room_for_evictions = RoomForEvictions::new(evictions);
+            let outcomes = self.evaluate_all(mutations, atomic);
+            match self.room_for_evictions.more() {
+                Some(more) => evictions = more,
+                None => return Ok(Outcome::Mutated(outcomes)),
+            }
+            self.roll_back(mark);
+        }
+    }
+
+    fn evaluate_all(&mut self, mutations: &[Mutation], atomic: bool) -> Vec<MutationOutcome> {
         if atomic {
-            return Ok(Outcome::Mutated(self.evaluate_group(mutations)));
+            return self.evaluate_group(mutations);
         }
         let outcomes = mutations.iter().map(|mutation| {
             let start = self.batch.bytes.len();
@@ -59,18 +74,12 @@ impl Sequencer {
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             outcome
         });
-        Ok(Outcome::Mutated(outcomes.collect()))
+        outcomes.collect()
     }
 
     /// Evaluates all or none.
     fn evaluate_group(&mut self, mutations: &[Mutation]) -> Vec<MutationOutcome> {
-        let mark = Mark {
-            bytes: self.batch.bytes.len(),
-            records: self.batch.records,
-            changes: self.batch.changes.len(),
-            undo: self.batch.undo.len(),
-            state: self.state.clone(),
-        };
+        let mark = self.mark();
         let start = mark.bytes;
         let mut outcomes = Vec::with_capacity(mutations.len());
         for mutation in mutations {
@@ -94,12 +103,29 @@ impl Sequencer {
         outcomes
     }
 
-    fn roll_back(&mut self, mark: Mark) {
+    /// What is evaluated up to here.
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            bytes: self.batch.bytes.len(),
+            records: self.batch.records,
+            changes: self.batch.changes.len(),
+            undo: self.batch.undo.len(),
+        }
+    }
+
+    /// Takes back all that was evaluated since.
+    pub(super) fn roll_back(&mut self, mark: Mark) {
+        if self.batch.changes.len() == mark.changes {
+            return;
+        }
         self.batch.bytes.truncate(mark.bytes);
         self.batch.records = mark.records;
         self.batch.changes.truncate(mark.changes);
         self.undo_to(mark.undo);
-        self.state = mark.state;
+        self.state = self.shared.view.read().state.clone();
+        for change in &self.batch.changes {
+            self.state.apply(change);
+        }
         self.batch.pending.clear();
         for change in &self.batch.changes {
             if let Change::Document { index, key, entry, .. } = change {
@@ -112,7 +138,11 @@ impl Sequencer {
     pub(super) fn undo_to(&mut self, from: usize) {
         let residents = &self.shared.residents;
         for undo in self.batch.undo.drain(from..).rev() {
-            let Undo { index, key, before, after } = undo;
+            let Undo { index, key, before, after, taken } = undo;
+            if let Some(taken) = taken {
+                residents.restore(taken);
+                continue;
+            }
             let version = before.map_or(0, |entry| entry.version);
             let expires_at = |entry: Entry| entry.expires_at;
             residents.change(index, &key, after, before.map(expires_at), version);
@@ -139,13 +169,7 @@ impl Sequencer {
         let version = alive.map(|entry| entry.version);
         match mutation {
             Mutation::Write { document, condition, expiry, .. } => {
-                let holds = match *condition {
-                    Condition::Absent => version.is_none(),
-                    Condition::Any => true,
-                    Condition::Present => version.is_some(),
-                    Condition::Version(wanted) => version == Some(wanted),
-                };
-                if !holds {
+                if !holds(*condition, version) {
                     return Ok(MutationOutcome::ConditionFailed(version));
                 }
                 let bytes = (key.key().len() + document.len()) as u64;
@@ -226,7 +250,8 @@ impl Sequencer {
                 residents.change(index, &key, before, Some(expires_at), version);
             }
         }
-        let undo = Undo { index, key: key.clone(), before: found, after: Some(expires_at) };
+        let undo =
+            Undo { index, key: key.clone(), before: found, after: Some(expires_at), taken: None };
         self.batch.undo.push(undo);
         self.change_document((index, key), Some(entry), replaced, Reason::Asked);
     }
@@ -240,16 +265,20 @@ impl Sequencer {
         reason: Reason,
     ) -> Version {
         self.shared.residents.change(index, &key, Some(found.expires_at), None, 0);
-        self.remove_forgotten(index, key, found, reason)
+        self.record_removal((index, key), found, reason, None)
     }
 
-    /// [`Self::remove`], of a document that the residents have forgotten already.
-    pub(super) fn remove_forgotten(
+    /// Adds the removal of a document to the batch that the residents have forgotten already.
+    pub(super) fn remove_taken(&mut self, taken: Taken, key: IndexKey, found: &Entry) {
+        self.record_removal((taken.index, key), found, Reason::Evicted, Some(taken));
+    }
+
+    fn record_removal(
         &mut self,
-        index: IndexId,
-        key: IndexKey,
+        (index, key): (IndexId, IndexKey),
         found: &Entry,
         reason: Reason,
+        taken: Option<Taken>,
     ) -> Version {
         let lsn = self.log.next_lsn() + self.batch.records;
         let start = self.batch.bytes.len();
@@ -257,7 +286,7 @@ impl Sequencer {
         let (position, of_key) = (key.position(), key.key());
         self.record(&Effect::Remove(Remove { index, position, replaced, reason, key: of_key }));
         self.note_tombstone(start);
-        let undo = Undo { index, key: key.clone(), before: Some(*found), after: None };
+        let undo = Undo { index, key: key.clone(), before: Some(*found), after: None, taken };
         self.batch.undo.push(undo);
         self.change_document((index, key), None, Some(replaced), reason);
         lsn
@@ -304,6 +333,16 @@ fn place(mutation: &Mutation) -> (IndexId, &Key) {
         Mutation::Write { index, key, .. }
         | Mutation::Touch { index, key, .. }
         | Mutation::Remove { index, key, .. } => (*index, key),
+    }
+}
+
+/// Whether a condition holds where that version is, or none.
+pub(super) fn holds(condition: Condition, version: Option<Version>) -> bool {
+    match condition {
+        Condition::Absent => version.is_none(),
+        Condition::Any => true,
+        Condition::Present => version.is_some(),
+        Condition::Version(wanted) => version == Some(wanted),
     }
 }
 

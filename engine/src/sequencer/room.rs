@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 
 use super::Sequencer;
+use super::mutate::holds;
 use crate::clock::has_expired;
 use crate::command::{IndexId, Mutation, Outcome};
 use crate::effect::{self, Reason};
@@ -31,29 +32,59 @@ const EVICTION_BYTES: usize = 1024 + 128;
 /// their own beforehand.
 const MOST_EVICTION_BYTES: usize = 1024 * 1024;
 
+/// The bytes that evictions for one command may take in its batch where there is no telling
+/// beforehand how many they are: victims may be much smaller than the mean document.
+const MOST_ROOM_FOR_EVICTIONS: usize = 16 * 1024 * 1024;
+
+/// The bytes that the batch still has for the evictions of a command.
+#[derive(Default)]
+pub(super) struct RoomForEvictions {
+    /// As it began.
+    reserved: usize,
+    left: usize,
+    /// It was not enough.
+    exceeded: bool,
+}
+
+impl RoomForEvictions {
+    pub(super) fn new(reserved: usize) -> Self {
+        Self { reserved, left: reserved, exceeded: false }
+    }
+
+    /// With how much to try again; `None` where it was enough, or as much as there may be.
+    pub(super) fn more(&self) -> Option<usize> {
+        let more = (self.reserved * 4).clamp(EVICTION_BYTES * 4, MOST_ROOM_FOR_EVICTIONS);
+        (self.exceeded && self.reserved < MOST_ROOM_FOR_EVICTIONS).then_some(more)
+    }
+}
+
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shortage {
-    /// Of the bytes of the shard.
-    Shard { used: u64, limit: u64, needed: u64 },
+    /// Of the bytes of the shard. As long as more is used than the limit, so much is allowed.
+    Shard { used: u64, limit: u64, allowed: u64, needed: u64 },
     /// Of the bytes or the documents of the index.
-    Index { what: &'static str, used: u64, limit: u64, needed: u64 },
+    Index { what: &'static str, used: u64, limit: u64, allowed: u64, needed: u64 },
 }
 
 impl Shortage {
     pub(super) fn error(self) -> Error {
         match self {
-            Self::Shard { used, limit, needed } => Error::QuotaExceeded { used, limit, needed },
-            Self::Index { what, used, limit, needed } => {
+            Self::Shard { used, limit, needed, .. } => Error::QuotaExceeded { used, limit, needed },
+            Self::Index { what, used, limit, needed, .. } => {
                 Error::IndexFull { what, used, limit, needed }
             }
         }
     }
 
-    /// Whether there would be room were all else gone.
-    fn can_be_met(self) -> bool {
+    fn is_of_bytes(self) -> bool {
+        !matches!(self, Self::Index { what: "documents", .. })
+    }
+
+    /// Whether there would be room for so many bytes were all else gone, what is replaced included.
+    fn can_be_met(self, bytes: u64) -> bool {
         let (Self::Shard { limit, needed, .. } | Self::Index { limit, needed, .. }) = self;
-        needed <= limit
+        if self.is_of_bytes() { bytes <= limit } else { needed <= limit }
     }
 }
 
@@ -68,24 +99,26 @@ impl Sequencer {
         mut found: Option<Entry>,
     ) -> Result<Option<Entry>> {
         let mut spared = Vec::new();
+        let mark = self.mark();
         let made = loop {
             let replaced = found.map_or(0, |entry| u64::from(entry.bytes));
             let documents = u64::from(found.is_none());
             let Some(shortage) = self.shortage(index, bytes, replaced, documents) else {
                 break Ok(());
             };
-            if !shortage.can_be_met() {
+            if !shortage.can_be_met(bytes) {
                 break Err(shortage.error());
             }
-            // Evictions of one command have room in its batch, but for a command that could not
-            // know how many it needs.
-            if self.batch.bytes.len() + EVICTION_BYTES + effect::record_bytes(bytes as usize)
-                > self.log.room()
-            {
+            if self.room_for_evictions.left < EVICTION_BYTES {
+                self.room_for_evictions.exceeded = true;
                 break Err(shortage.error());
             }
+            let begun = self.batch.bytes.len();
             match self.evict(index, shortage, Some(key), &mut spared) {
-                Ok(true) => found = self.current(index, key)?,
+                Ok(true) => {
+                    self.room_for_evictions.left -= self.batch.bytes.len() - begun;
+                    found = self.current(index, key)?;
+                }
                 Ok(false) => break Err(shortage.error()),
                 Err(error) => break Err(error),
             }
@@ -94,7 +127,11 @@ impl Sequencer {
             self.shared.residents.restore(taken);
         }
         if made.is_err() {
-            self.shared.residents.note_rejected(index);
+            // What is refused evicts nothing.
+            self.roll_back(mark);
+            if self.room_for_evictions.more().is_none() {
+                self.shared.residents.note_rejected(index);
+            }
         }
         made.map(|()| found)
     }
@@ -109,26 +146,24 @@ impl Sequencer {
         documents: u64,
     ) -> Option<Shortage> {
         let of_index = self.state.indexes.get(&index)?;
-        let settings = self.settings_for_writes(index, of_index);
-        // While a limit is being lowered, whoever evicts need not make room for more than itself.
-        let makes_room = self.is_lowering() && self.evicts(of_index);
-        let exceeded = |used: u64, needed: u64, limit: u64| {
-            let in_force = if makes_room && needed <= limit { limit.max(used) } else { limit };
-            (needed > 0 && used + needed > in_force).then_some(in_force)
-        };
         let needed = bytes.saturating_sub(replaced);
-        let of_index = [
+        let (settings, may_be_over) = self.settings_for_writes(index, of_index);
+        let limits = [
             ("bytes", of_index.totals.bytes, needed, settings.max_bytes),
             ("documents", of_index.totals.documents, documents, settings.max_documents),
         ];
-        for (what, used, needed, limit) in of_index {
-            if let Some(limit) = limit.and_then(|limit| exceeded(used, needed, limit)) {
-                return Some(Shortage::Index { what, used, limit, needed });
+        for (what, used, needed, limit) in limits {
+            let Some(limit) = limit else { continue };
+            let allowed = if may_be_over { limit.max(used) } else { limit };
+            if needed > 0 && used + needed > allowed {
+                return Some(Shortage::Index { what, used, limit, allowed, needed });
             }
         }
+        let (limit, may_be_over) = self.limit_for_writes();
         let used = self.state.used;
-        let limit = exceeded(used, needed, self.limit_for_writes())?;
-        Some(Shortage::Shard { used, limit, needed })
+        let allowed = if may_be_over { limit.max(used) } else { limit };
+        let exceeded = needed > 0 && used + needed > allowed;
+        exceeded.then_some(Shortage::Shard { used, limit, allowed, needed })
     }
 
     /// The indexes that make room for each other with this one.
@@ -192,7 +227,7 @@ impl Sequencer {
                 spared.push(taken);
                 continue;
             }
-            self.remove_forgotten(taken.index, key, &entry, Reason::Evicted);
+            self.remove_taken(taken, key, &entry);
             return Ok(true);
         }
         Ok(false)
@@ -253,7 +288,11 @@ impl Sequencer {
 
     /// How many bytes the evictions for a command may take; where that is too much for one batch,
     /// evicts what is needed for most of it, and commits, before the command is evaluated.
-    pub(super) fn evict_beforehand(&mut self, mutations: &[Mutation]) -> Result<usize> {
+    pub(super) fn evict_beforehand(
+        &mut self,
+        mutations: &[Mutation],
+        atomic: bool,
+    ) -> Result<usize> {
         let writes = mutations.iter().filter_map(|mutation| match mutation {
             Mutation::Write { index, key, document, .. } => {
                 Some((*index, (key.bytes.len() + document.len()) as u64))
@@ -264,16 +303,23 @@ impl Sequencer {
         let mut most = 0;
         for index in indexes {
             let of_this = || writes.clone().filter(move |(id, _)| *id == index);
-            let bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
-            let count = of_this().count() as u64;
-            loop {
-                let Some(shortage) = self.shortage(index, bytes, 0, count) else { break };
+            let mut bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
+            let mut count = of_this().count() as u64;
+            let mut is_exact = false;
+            while let Some(shortage) = self.shortage(index, bytes, 0, count) {
                 let evictions = self.evictions_for(shortage);
-                if evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES || !shortage.can_be_met() {
+                let few = evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES;
+                if !few && !is_exact {
+                    (bytes, count) = self.growth(index, mutations, atomic)?;
+                    is_exact = true;
+                    continue;
+                }
+                if few || !shortage.can_be_met(bytes) {
                     most += evictions * EVICTION_BYTES;
                     break;
                 }
-                if !self.evict_some(index, shortage, |_| true)? {
+                let excess = |this: &Self| Some((index, this.shortage(index, bytes, 0, count)?));
+                if !self.evict_some(excess)? {
                     break;
                 }
                 self.try_commit()?;
@@ -282,32 +328,58 @@ impl Sequencer {
         Ok(most.min(MOST_EVICTION_BYTES))
     }
 
+    /// By how many bytes and documents an index grows with the writes of a command that will be
+    /// done, as far as the outcome of one is not another's.
+    fn growth(&self, index: IndexId, mutations: &[Mutation], atomic: bool) -> Result<(u64, u64)> {
+        let (mut bytes, mut documents) = (0, 0);
+        for mutation in mutations {
+            let Mutation::Write { index: id, key, document, condition, .. } = mutation else {
+                continue;
+            };
+            let key = IndexKey::from(key);
+            let found = self.current(*id, &key)?;
+            let alive = found.filter(|entry| !has_expired(entry.expires_at, self.now));
+            if !holds(*condition, alive.map(|entry| entry.version)) {
+                if atomic {
+                    return Ok((0, 0));
+                }
+            } else if *id == index {
+                let replaced = found.map_or(0, |entry| u64::from(entry.bytes));
+                bytes += ((key.key().len() + document.len()) as u64).saturating_sub(replaced);
+                documents += u64::from(found.is_none());
+            }
+        }
+        Ok((bytes, documents))
+    }
+
     /// About how many documents have to go, and some more.
     fn evictions_for(&self, shortage: Shortage) -> usize {
-        let (Shortage::Shard { used, limit, needed } | Shortage::Index { used, limit, needed, .. }) =
-            shortage;
-        let over = (used + needed).saturating_sub(limit);
-        let by_bytes = !matches!(shortage, Shortage::Index { what: "documents", .. });
-        let mean = if by_bytes { self.state.used / self.state.documents().max(1) } else { 1 };
+        let (Shortage::Shard { used, allowed, needed, .. }
+        | Shortage::Index { used, allowed, needed, .. }) = shortage;
+        let over = (used + needed).saturating_sub(allowed);
+        let mean = if shortage.is_of_bytes() {
+            self.state.used / self.state.documents().max(1)
+        } else {
+            1
+        };
         (over / mean.max(1)) as usize * 2 + 2
     }
 
-    /// Evicts up to some hundred documents, as long as it is `needed`, with a batch of their own.
-    /// `false` where there is none.
+    /// Evicts documents as long as there is an excess, some hundred at most, with a batch of their
+    /// own: of the group of the index that is named with it. `false` where there is none to evict.
     pub(super) fn evict_some(
         &mut self,
-        index: IndexId,
-        shortage: Shortage,
-        needed: impl Fn(&Self) -> bool,
+        excess: impl Fn(&Self) -> Option<(IndexId, Shortage)>,
     ) -> Result<bool> {
         self.make_room(EVICTIONS_AT_A_TIME * EVICTION_BYTES, Purpose::Upkeep)?;
         let mut any = false;
         for _ in 0..EVICTIONS_AT_A_TIME {
+            let Some((index, shortage)) = excess(self) else { break };
             let start = self.batch.bytes.len();
             let evicted = self.evict(index, shortage, None, &mut Vec::new())?;
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             any |= evicted;
-            if !evicted || !needed(self) {
+            if !evicted {
                 break;
             }
         }

@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sherd_engine::fs::SimFs;
 use sherd_engine::index::MemoryStore;
 use sherd_engine::{
-    Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, MutationOutcome,
-    Options, Outcome, Policy, Recovery, Result, Scan,
+    Assignment, Clock, Command, Condition, Document, Engine, Error, Expiry, IndexId, IndexSettings,
+    Key, Mutation, MutationOutcome, Options, Outcome, Policy, Recovery, Result, Scan,
 };
 
 pub const RING: u32 = 10_000_000;
@@ -148,4 +149,129 @@ impl Machine {
     pub fn open_with(&self, options: Options) -> Result<(Engine, Recovery)> {
         Engine::open_with(Arc::new(self.fs.clone()), &self.index, Path::new("/data"), options)
     }
+}
+
+/// A time that tests set: no second passes unless they say so.
+#[derive(Clone)]
+pub struct Time(Arc<AtomicU64>);
+
+impl Time {
+    /// In 2024, in milliseconds since 1970.
+    pub const START: u64 = 1_704_067_200_000;
+
+    pub fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, now: u64) {
+        self.0.store(now, Ordering::Relaxed);
+    }
+
+    pub fn advance(&self, milliseconds: u64) {
+        self.0.fetch_add(milliseconds, Ordering::Relaxed);
+    }
+
+    /// A clock that shows this time.
+    pub fn clock(&self) -> Clock {
+        Clock::settable(Arc::clone(&self.0))
+    }
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(Self::START)))
+    }
+}
+
+/// Waits until something holds that comes by itself; how soon does not matter.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never came: {what}");
+        std::thread::yield_now();
+    }
+}
+
+pub fn create_index(engine: &Engine, id: IndexId, settings: IndexSettings) {
+    let name = format!("index{id}");
+    engine.execute(Command::CreateIndex { id, name, settings }).unwrap();
+}
+
+/// A write to any index, that expires when it is said.
+pub fn write_to(index: IndexId, name: &str, document: &str, expiry: Expiry) -> Mutation {
+    let document = Bytes::copy_from_slice(document.as_bytes());
+    Mutation::Write { index, key: key(name), document, condition: Condition::Any, expiry }
+}
+
+pub fn put_to(engine: &Engine, index: IndexId, name: &str, document: &str) -> u64 {
+    put_until(engine, index, name, document, Expiry::Default)
+}
+
+pub fn put_until(
+    engine: &Engine,
+    index: IndexId,
+    name: &str,
+    document: &str,
+    expiry: Expiry,
+) -> u64 {
+    match one(engine, write_to(index, name, document, expiry)) {
+        MutationOutcome::Written(version) => version,
+        other => panic!("{name} was not written: {other:?}"),
+    }
+}
+
+/// Why a mutation was refused.
+pub fn refused(engine: &Engine, mutation: Mutation) -> Error {
+    match one(engine, mutation) {
+        MutationOutcome::Refused(error) => error,
+        other => panic!("it was not refused: {other:?}"),
+    }
+}
+
+/// What lies in an index, by scanning.
+pub fn scan_index(engine: &Engine, index: IndexId) -> BTreeMap<String, Document> {
+    let mut found = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = engine
+            .scan(&Scan {
+                index,
+                range: (0, RING),
+                after: after.clone(),
+                max_documents: 64,
+                max_bytes: 1 << 20,
+                keys_only: false,
+            })
+            .unwrap();
+        for (key, document) in page.items {
+            let name = String::from_utf8(key.bytes.to_vec()).unwrap();
+            assert!(found.insert(name, document).is_none());
+            after = Some(key);
+        }
+        if !page.more {
+            return found;
+        }
+    }
+}
+
+pub type Everything = BTreeMap<IndexId, BTreeMap<String, Document>>;
+
+/// What lies in all indexes; checks that the totals of each, and of the shard, equal this recount.
+/// Nothing may be changing, and nothing expired.
+pub fn recount(engine: &Engine) -> Everything {
+    let stat = engine.stat();
+    let mut everything = Everything::new();
+    let (mut documents, mut used) = (0, 0);
+    for index in &stat.indexes {
+        let found = scan_index(engine, index.id);
+        let bytes = |(name, document): (&String, &Document)| name.len() + document.bytes.len();
+        let counted = (found.len() as u64, found.iter().map(bytes).sum::<usize>() as u64);
+        assert_eq!((index.documents, index.used), counted, "index {} against a recount", index.id);
+        documents += counted.0;
+        used += counted.1;
+        everything.insert(index.id, found);
+    }
+    assert_eq!((stat.documents, stat.used), (documents, used), "the shard against a recount");
+    assert_eq!(stat.distribution.iter().sum::<u64>(), documents, "distribution");
+    everything
 }

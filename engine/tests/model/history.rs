@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use sherd_engine::fs::Fault;
-use sherd_engine::{IndexId, Key};
+use sherd_engine::{IndexId, IndexSettings, Key, Policy};
 
 use crate::common::RING;
 
@@ -45,6 +45,8 @@ pub(crate) enum Operation {
         keys_only: bool,
     },
     Checkpoint,
+    /// The clock is set, by so many milliseconds ahead or back.
+    Jump(i64),
     /// A round of compaction.
     Compact,
     Restart(Restart),
@@ -66,6 +68,12 @@ pub(crate) enum Step {
     CreateIndex {
         id: IndexId,
         name: usize,
+        settings: IndexSettings,
+    },
+    SetIndex {
+        id: IndexId,
+        settings: IndexSettings,
+        force: bool,
     },
     DropIndex {
         id: IndexId,
@@ -98,8 +106,31 @@ pub(crate) struct Change {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
-    Write { fill: u8, length: usize, condition: When },
-    Remove { version: Option<bool> },
+    Write {
+        fill: u8,
+        length: usize,
+        condition: When,
+        life: Life,
+    },
+    /// Of the version that is there and its bytes, or not.
+    Touch {
+        version: bool,
+        bytes: bool,
+        life: Life,
+    },
+    Remove {
+        version: Option<bool>,
+    },
+}
+
+/// When a document expires, in milliseconds from now where it does: never at once, for then it
+/// would not be known when it is swept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Life {
+    Default,
+    Never,
+    After(u64),
+    At(u64),
 }
 
 /// A condition; of a version, whether it is the one that is there.
@@ -129,6 +160,27 @@ pub(crate) enum Restart {
     IndexOutdated,
 }
 
+fn any_life() -> impl Strategy<Value = Life> {
+    // Mostly within the second that most histories take place in.
+    let milliseconds = || prop_oneof![3 => 1..900u64, 1 => 900..10_000_000u64];
+    prop_oneof![
+        3 => Just(Life::Default),
+        2 => Just(Life::Never),
+        2 => milliseconds().prop_map(Life::After),
+        1 => milliseconds().prop_map(Life::At),
+    ]
+}
+
+fn any_settings() -> impl Strategy<Value = IndexSettings> {
+    let max_bytes = prop::option::weighted(0.3, 0..4000u64);
+    let max_documents = prop::option::weighted(0.3, 0..15u64);
+    let policy = prop::option::weighted(0.3, Just(Policy::Reject));
+    let ttl = prop::option::weighted(0.5, 1..1500u64);
+    (max_bytes, max_documents, policy, ttl).prop_map(|(max_bytes, max_documents, policy, ttl)| {
+        IndexSettings { max_bytes, max_documents, policy, ttl }
+    })
+}
+
 pub(crate) fn any_change() -> impl Strategy<Value = Change> {
     let when = prop_oneof![
         2 => Just(When::Absent),
@@ -138,9 +190,12 @@ pub(crate) fn any_change() -> impl Strategy<Value = Change> {
     ];
     let length = prop_oneof![4 => 0..60usize, 1 => 60..900usize];
     let kind = prop_oneof![
-        3 => (any::<u8>(), length, when)
-            .prop_map(|(fill, length, condition)| Kind::Write { fill, length, condition }),
-        1 => any::<Option<bool>>().prop_map(|version| Kind::Remove { version }),
+        6 => (any::<u8>(), length, when, any_life()).prop_map(|(fill, length, condition, life)| {
+            Kind::Write { fill, length, condition, life }
+        }),
+        1 => (prop::bool::weighted(0.8), prop::bool::weighted(0.9), any_life())
+            .prop_map(|(version, bytes, life)| Kind::Touch { version, bytes, life }),
+        2 => any::<Option<bool>>().prop_map(|version| Kind::Remove { version }),
     ];
     // Mostly an index that there is.
     let index = prop_oneof![6 => Just(1), 3 => Just(2), 1 => 1..6u32];
@@ -162,7 +217,10 @@ pub(crate) fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         20 => (prop::collection::vec(any_change(), 1..5), any::<bool>())
             .prop_map(|(mutations, atomic)| Step::Mutate { mutations, atomic }),
-        2 => (1..6u32, 0..NAMES.len()).prop_map(|(id, name)| Step::CreateIndex { id, name }),
+        2 => (1..6u32, 0..NAMES.len(), any_settings())
+            .prop_map(|(id, name, settings)| Step::CreateIndex { id, name, settings }),
+        1 => (1..4u32, any_settings(), any::<bool>())
+            .prop_map(|(id, settings, force)| Step::SetIndex { id, settings, force }),
         1 => (1..6u32).prop_map(|id| Step::DropIndex { id }),
         2 => assign,
         1 => (0..OWNERS.len()).prop_map(|owner| Step::Lock { owner }),
@@ -180,6 +238,12 @@ pub(crate) fn any_restart() -> impl Strategy<Value = Restart> {
         Just(Restart::IndexLost),
         Just(Restart::IndexOutdated),
     ]
+}
+
+fn any_jump() -> impl Strategy<Value = i64> {
+    const HOUR: i64 = 3_600_000;
+    // Few go beyond the second, for that the sweeper has to be waited for.
+    prop_oneof![120 => 1..20i64, 1 => 1..3000i64, 1 => Just(HOUR), 3 => Just(-HOUR)]
 }
 
 pub(crate) fn any_operation() -> impl Strategy<Value = Operation> {
@@ -203,6 +267,7 @@ pub(crate) fn any_operation() -> impl Strategy<Value = Operation> {
         3 => (1..6u32, 0..KEYS).prop_map(|(index, key)| Operation::Read { index, key }),
         3 => scan,
         3 => Just(Operation::Checkpoint),
+        4 => any_jump().prop_map(Operation::Jump),
         2 => Just(Operation::Compact),
         2 => any_restart().prop_map(Operation::Restart),
         1 => (steps(), fault, 0..6u32, any_restart())

@@ -8,14 +8,29 @@ use sherd_engine::{
     MutationOutcome, Outcome, Policy,
 };
 
-use crate::history::{Change, Kind, NAMES, OWNERS, RANGES, Step, When, key};
+use crate::history::{Change, Kind, Life, NAMES, OWNERS, RANGES, Step, When, key};
 
 pub(crate) type Documents = BTreeMap<(u32, Bytes), Document>;
+
+/// What an index holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Index {
+    pub(crate) name: String,
+    pub(crate) settings: IndexSettings,
+    /// Those that have expired included, until they are swept.
+    pub(crate) documents: Documents,
+    /// How many were swept.
+    pub(crate) expired: u64,
+}
 
 /// What a shard holds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Model {
-    pub(crate) indexes: BTreeMap<IndexId, (String, Documents)>,
+    pub(crate) indexes: BTreeMap<IndexId, Index>,
+    /// How many expired documents were swept, of dropped indexes as well.
+    pub(crate) expired: u64,
+    /// The time, in milliseconds since 1970.
+    pub(crate) now: u64,
     pub(crate) highest_index_id: IndexId,
     pub(crate) assignment: Option<Assignment>,
     pub(crate) locked_by: Option<String>,
@@ -26,6 +41,8 @@ impl Model {
     pub(crate) fn new() -> Self {
         Self {
             indexes: BTreeMap::new(),
+            expired: 0,
+            now: 0,
             highest_index_id: 0,
             assignment: None,
             locked_by: None,
@@ -34,7 +51,7 @@ impl Model {
     }
 
     pub(crate) fn used(&self) -> u64 {
-        self.indexes.values().map(|(_, documents)| bytes_of(documents)).sum()
+        self.indexes.values().map(|index| bytes_of(&index.documents)).sum()
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -54,8 +71,9 @@ impl Model {
         let mut bins = [0; 5];
         let owned = self.owned();
         let width: u64 = owned.iter().map(|&(start, end)| u64::from(end - start)).sum();
-        for (_, documents) in self.indexes.values() {
-            for (position, _) in documents.keys().filter(|(position, _)| self.owns(*position)) {
+        for index in self.indexes.values() {
+            for (position, _) in index.documents.keys().filter(|(position, _)| self.owns(*position))
+            {
                 let below = owned.iter().map(|&(start, end)| {
                     u64::from(end.min(*position)).saturating_sub(u64::from(start))
                 });
@@ -70,9 +88,29 @@ impl Model {
         let owned = self.owned();
         let owns =
             |position: u32| owned.iter().any(|&(start, end)| (start..end).contains(&position));
-        for (_, documents) in self.indexes.values_mut() {
-            documents.retain(|(position, _), _| owns(*position));
+        for index in self.indexes.values_mut() {
+            index.documents.retain(|(position, _), _| owns(*position));
         }
+    }
+
+    /// What the sweeper does: documents go whose time is over by the second.
+    pub(crate) fn expire(&mut self) {
+        let second = self.now / 1000;
+        for index in self.indexes.values_mut() {
+            let before = index.documents.len();
+            index.documents.retain(|_, document| {
+                document.expires_at == 0 || document.expires_at.div_ceil(1000) > second
+            });
+            let expired = (before - index.documents.len()) as u64;
+            index.expired += expired;
+            self.expired += expired;
+            self.next_lsn += expired;
+        }
+    }
+
+    /// Whether a document can still be read.
+    pub(crate) fn is_alive(&self, document: &Document) -> bool {
+        document.expires_at == 0 || document.expires_at > self.now
     }
 
     /// The command of a step, at this point of the history.
@@ -82,11 +120,10 @@ impl Model {
                 let mutations = mutations.iter().map(|change| self.mutation(change)).collect();
                 Command::Mutate { mutations, atomic }
             }
-            Step::CreateIndex { id, name } => Command::CreateIndex {
-                id,
-                name: NAMES[name].to_owned(),
-                settings: IndexSettings::default(),
-            },
+            Step::CreateIndex { id, name, settings } => {
+                Command::CreateIndex { id, name: NAMES[name].to_owned(), settings }
+            }
+            Step::SetIndex { id, settings, force } => Command::SetIndex { id, settings, force },
             Step::DropIndex { id } => Command::DropIndex { id },
             Step::Assign { epoch, lineage, ranges, limit, foreign } => {
                 Command::Assign(Assignment {
@@ -111,8 +148,14 @@ impl Model {
         let there = self.document(change.index, &key).map_or(0, |document| document.version);
         let version = |is_there: bool| if is_there { there } else { there + 1 };
         let index = change.index;
+        let expiry = |life: Life| match life {
+            Life::Default => Expiry::Default,
+            Life::Never => Expiry::Never,
+            Life::After(milliseconds) => Expiry::After(milliseconds),
+            Life::At(milliseconds) => Expiry::At(self.now + milliseconds),
+        };
         match change.kind {
-            Kind::Write { fill, length, condition } => Mutation::Write {
+            Kind::Write { fill, length, condition, life } => Mutation::Write {
                 index,
                 key,
                 document: vec![fill; length].into(),
@@ -122,16 +165,35 @@ impl Model {
                     When::Present => Condition::Present,
                     When::Version(is_there) => Condition::Version(version(is_there)),
                 },
-                expiry: Expiry::Default,
+                expiry: expiry(life),
             },
+            Kind::Touch { version: named, bytes: same, life } => {
+                let document = self.document(index, &key).map(|document| document.bytes.clone());
+                let mut bytes = document.unwrap_or_default().to_vec();
+                if !same {
+                    bytes.push(0);
+                }
+                Mutation::Touch {
+                    index,
+                    key,
+                    version: version(named),
+                    document: bytes.into(),
+                    expiry: expiry(life),
+                }
+            }
             Kind::Remove { version: named } => {
                 Mutation::Remove { index, key, version: named.map(version) }
             }
         }
     }
 
+    /// The document that is stored under a key, expired or not.
+    fn stored(&self, index: IndexId, key: &Key) -> Option<&Document> {
+        self.indexes.get(&index)?.documents.get(&(key.position, key.bytes.clone()))
+    }
+
     pub(crate) fn document(&self, index: IndexId, key: &Key) -> Option<&Document> {
-        self.indexes.get(&index)?.1.get(&(key.position, key.bytes.clone()))
+        self.stored(index, key).filter(|document| self.is_alive(document))
     }
 
     /// Executes a command. Whenever a group of effects is done, the state after it joins `trail`.
@@ -146,11 +208,42 @@ impl Model {
             }
             return Ok(Outcome::Mutated(self.mutate(mutations, *atomic, trail)));
         }
-        if self.control(command)? {
+        if let Command::SetIndex { id, settings, force } = *command {
+            for settings in self.settings_on_the_way(id, settings, force)? {
+                self.indexes.get_mut(&id).unwrap().settings = settings;
+                self.next_lsn += 1;
+                trail.push(self.clone());
+            }
+        } else if self.control(command)? {
             self.next_lsn += 1;
             trail.push(self.clone());
         }
         Ok(Outcome::Done)
+    }
+
+    /// The settings that an index has one after the other until it has new ones: all but the limits
+    /// come first.
+    fn settings_on_the_way(
+        &self,
+        id: IndexId,
+        settings: IndexSettings,
+        force: bool,
+    ) -> Result<Vec<IndexSettings>, Error> {
+        let index = self.indexes.get(&id).ok_or(Error::IndexNotFound(id))?;
+        let mut held = index.settings;
+        let IndexSettings { max_bytes, max_documents, .. } = held;
+        let limits = [
+            ("bytes", bytes_of(&index.documents), settings.max_bytes),
+            ("documents", index.documents.len() as u64, settings.max_documents),
+        ];
+        for (what, used, limit) in limits {
+            if let Some(limit) = limit.filter(|&limit| used > limit && !force) {
+                return Err(Error::IndexFull { what, used, limit, needed: 0 });
+            }
+        }
+        let first = IndexSettings { max_bytes, max_documents, ..settings };
+        let ways = if force { vec![settings] } else { vec![first, settings] };
+        Ok(ways.into_iter().filter(|&next| std::mem::replace(&mut held, next) != next).collect())
     }
 
     pub(crate) fn mutate(
@@ -195,13 +288,20 @@ impl Model {
         }
         let used = self.used();
         let limit = self.assignment.as_ref().map_or(0, |held| held.limit);
-        let lsn = self.next_lsn;
-        let there = self.document(*index, key).cloned();
-        let found = there.as_ref().map(|document| document.version);
+        let (lsn, now) = (self.next_lsn, self.now);
+        let there = self.stored(*index, key).cloned();
+        let alive = self.document(*index, key).cloned();
+        let found = alive.as_ref().map(|document| document.version);
         let place = (key.position, key.bytes.clone());
-        let documents = &mut self.indexes.get_mut(index).unwrap().1;
+        let Index { settings, documents, .. } = self.indexes.get_mut(index).unwrap();
+        let expires_at = |expiry: &Expiry| match *expiry {
+            Expiry::Default => settings.ttl.map_or(0, |ttl| now + ttl),
+            Expiry::Never => 0,
+            Expiry::After(milliseconds) => now + milliseconds,
+            Expiry::At(at) => at,
+        };
         let outcome = match mutation {
-            Mutation::Write { document, condition, .. } => {
+            Mutation::Write { document, condition, expiry, .. } => {
                 let holds = match *condition {
                     Condition::Absent => found.is_none(),
                     Condition::Any => true,
@@ -211,18 +311,48 @@ impl Model {
                 if !holds {
                     return Ok(MutationOutcome::ConditionFailed(found));
                 }
-                let freed = there.map_or(0, |old| key.bytes.len() + old.bytes.len()) as u64;
+                // What has expired and is not swept has its place still.
+                let freed =
+                    there.as_ref().map_or(0, |old| key.bytes.len() + old.bytes.len()) as u64;
                 let needed = ((key.bytes.len() + document.len()) as u64).saturating_sub(freed);
+                let limits = [
+                    ("bytes", bytes_of(documents), settings.max_bytes, needed),
+                    (
+                        "documents",
+                        documents.len() as u64,
+                        settings.max_documents,
+                        u64::from(there.is_none()),
+                    ),
+                ];
+                for (what, used, limit, needed) in limits {
+                    if let Some(limit) = limit.filter(|&limit| needed > 0 && used + needed > limit)
+                    {
+                        return Err(Error::IndexFull { what, used, limit, needed });
+                    }
+                }
                 if needed > 0 && used + needed > limit {
                     return Err(Error::QuotaExceeded { used, limit, needed });
                 }
-                documents.insert(
-                    place,
-                    Document { version: lsn, expires_at: 0, bytes: document.clone() },
-                );
+                let expires_at = expires_at(expiry);
+                documents
+                    .insert(place, Document { version: lsn, expires_at, bytes: document.clone() });
                 MutationOutcome::Written(lsn)
             }
-            Mutation::Touch { .. } => panic!("nothing is touched here"),
+            Mutation::Touch { version, document, expiry, .. } => {
+                let Some(mut touched) = alive else { return Ok(MutationOutcome::Missing) };
+                if touched.version != *version || touched.bytes.len() != document.len() {
+                    return Ok(MutationOutcome::ConditionFailed(found));
+                }
+                let expires_at = expires_at(expiry);
+                let outcome = MutationOutcome::Touched(touched.version, expires_at);
+                if expires_at == touched.expires_at {
+                    // Nothing is written for it.
+                    return Ok(outcome);
+                }
+                touched.expires_at = expires_at;
+                documents.insert(place, touched);
+                outcome
+            }
             Mutation::Remove { version, .. } => match found {
                 None => return Ok(MutationOutcome::Missing),
                 Some(there) if version.is_some_and(|named| named != there) => {
@@ -242,12 +372,12 @@ impl Model {
     pub(crate) fn control(&mut self, command: &Command) -> Result<bool, Error> {
         match command.clone() {
             Command::Mutate { .. } => panic!("a mutation is no control command"),
-            Command::CreateIndex { id, name, .. } => {
-                let other = self.indexes.iter().find(|(_, (taken, _))| *taken == name);
+            Command::CreateIndex { id, name, settings } => {
+                let other = self.indexes.iter().find(|(_, index)| index.name == name);
                 match (self.indexes.get(&id), other) {
-                    (Some((held, _)), _) if *held == name => return Ok(false),
-                    (Some((held, _)), _) => {
-                        return Err(Error::IndexExists { id, name: held.clone() });
+                    (Some(held), _) if held.name == name => return Ok(false),
+                    (Some(held), _) => {
+                        return Err(Error::IndexExists { id, name: held.name.clone() });
                     }
                     (None, Some((&id, _))) => return Err(Error::IndexExists { id, name }),
                     (None, None) if id <= self.highest_index_id => {
@@ -255,7 +385,8 @@ impl Model {
                     }
                     (None, None) => {}
                 }
-                self.indexes.insert(id, (name, Documents::new()));
+                let documents = Documents::new();
+                self.indexes.insert(id, Index { name, settings, documents, expired: 0 });
                 self.highest_index_id = id;
                 Ok(true)
             }
@@ -278,8 +409,8 @@ impl Model {
                     }
                 }
                 // What was given up must be gone before it may be taken back.
-                let mut given_up = self.indexes.values().flat_map(|(_, documents)| {
-                    documents.keys().filter(|(position, _)| !self.owns(*position))
+                let mut given_up = self.indexes.values().flat_map(|index| {
+                    index.documents.keys().filter(|(position, _)| !self.owns(*position))
                 });
                 let taken_back = |position: u32| {
                     offered.ranges.iter().any(|&(start, end)| (start..end).contains(&position))
@@ -303,7 +434,7 @@ impl Model {
                 Some(by) if *by != owner => Err(Error::Locked { owner: by.clone() }),
                 _ => Ok(self.locked_by.take().is_some()),
             },
-            Command::SetIndex { .. } => panic!("no index is set here"),
+            Command::SetIndex { .. } => panic!("its steps are done one by one"),
             Command::SetLimit { limit, .. } => {
                 let used = self.used();
                 let Some(held) = &mut self.assignment else {
@@ -319,7 +450,8 @@ impl Model {
 }
 
 pub(crate) fn is_done(outcome: &MutationOutcome) -> bool {
-    matches!(outcome, MutationOutcome::Written(_) | MutationOutcome::Removed(_))
+    use MutationOutcome::{Removed, Touched, Written};
+    matches!(outcome, Written(_) | Touched(..) | Removed(_))
 }
 
 pub(crate) fn bytes_of(documents: &Documents) -> u64 {

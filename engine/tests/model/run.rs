@@ -5,15 +5,17 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use sherd_engine::fs::Fault;
-use sherd_engine::{Command, Engine, Error, IndexId, Key, Options, Outcome, Scan};
+use sherd_engine::{Command, Engine, Error, IndexId, IndexSettings, Key, Options, Outcome, Scan};
 
+use crate::common::{Time, wait_until};
 use crate::history::{KEYS, Operation, Restart, Step, key};
-use crate::model::{Model, bytes_of};
+use crate::model::{Index, Model, bytes_of};
 use crate::place::Place;
 
 struct Run {
     place: Place,
     options: Options,
+    time: Time,
     /// None between a stop and the next opening.
     engine: Option<Engine>,
     model: Model,
@@ -30,13 +32,15 @@ struct Submitted {
 
 impl Run {
     fn new(place: Place, options: Options) -> Self {
-        let engine = Some(place.open(options.clone()));
-        let mut run = Self { place, options, engine, model: Model::new() };
+        let time = Time::default();
+        let engine = Some(place.open(Options { clock: time.clock(), ..options.clone() }));
+        let model = Model { now: time.now(), ..Model::new() };
+        let mut run = Self { place, options, time, engine, model };
         // So that histories are about documents more than about being refused.
         run.commands(&[
             Step::Assign { epoch: 1, lineage: 0, ranges: 0, limit: u64::MAX, foreign: false },
-            Step::CreateIndex { id: 1, name: 0 },
-            Step::CreateIndex { id: 2, name: 1 },
+            Step::CreateIndex { id: 1, name: 0, settings: IndexSettings::default() },
+            Step::CreateIndex { id: 2, name: 1, settings: IndexSettings::default() },
         ]);
         run
     }
@@ -64,6 +68,7 @@ impl Run {
                 self.engine().checkpoint().unwrap();
                 self.place.remember_index();
             }
+            Operation::Jump(by) => self.jump(*by),
             Operation::Compact => {
                 self.engine().compact().unwrap();
                 self.model.sweep();
@@ -76,6 +81,7 @@ impl Run {
                     self.engine().close().unwrap();
                 }
                 self.reopen(restart);
+                self.model.now = self.time.now();
                 self.check_all();
             }
             Operation::Fault { steps, fault, after, restart } => {
@@ -88,7 +94,21 @@ impl Run {
         // The last handle ends the engine, as a crash would.
         self.engine = None;
         self.place.stop(restart);
-        self.engine = Some(self.place.open(self.options.clone()));
+        // A clock that knows nothing of the one before.
+        let options = Options { clock: self.time.clock(), ..self.options.clone() };
+        self.engine = Some(self.place.open(options));
+    }
+
+    /// Sets the clock, and waits until what has expired is swept.
+    fn jump(&mut self, by: i64) {
+        self.time.set(self.time.now().saturating_add_signed(by));
+        // It stands still where it would go back.
+        self.model.now = self.model.now.max(self.time.now());
+        self.model.expire();
+        wait_until("what has expired is swept", || {
+            self.engine().stat().durable_lsn + 1 >= self.model.next_lsn
+        });
+        self.check_all();
     }
 
     /// Submits the commands of these steps.
@@ -139,11 +159,12 @@ impl Run {
             possible.extend(trail);
         }
         self.reopen(restart);
+        let now = self.time.now();
         let durable_lsn = self.engine().stat().durable_lsn;
         let found = possible.iter().find(|model| model.next_lsn == durable_lsn + 1);
         let ends: Vec<_> = possible.iter().map(|model| model.next_lsn - 1).collect();
         let found = found.unwrap_or_else(|| panic!("LSN {durable_lsn} is none of {ends:?}"));
-        self.model = found.clone();
+        self.model = Model { now, ..found.clone() };
         self.check_all();
     }
 
@@ -173,11 +194,12 @@ impl Run {
             assert_eq!(self.engine().scan(scan), refused, "{scan:?}");
             return;
         }
-        let Some((_, documents)) = self.model.indexes.get(&scan.index) else {
+        let Some(index) = self.model.indexes.get(&scan.index) else {
             assert_eq!(self.engine().scan(scan), Err(Error::IndexNotFound(scan.index)));
             return;
         };
-        let inside = documents.iter().filter(|((position, _), _)| (start..end).contains(position));
+        let alive = index.documents.iter().filter(|(_, document)| self.model.is_alive(document));
+        let inside = alive.filter(|((position, _), _)| (start..end).contains(position));
         let mut expected = inside.map(|((position, key), document)| {
             let mut document = document.clone();
             if scan.keys_only {
@@ -213,17 +235,23 @@ impl Run {
         indexes.sort_by_key(|index| index.id);
         let counted: Vec<_> = indexes
             .iter()
-            .map(|index| (index.id, index.name.as_str(), index.documents, index.used))
+            .map(|index| {
+                (index.id, index.name.as_str(), index.documents, index.used, index.settings)
+            })
             .collect();
         let expected: Vec<_> = model
             .indexes
             .iter()
-            .map(|(&id, (name, documents))| {
-                (id, name.as_str(), documents.len() as u64, bytes_of(documents))
+            .map(|(&id, index)| {
+                let Index { name, documents, settings, .. } = index;
+                (id, name.as_str(), documents.len() as u64, bytes_of(documents), *settings)
             })
             .collect();
         assert_eq!(counted, expected);
-        assert_eq!(stat.documents, expected.iter().map(|(_, _, documents, _)| documents).sum());
+        assert_eq!(stat.documents, expected.iter().map(|(_, _, documents, ..)| documents).sum());
+        let removals = indexes.iter().map(|index| (index.counts.evicted, index.counts.expired));
+        assert!(removals.eq(model.indexes.values().map(|index| (0, index.expired))));
+        assert_eq!((stat.counts.evicted, stat.counts.expired), (0, model.expired));
     }
 
     fn check_all(&self) {

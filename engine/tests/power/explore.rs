@@ -18,7 +18,7 @@ use super::index::{Held, IndexPast, SLED_CACHE_BYTES, TestStore, Variant};
 use super::interleave::interleave;
 use super::model::{Model, inspect, key};
 use super::recording::{
-    Mark, Marks, Recording, assignment, document, follow, record, record_with_sled,
+    BEGINNING, Mark, Marks, Recording, assignment, document, follow, record, record_with_sled,
 };
 use super::{Check, DIR, RING, rng};
 
@@ -386,7 +386,7 @@ impl Point<'_> {
         let (engine, recovery) =
             opened.map_err(|error| with(format!("recovery failed: {error}")))?;
         let history = &self.recording.history;
-        let state = history.find(self.known, &inspect(&engine)?).map_err(with)?;
+        let state = history.find(self.known, &inspect(&engine, BEGINNING)?).map_err(with)?;
         counts.rebuilt += u64::from(recovery.rebuilt.is_some());
         if let Some(why) = recovery.rebuilt
             && variant == Variant::Flushed
@@ -414,7 +414,7 @@ impl Point<'_> {
         let options = self.recording.options.clone();
         let opened = Engine::open_with(Arc::new(fs.clone()), store, Path::new(DIR), options);
         let (engine, _) = opened.map_err(|error| format!("recovery failed: {error}"))?;
-        let state = self.recording.history.find(known, &inspect(&engine)?)?;
+        let state = self.recording.history.find(known, &inspect(&engine, BEGINNING)?)?;
         Ok((engine, state))
     }
 
@@ -459,7 +459,7 @@ impl Point<'_> {
         let execute = |model: &mut Model, command: Command| {
             let done = engine.execute(command.clone());
             done.map_err(|error| format!("after the recovery: {error}"))?;
-            if let Some(after) = model.execute(&command).pop() {
+            if let Some(after) = model.execute(&command, BEGINNING).pop() {
                 *model = after;
             }
             Ok::<_, String>(())
@@ -524,7 +524,7 @@ impl Point<'_> {
         let options = self.recording.options.clone();
         let opened = Engine::open_with(Arc::new(fs), &store, Path::new(DIR), options);
         let (engine, _) = opened.map_err(|error| format!("the second recovery failed: {error}"))?;
-        match model.differs(&inspect(&engine)?) {
+        match model.differs(&inspect(&engine, BEGINNING)?) {
             None => Ok(()),
             Some(what) => Err(format!(
                 "what was written after the recovery is not what is there then: {what}"

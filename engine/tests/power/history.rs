@@ -62,7 +62,7 @@ impl History {
     }
 
     /// From `tip` back to the beginning.
-    fn back(&self, tip: State) -> impl Iterator<Item = State> {
+    fn back(&self, tip: State) -> impl Iterator<Item = State> + Clone {
         std::iter::successors(Some(tip), |&state| self.states[state].0)
     }
 
@@ -88,7 +88,10 @@ impl History {
             }
         }
         let fits = self.states.iter().position(|(_, model)| model.differs(found).is_none());
-        let nearest = wrong.iter().find(|(_, what)| what != "documents").or(wrong.first());
+        let nearest = wrong
+            .iter()
+            .find(|(_, what)| !["documents", "times"].contains(&what.as_str()))
+            .or(wrong.first());
         let found = found.documents.iter().map(|(place, (text, _))| (place, text));
         let latest = self.model(known.tip);
         Err(format!(
@@ -159,6 +162,10 @@ impl Follower {
             None => {
                 let Some(before) = before else { return Ok(()) };
                 let since = history.back(self.known.tip).take_while(|&state| state >= before);
+                // It may have expired, which is no state of its own.
+                if since.clone().any(|state| history.model(state).expires.contains_key(place)) {
+                    return Ok(());
+                }
                 let gone =
                     since.filter(|&state| !history.model(state).documents.contains_key(place));
                 gone.last().unwrap_or(before)

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sherd_engine::{Assignment, Command, Condition, Engine, Key, Mutation, Scan, Stat};
+use sherd_engine::{
+    Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Scan, Stat,
+};
 
 use super::{Check, RING};
 
@@ -15,8 +17,12 @@ pub type Text = Arc<str>;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
+    /// Those that have expired included: nothing sweeps them here.
     pub documents: BTreeMap<Place, Text>,
+    /// When documents expire that do, in milliseconds since 1970.
+    pub expires: BTreeMap<Place, u64>,
     pub indexes: BTreeMap<u32, String>,
+    pub settings: BTreeMap<u32, IndexSettings>,
     pub assignment: Option<Assignment>,
     pub locked_by: Option<String>,
 }
@@ -50,7 +56,7 @@ impl Model {
     pub fn sweep(&self) -> Vec<Self> {
         let mut after = self.clone();
         let removals = self.given_up().map(|place| {
-            after.documents.remove(place);
+            after.remove(place);
             after.clone()
         });
         removals.collect()
@@ -60,12 +66,81 @@ impl Model {
         self.documents.iter().map(|(place, document)| (place.2.len() + document.len()) as u64).sum()
     }
 
+    fn remove(&mut self, place: &Place) {
+        self.documents.remove(place);
+        self.expires.remove(place);
+    }
+
+    /// Whether there is a document that can be read.
+    pub fn is_alive(&self, place: &Place, now: u64) -> bool {
+        self.documents.contains_key(place) && self.expires.get(place).is_none_or(|at| *at > now)
+    }
+
+    /// The bytes and the documents of an index.
+    fn totals(&self, index: u32) -> (u64, u64) {
+        let documents = self.documents.iter().filter(|(place, _)| place.0 == index);
+        let bytes = documents.clone().map(|(place, text)| (place.2.len() + text.len()) as u64);
+        (bytes.sum(), documents.count() as u64)
+    }
+
+    /// Whether this has room for what it has more than `before`.
+    fn has_room(&self, before: &Self, index: u32) -> bool {
+        let settings = self.settings[&index];
+        let ((bytes, documents), (bytes_before, documents_before)) =
+            (self.totals(index), before.totals(index));
+        let fits = |now: u64, before: u64, limit: Option<u64>| {
+            now <= before || limit.is_none_or(|limit| now <= limit)
+        };
+        fits(bytes, bytes_before, settings.max_bytes)
+            && fits(documents, documents_before, settings.max_documents)
+            && fits(self.used(), before.used(), Some(self.limit()))
+    }
+
+    fn set_expiry(&mut self, place: &Place, expiry: Expiry, now: u64) {
+        let at = match expiry {
+            Expiry::Default => self.settings[&place.0].ttl.map_or(0, |ttl| now + ttl),
+            Expiry::Never => 0,
+            Expiry::After(milliseconds) => now + milliseconds,
+            Expiry::At(at) => at,
+        };
+        if at == 0 {
+            self.expires.remove(place);
+        } else {
+            self.expires.insert(place.clone(), at);
+        }
+    }
+
+    /// The settings that an index has one after the other on the way to new ones; none where they
+    /// are refused.
+    fn set_index(&self, id: u32, settings: IndexSettings, force: bool) -> Vec<Self> {
+        let Some(held) = self.settings.get(&id) else { return Vec::new() };
+        let (bytes, documents) = self.totals(id);
+        let over = settings.max_bytes.is_some_and(|limit| bytes > limit)
+            || settings.max_documents.is_some_and(|limit| documents > limit);
+        if over && !force {
+            return Vec::new();
+        }
+        let IndexSettings { max_bytes, max_documents, .. } = *held;
+        let first = IndexSettings { max_bytes, max_documents, ..settings };
+        let ways = if force { vec![settings] } else { vec![first, settings] };
+        let mut groups: Vec<Self> = Vec::new();
+        for settings in ways {
+            let before = groups.last().unwrap_or(self);
+            if before.settings[&id] != settings {
+                let mut after = before.clone();
+                after.settings.insert(id, settings);
+                groups.push(after);
+            }
+        }
+        groups
+    }
+
     pub fn limit(&self) -> u64 {
         self.assignment.as_ref().map_or(0, |held| held.limit)
     }
 
     /// What a mutation makes of this; `None` where it does not take place.
-    fn evaluate(&self, mutation: &Mutation) -> Option<Self> {
+    fn evaluate(&self, mutation: &Mutation, now: u64) -> Option<Self> {
         let (Mutation::Write { index, key, .. }
         | Mutation::Touch { index, key, .. }
         | Mutation::Remove { index, key, .. }) = mutation;
@@ -75,8 +150,8 @@ impl Model {
         let place = (*index, key.position, text(&key.bytes));
         let mut after = self.clone();
         match mutation {
-            Mutation::Write { document, condition, .. } => {
-                let present = self.documents.contains_key(&place);
+            Mutation::Write { document, condition, expiry, .. } => {
+                let present = self.is_alive(&place, now);
                 let holds = match condition {
                     Condition::Absent => !present,
                     Condition::Present => present,
@@ -87,37 +162,51 @@ impl Model {
                     return None;
                 }
                 let document = text(document);
+                after.set_expiry(&place, *expiry, now);
                 after.documents.insert(place, document.as_str().into());
-                let grows = after.used() > self.used();
-                (!grows || after.used() <= self.limit()).then_some(after)
+                after.has_room(self, *index).then_some(after)
             }
-            Mutation::Touch { .. } => unreachable!("nothing is touched here"),
-            Mutation::Remove { .. } => after.documents.remove(&place).map(|_| after),
+            // Each document is like no other, so its bytes tell its version.
+            Mutation::Touch { document, expiry, .. } => {
+                let is_there = self.is_alive(&place, now)
+                    && self.documents[&place].as_bytes() == document.as_ref();
+                after.set_expiry(&place, *expiry, now);
+                is_there.then_some(after)
+            }
+            Mutation::Remove { .. } => {
+                after.remove(&place);
+                self.is_alive(&place, now).then_some(after)
+            }
         }
     }
 
     /// What a command makes of this, group by group: none where it has no effect.
-    pub fn execute(&self, command: &Command) -> Vec<Self> {
+    pub fn execute(&self, command: &Command, now: u64) -> Vec<Self> {
         let mut after = self.clone();
         match command {
             Command::Mutate { .. } if self.locked_by.is_some() => return Vec::new(),
             Command::Mutate { mutations, atomic: true } => {
-                let all = mutations.iter().try_fold(after, |model, step| model.evaluate(step));
+                let all = mutations.iter().try_fold(after, |model, step| model.evaluate(step, now));
                 return all.into_iter().filter(|_| !mutations.is_empty()).collect();
             }
             Command::Mutate { mutations, atomic: false } => {
                 let mut groups = Vec::new();
                 for mutation in mutations {
-                    if let Some(next) = after.evaluate(mutation) {
+                    if let Some(next) = after.evaluate(mutation, now) {
                         groups.push(next.clone());
                         after = next;
                     }
                 }
                 return groups;
             }
-            Command::CreateIndex { id, name, .. } => _ = after.indexes.insert(*id, name.clone()),
+            Command::CreateIndex { id, name, settings } => {
+                after.indexes.insert(*id, name.clone());
+                after.settings.insert(*id, *settings);
+            }
             Command::DropIndex { id } => {
                 after.indexes.remove(id);
+                after.settings.remove(id);
+                after.expires.retain(|place, _| place.0 != *id);
                 after.documents.retain(|place, _| place.0 != *id);
             }
             // Refused as long as documents are there from when it was owned before.
@@ -126,7 +215,10 @@ impl Model {
             Command::Assign(assignment) => after.assignment = Some(assignment.clone()),
             Command::Lock { owner } => after.locked_by = Some(owner.clone()),
             Command::Release { .. } => after.locked_by = None,
-            Command::SetIndex { .. } => unreachable!("no index is set here"),
+            Command::SetIndex { id, settings, force } => {
+                return self.set_index(*id, *settings, *force);
+            }
+            Command::SetLimit { limit, .. } if self.used() > *limit => {}
             Command::SetLimit { limit, .. } => {
                 if let Some(assignment) = &mut after.assignment {
                     assignment.limit = *limit;
@@ -138,26 +230,25 @@ impl Model {
 
     /// What of a recovered shard is not as it is here; `None` when all is.
     pub fn differs(&self, found: &Found) -> Option<String> {
-        let visible: BTreeMap<_, _> =
-            self.documents.iter().filter(|(place, _)| self.owns(place.1)).collect();
-        if !visible
-            .iter()
-            .map(|(place, text)| (*place, *text))
-            .eq(found.documents.iter().map(|(place, (text, _))| (place, text)))
-        {
+        let owned = self.documents.iter().filter(|(place, _)| self.owns(place.1));
+        let visible = owned.clone().filter(|(place, _)| self.is_alive(place, found.now));
+        if !visible.clone().eq(found.documents.iter().map(|(place, (text, _))| (place, text))) {
             return Some("documents".to_owned());
         }
+        let expires = visible.filter_map(|(place, _)| self.expires.get_key_value(place));
+        if !expires.eq(&found.expires) {
+            return Some("times".to_owned());
+        }
         let mut bins = [0; 5];
-        for (_, position, _) in visible.keys() {
+        for ((_, position, _), _) in owned {
             bins[self.bin(*position)] += 1;
         }
         let mut indexes: Vec<_> = self
             .indexes
             .iter()
             .map(|(id, name)| {
-                let of_index = self.documents.iter().filter(|(place, _)| place.0 == *id);
-                let used = of_index.clone().map(|(place, text)| place.2.len() + text.len());
-                (name.clone(), *id, of_index.count() as u64, used.sum::<usize>() as u64)
+                let (used, documents) = self.totals(*id);
+                (name.clone(), *id, documents, used)
             })
             .collect();
         indexes.sort();
@@ -167,7 +258,9 @@ impl Model {
             .iter()
             .map(|index| (index.name.clone(), index.id, index.documents, index.used))
             .collect();
+        let settings = found.stat.indexes.iter().map(|index| (index.id, index.settings));
         let checks = [
+            ("settings", settings.collect::<BTreeMap<_, _>>() == self.settings),
             ("catalogue or totals of an index", indexes == found_indexes),
             ("total of documents", self.documents.len() as u64 == found.stat.documents),
             ("total of bytes", self.used() == found.stat.used),
@@ -192,16 +285,19 @@ impl Model {
 pub struct Found {
     /// With their versions.
     pub documents: BTreeMap<Place, (Text, u64)>,
+    pub expires: BTreeMap<Place, u64>,
+    /// The time by which it was read.
+    pub now: u64,
     pub stat: Stat,
     pub assignment: Option<Assignment>,
 }
 
 /// Reads all that there is.
-pub fn inspect(engine: &Engine) -> Check<Found> {
+pub fn inspect(engine: &Engine, now: u64) -> Check<Found> {
     let failed = |error| format!("a scan failed: {error}");
     let stat = engine.stat();
     let assignment = engine.assignment().map(|held| held.as_ref().clone());
-    let mut documents = BTreeMap::new();
+    let (mut documents, mut expires) = (BTreeMap::new(), BTreeMap::new());
     for index in &stat.indexes {
         for &range in assignment.iter().flat_map(|held| &held.ranges) {
             let scan = Scan {
@@ -214,6 +310,9 @@ pub fn inspect(engine: &Engine) -> Check<Found> {
             };
             for (key, document) in engine.scan(&scan).map_err(failed)?.items {
                 let place = (index.id, key.position, text(&key.bytes));
+                if document.expires_at != 0 {
+                    expires.insert(place.clone(), document.expires_at);
+                }
                 let text = String::from_utf8_lossy(&document.bytes).as_ref().into();
                 if documents.insert(place, (text, document.version)).is_some() {
                     return Err("a scan has a key twice".to_owned());
@@ -221,5 +320,5 @@ pub fn inspect(engine: &Engine) -> Check<Found> {
             }
         }
     }
-    Ok(Found { documents, stat, assignment })
+    Ok(Found { documents, expires, now, stat, assignment })
 }

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -17,8 +18,8 @@ use rand::seq::IndexedRandom;
 use sherd_engine::fs::{Event, Fault, Observer, SimFs};
 use sherd_engine::index::{IndexStore, MemoryStore};
 use sherd_engine::{
-    Assignment, Command, Condition, Defects, Durability, Engine, Error, Expiry, IndexSettings, Key,
-    Mutation, MutationOutcome, Options, Outcome, Policy,
+    Assignment, Clock, Command, Condition, Defects, Durability, Engine, Error, Expiry,
+    IndexSettings, Key, Mutation, MutationOutcome, Options, Outcome, Policy,
 };
 
 use super::history::{Follower, History, State};
@@ -26,6 +27,13 @@ use super::index::{CopiedSled, Damage, Held, IndexPast, Recorder, TestStore};
 use super::interleave::{Boundary, interleave};
 use super::model::{Model, Place, Text, inspect, key};
 use super::{Check, DIR, RING, options, rng};
+
+/// The time by which all is recovered: nothing has expired, so that all there is can be compared.
+pub const BEGINNING: u64 = 0;
+
+/// When workloads begin, in milliseconds since 1970. They end within the second, in which documents
+/// expire but nothing is swept: the sweeper goes by seconds, and no seed would repeat it.
+const START: u64 = 1_704_067_200_000;
 
 const SEQUENCER_THREAD: &str = "sequencer";
 
@@ -165,11 +173,14 @@ fn record_with(
     if mix.interval {
         options.durability = Durability::Interval(std::time::Duration::from_secs(3600));
     }
+    let time = Arc::new(AtomicU64::new(START));
+    options.clock = Clock::settable(Arc::clone(&time));
     let fs = SimFs::new();
     let marks = Marks::default();
     let store = store(&marks, &fs);
     let mut workload = Workload {
         rng: rng(&[seed, number]),
+        time,
         mix,
         options,
         store,
@@ -188,7 +199,8 @@ fn record_with(
         let bursts = workload.rng.random_range(mix.bursts / 3..=mix.bursts);
         workload.live(bursts)?;
     }
-    let Workload { fs, marks, history, options, mut rng, .. } = workload;
+    let Workload { fs, marks, history, mut options, mut rng, .. } = workload;
+    options.clock = Clock::settable(Arc::new(AtomicU64::new(BEGINNING)));
     let (_, steps) = fs.journal();
     let events = interleave(steps, &mut rng, |mark| marks.boundary(mark));
     Ok(Recording { events, marks, history, options })
@@ -198,6 +210,7 @@ type UnderWay = Arc<Mutex<Option<(Engine, BTreeSet<Place>)>>>;
 
 struct Workload {
     rng: StdRng,
+    time: Arc<AtomicU64>,
     mix: Mix,
     options: Options,
     fs: SimFs,
@@ -220,6 +233,10 @@ impl Workload {
         self.history.model(self.tip).deref()
     }
 
+    fn now(&self) -> u64 {
+        self.time.load(Ordering::Relaxed)
+    }
+
     fn mark(&self, mark: Mark) {
         self.marks.put(&self.fs, mark);
     }
@@ -235,7 +252,7 @@ impl Workload {
         }
         // No power was lost: what was answered is there.
         let known = super::history::Known { required: self.acknowledged, tip: self.tip };
-        let found = inspect(&engine)?;
+        let found = inspect(&engine, self.now())?;
         self.tip = self.history.find(known, &found).map_err(|why| format!("a restart: {why}"))?;
         self.acknowledged = self.tip;
         self.mark(Mark::Served(self.tip));
@@ -269,6 +286,8 @@ impl Workload {
                 let after = self.rng.random_range(0..6);
                 self.fs.fail_once_on(SEQUENCER_THREAD, Fault::Sync, after, ErrorKind::Other);
             }
+            let now = self.now() + self.rng.random_range(0..12);
+            self.time.store(now.min(START + 999), Ordering::Relaxed);
             let commands = self.commands();
             if self.mix.faults && self.rng.random_bool(0.1) && !fails {
                 self.burst_on_full_disk(engine, commands)?;
@@ -313,7 +332,7 @@ impl Workload {
         let mut ends = Vec::new();
         let mut places = BTreeSet::new();
         for command in commands {
-            for after in self.model().execute(command) {
+            for after in self.model().execute(command, self.now()) {
                 self.tip = self.history.push(self.tip, after);
             }
             ends.push(self.tip);
@@ -368,7 +387,7 @@ impl Workload {
         let full = ErrorKind::StorageFull;
         self.fs.fail_once_on(SEQUENCER_THREAD, Fault::Write, 0, full);
         let Some(command) = commands.pop() else { return Ok(()) };
-        for after in self.model().execute(&command) {
+        for after in self.model().execute(&command, self.now()) {
             self.tip = self.history.push(self.tip, after);
         }
         self.mark(Mark::Submitted(self.tip));
@@ -457,10 +476,17 @@ impl Workload {
                 vec![Command::Assign(self.assignment(ranges))]
             }
             12..15 => {
-                let limit = model.used() + self.rng.random_range(0..2000);
+                // Refused, where it is less than is used.
+                let limit = (model.used() + self.rng.random_range(0..2000)).saturating_sub(300);
                 vec![Command::SetLimit { limit, policy: None }]
             }
             15..19 => vec![Command::SetLimit { limit: u64::MAX, policy: None }],
+            19..23 => {
+                let ids: Vec<_> = model.indexes.keys().copied().collect();
+                let id = *ids.choose(&mut self.rng).unwrap();
+                let (settings, force) = (self.settings(), self.rng.random());
+                vec![Command::SetIndex { id, settings, force }]
+            }
             _ => (0..self.rng.random_range(1..4)).map(|_| self.mutate(1..5)).collect(),
         }
     }
@@ -477,7 +503,41 @@ impl Workload {
         let taken: BTreeSet<_> = self.model().indexes.values().cloned().collect();
         let mut names = (0..).map(|n| format!("index{n}"));
         let name = names.find(|name| !taken.contains(name)).unwrap_or_default();
-        Command::CreateIndex { id, name, settings: IndexSettings::default() }
+        Command::CreateIndex { id, name, settings: self.settings() }
+    }
+
+    fn settings(&mut self) -> IndexSettings {
+        let rng = &mut self.rng;
+        IndexSettings {
+            max_bytes: rng.random_bool(0.2).then(|| rng.random_range(1000..6000)),
+            max_documents: rng.random_bool(0.2).then(|| rng.random_range(5..24)),
+            policy: rng.random_bool(0.2).then_some(Policy::Reject),
+            ttl: rng.random_bool(0.3).then(|| rng.random_range(1..300)),
+        }
+    }
+
+    fn expiry(&mut self) -> Expiry {
+        match self.rng.random_range(0..10) {
+            0..6 => Expiry::Default,
+            6 => Expiry::Never,
+            7..9 => Expiry::After(self.rng.random_range(1..300)),
+            // Never swept either.
+            _ => Expiry::At(START + self.rng.random_range(1000..100_000)),
+        }
+    }
+
+    /// A touch of some document whose version is known.
+    fn touch(&mut self) -> Option<Mutation> {
+        let model = Arc::clone(self.history.model(self.tip));
+        let version = |text| Some((text, *self.history.versions.get(text)?));
+        let known =
+            model.documents.iter().filter_map(|(place, text)| Some((place, version(text)?)));
+        let known: Vec<_> = known.collect();
+        let &(place, (text, version)) = known.choose(&mut self.rng)?;
+        let (index, key) = (place.0, key(&place.2));
+        let document = Bytes::copy_from_slice(text.as_bytes());
+        let expiry = self.expiry();
+        Some(Mutation::Touch { index, key, version, document, expiry })
     }
 
     fn mutate(&mut self, count: std::ops::Range<usize>) -> Command {
@@ -492,6 +552,11 @@ impl Workload {
         let key = key(&format!("k{:02}", self.rng.random_range(0..24)));
         if self.rng.random_bool(0.25) {
             return Mutation::Remove { index, key, version: None };
+        }
+        if self.rng.random_bool(0.1)
+            && let Some(touch) = self.touch()
+        {
+            return touch;
         }
         self.serial += 1;
         // Few lengths: what is written after a recovery may lie exactly over what was torn.
@@ -509,7 +574,8 @@ impl Workload {
             _ => Condition::Any,
         };
         let document = document(self.serial, length).into();
-        Mutation::Write { index, key, document, condition, expiry: Expiry::Default }
+        let expiry = self.expiry();
+        Mutation::Write { index, key, document, condition, expiry }
     }
 }
 
