@@ -162,8 +162,9 @@ impl Engine {
         let options = options.at_least_the_minimum();
         #[cfg(feature = "seeded-defects")]
         let fs = crate::defect::faulty_fs(fs, options.defects);
+        let lock = recovery::lock(fs.as_ref(), dir)?;
         let Recovered { shared, log, report } =
-            recovery::recover(fs, dir, store, &options, IndexUse::IfUsable)?;
+            recovery::recover(fs, dir, lock, store, &options, IndexUse::IfUsable)?;
         let queue = Arc::new(Queue::default());
         let (snapshot_sender, snapshots) = mpsc::channel();
         let (report_sender, reports) = mpsc::channel();

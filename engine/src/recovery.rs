@@ -9,6 +9,7 @@
 //! Recovery changes nothing of the log before it has read to its end, and what it changes then can be
 //! changed again: a crash on the way recovers again.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::ops::RangeInclusive;
@@ -24,10 +25,10 @@ use crate::cache::DocumentCache;
 use crate::checkpoint;
 use crate::defect::{Defect, Defects};
 use crate::effect::{self, Effect, Put, Reason, Remove, Replaced, Tombstone};
-use crate::engine::{Options, Recovery};
+use crate::engine::{INDEX_DIR, Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{self, Entry, Index, IndexKey, IndexStore, MemoryStore, RoomyStore};
+use crate::index::{self, Entry, Index, IndexKey, IndexStore, Leftover, MemoryStore, RoomyStore};
 use crate::log::record::Checksum;
 use crate::log::{
     LOG_DIR, Located, LogWriter, Lsn, SPARE, Segment, SegmentEnd, Segments, Source, read_header,
@@ -56,18 +57,16 @@ pub(crate) struct Recovered {
 pub(crate) enum IndexUse {
     /// It is used, unless it is missing, damaged or stale.
     IfUsable,
-    /// It is set aside and rebuilt, provided that the log is whole.
+    /// The store is empty, for an index that is to replace another: it is filled from the log,
+    /// provided that this is whole.
     RebuiltAnyway,
 }
 
-/// Recovers the data directory `dir`, making it if there is none.
-pub(crate) fn recover(
-    fs: Arc<dyn Fs>,
-    dir: &Path,
-    store: &dyn IndexStore,
-    options: &Options,
-    index_use: IndexUse,
-) -> Result<Recovered> {
+/// Keeps other processes out of a data directory as long as a clone of it lives.
+pub(crate) type Lock = Arc<dyn Any + Send + Sync>;
+
+/// Makes the data directory `dir` if there is none, and takes its lock.
+pub(crate) fn lock(fs: &dyn Fs, dir: &Path) -> Result<Lock> {
     let log_dir = dir.join(LOG_DIR);
     // Also what an earlier process made and did not sync before it was killed: it is about to be
     // used, and must not be lost afterwards.
@@ -81,6 +80,19 @@ pub(crate) fn recover(
         ErrorKind::WouldBlock => Error::InUse { dir: dir.to_owned() },
         _ => Error::io("lock the data directory", dir, error),
     })?;
+    Ok(lock.into())
+}
+
+/// Recovers the data directory `dir`, which is locked.
+pub(crate) fn recover(
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    lock: Lock,
+    store: &dyn IndexStore,
+    options: &Options,
+    index_use: IndexUse,
+) -> Result<Recovered> {
+    let log_dir = dir.join(LOG_DIR);
     let manifest = read_or_make_manifest(fs.as_ref(), dir, &log_dir)?;
     let mut log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
     log.checksum = log.checksum.with(options.defects);
@@ -88,16 +100,28 @@ pub(crate) fn recover(
         log.check(&manifest)?;
     }
     let space = Arc::new(Space::open(Arc::clone(&fs), dir, options.reserve_bytes()));
-    let store =
-        &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
+    let leftover = match index_use {
+        IndexUse::IfUsable => Leftover::Given(log_dir.join(SPARE)),
+        IndexUse::RebuiltAnyway => Leftover::Kept,
+    };
+    let store = &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), leftover);
+    // It takes space.
+    if let Err(error) = store.remove_unfinished() {
+        tracing::warn!(%error, "what is left of a rebuild stays");
+    }
     let mut stand_in = None;
     let residents = Residents::default();
     let used = match index_use {
-        IndexUse::IfUsable => use_index(store, &log, &manifest, options, &residents),
-        IndexUse::RebuiltAnyway => Err(Unusable::Index("a rebuild was asked for".to_owned())),
+        IndexUse::IfUsable => {
+            use_index(store, &log, &manifest, options, &residents).map(|replayed| (replayed, None))
+        }
+        IndexUse::RebuiltAnyway => {
+            let why = "a rebuild was asked for".to_owned();
+            Ok((rebuild(store, dir, &log, &manifest, options, &residents)?, Some(why)))
+        }
     };
     let (replayed, rebuilt) = match used {
-        Ok(replayed) => (replayed, None),
+        Ok(used) => used,
         Err(Unusable::Log(Error::DiskFull { what })) => {
             tracing::warn!(dir = %dir.display(), %what, "the index is held in memory for now");
             stand_in = Some(what);
@@ -106,7 +130,8 @@ pub(crate) fn recover(
         Err(Unusable::Index(why)) => {
             tracing::warn!(dir = %dir.display(), %why, "the index is rebuilt from the log");
             store.set_aside()?;
-            (rebuild(store, dir, &log, &manifest, options, &residents)?, Some(why))
+            let rebuilt = rebuild(store, dir, &log, &manifest, options, &residents);
+            (rebuilt.map_err(|error| no_space(error, dir))?, Some(why))
         }
         Err(Unusable::Log(error)) => return Err(error),
     };
@@ -126,9 +151,11 @@ pub(crate) fn recover(
     let mut checkpoint_lsn = manifest.checkpoint_lsn;
     let mut view = view;
     if rebuilt.is_some() {
+        let wanted = index_use == IndexUse::RebuiltAnyway;
         // At once, or the next opening would rebuild again.
-        checkpoint::drain(index.as_ref(), &std::mem::take(&mut view.overlay.active))?;
-        index.flush(durable_lsn)?;
+        checkpoint::drain(index.as_ref(), &std::mem::take(&mut view.overlay.active))
+            .and_then(|()| index.flush(durable_lsn))
+            .map_err(|error| if wanted { error } else { no_space(error, dir) })?;
         let segments = SegmentInfo::list(&log.segments, &view.usage.tombstones, &[]);
         Manifest::of(manifest.identity, durable_lsn, &view.state, segments)
             .write(fs.as_ref(), dir)?;
@@ -164,6 +191,17 @@ pub(crate) fn recover(
         _lock: lock,
     });
     Ok(Recovered { shared, log: log_writer, report: Recovery { replayed: records, rebuilt } })
+}
+
+/// Why an index that is missing or damaged could not be made anew, with what can be done about it.
+fn no_space(error: Error, dir: &Path) -> Error {
+    let Error::DiskFull { what } = error else { return error };
+    let what = format!(
+        "{what}; {} is made anew from the log, as it was missing or damaged: free some space there \
+         and start again; what is called index.damaged-1 there may be deleted",
+        dir.join(INDEX_DIR).display()
+    );
+    Error::DiskFull { what: what.into() }
 }
 
 fn read_or_make_manifest(fs: &dyn Fs, dir: &Path, log_dir: &Path) -> Result<Manifest> {

@@ -1,6 +1,5 @@
 //! What the threads of an engine share.
 
-use std::any::Any;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use crate::log::Segments;
 use crate::log::record::Checksum;
 use crate::overlay::Overlay;
 use crate::read::Recount;
+use crate::recovery::Lock;
 use crate::residents::{Residents, Traffic};
 use crate::space::Space;
 use crate::state::{Change, Removals, State};
@@ -61,7 +61,7 @@ pub(crate) struct Shared {
     /// Of the log's records.
     pub(crate) checksum: Checksum,
     /// Held as long as anything of the engine lives.
-    pub(crate) _lock: Box<dyn Any + Send + Sync>,
+    pub(crate) _lock: Lock,
 }
 
 /// What is published: durable unless the durability is of an interval.

@@ -11,7 +11,7 @@ mod sled;
 
 pub(crate) use handle::Handle;
 pub use memory::MemoryStore;
-pub(crate) use roomy::RoomyStore;
+pub(crate) use roomy::{Leftover, RoomyStore};
 pub use sled::SledStore;
 
 use std::ops::Bound;
@@ -201,6 +201,11 @@ pub trait IndexStore: Send + Sync {
 
     /// The same store, to be kept: an index that failed is opened again.
     fn share(&self) -> Arc<dyn IndexStore>;
+
+    /// Removes what is left of an index that was to replace this one and did not come to its end.
+    fn remove_unfinished(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Sets aside what is there, so that the next opening begins empty. The index must be closed.
     fn set_aside(&self) -> Result<()>;
