@@ -237,9 +237,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::WrongShard`], [`Error::IndexNotFound`], [`Error::Corrupt`], [`Error::Index`],
-    /// [`Error::Io`].
+    /// [`Error::IndexClosed`], [`Error::Io`].
     pub fn read(&self, index: IndexId, key: &Key) -> Result<Option<Document>> {
-        self.0.shared.read(index, key)
+        self.0.shared.read(index, key).map_err(Error::of_a_read)
     }
 
     /// The version of a document, without reading it.
@@ -247,7 +247,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::read`], except for the log's.
     pub fn version(&self, index: IndexId, key: &Key) -> Result<Option<Version>> {
-        self.0.shared.version(index, key)
+        self.0.shared.version(index, key).map_err(Error::of_a_read)
     }
 
     /// A page of documents. Reads many documents: in async code, call it on a blocking thread.
@@ -255,7 +255,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::read`]; [`Error::WrongShard`] where any of the range is not owned.
     pub fn scan(&self, scan: &Scan) -> Result<Page> {
-        self.0.shared.scan(scan)
+        self.0.shared.scan(scan).map_err(Error::of_a_read)
     }
 
     /// The assignment held.
