@@ -31,8 +31,8 @@ use crate::fs::Fs;
 use crate::index::{self, Entry, Index, IndexKey, IndexStore, Leftover, MemoryStore, RoomyStore};
 use crate::log::record::Checksum;
 use crate::log::{
-    LOG_DIR, Located, LogWriter, Lsn, SPARE, Segment, SegmentEnd, Segments, Source, read_header,
-    read_segment, segment_name, segment_number,
+    LOG_DIR, Located, LogWriter, Lsn, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentEnd, Segments,
+    Source, read_header, read_segment, segment_name, segment_number,
 };
 use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
@@ -283,6 +283,12 @@ impl Log {
                     return Err(Error::corrupt(&segment.path, 40, what));
                 }
                 let length = if deleted_between { listed_length } else { previous_length };
+                // It is cut to this length.
+                if (length as usize) < SEGMENT_HEADER_BYTES {
+                    let what =
+                        format!("its length is given as {length}, though another follows it");
+                    return Err(Error::corrupt(&previous.path, 0, &what));
+                }
                 _ = previous.sealed.set(length);
             }
             found.push(segments.add(segment));
@@ -387,7 +393,7 @@ fn open_segment(
 ) -> Result<Option<(Segment, u32)>> {
     let failed = |error| Error::io("open a segment", &path, error);
     let file = fs.open(&path).map_err(failed)?;
-    let mut header = [0; crate::log::SEGMENT_HEADER_BYTES];
+    let mut header = [0; SEGMENT_HEADER_BYTES];
     match file.read_exact_at(&mut header, 0) {
         Ok(()) => {}
         // Cut off inside its header, it never held a record.
@@ -708,4 +714,81 @@ fn believe(index: &dyn Index, overlay: &Overlay, change: Change) -> Result<Chang
     };
     let replaced = held.as_ref().map(Replaced::from);
     Ok(Change::Document { index: id, key, entry, replaced, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::SimFs;
+    use crate::{
+        Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Policy,
+    };
+
+    const RING: u32 = 10_000_000;
+
+    fn put(engine: &Engine, i: u32) {
+        let key = Key { position: i % 10 * 166_000, bytes: format!("key{}", i % 10).into() };
+        let document = format!("document {i}, {}", "x".repeat(200)).into();
+        let (condition, expiry) = (Condition::Any, Expiry::Default);
+        let mutation = Mutation::Write { index: 1, key, document, condition, expiry };
+        engine.execute(Command::Mutate { mutations: vec![mutation], atomic: false }).unwrap();
+    }
+
+    /// The manifest alone says how long a segment is whose next one was deleted. One that said 0 had
+    /// it cut to nothing.
+    #[test]
+    fn a_sealed_segment_without_a_length_is_refused_and_not_cut() {
+        let (fs, store) = (SimFs::new(), MemoryStore::new());
+        let dir = Path::new("/data");
+        let options = Options { segment_bytes: 4096, compaction: false, ..Options::default() };
+        let open = || {
+            Engine::open_with(Arc::new(fs.clone()), &store, dir, options.clone())
+                .map(|(engine, _)| engine)
+        };
+        let engine = open().unwrap();
+        engine
+            .execute(Command::Assign(Assignment {
+                cluster: "c".to_owned(),
+                name: "s".to_owned(),
+                hash_method: "md5".to_owned(),
+                epoch: 1,
+                lineage: 0,
+                ranges: vec![(0, RING)],
+                limit: u64::MAX,
+                policy: Policy::Reject,
+            }))
+            .unwrap();
+        let settings = IndexSettings::default();
+        engine.execute(Command::CreateIndex { id: 1, name: "i".to_owned(), settings }).unwrap();
+        let mut written = 0;
+        // Until a segment is followed by one that was deleted.
+        let number = loop {
+            assert!(written < 4000, "no segment between two others is deleted");
+            for _ in 0..40 {
+                written += 1;
+                put(&engine, written);
+            }
+            engine.compact().unwrap();
+            let manifest = Manifest::read(&fs, dir).unwrap().unwrap();
+            let numbers: Vec<_> = manifest.segments.iter().map(|info| info.number).collect();
+            let gap = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+            if let Some(gap) = gap {
+                break gap[0];
+            }
+        };
+        engine.close().unwrap();
+        drop(engine);
+        drop(open().unwrap());
+        let path = dir.join(LOG_DIR).join(segment_name(number));
+        let before = fs.bytes(&path).unwrap();
+        let mut manifest = Manifest::read(&fs, dir).unwrap().unwrap();
+        for info in manifest.segments.iter_mut().filter(|info| info.number == number) {
+            assert!(info.length > 0);
+            info.length = 0;
+        }
+        manifest.write(&fs, dir).unwrap();
+        let error = open().map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { file, .. } if *file == path), "{error}");
+        assert!(fs.bytes(&path).unwrap() == before, "it was cut");
+    }
 }
