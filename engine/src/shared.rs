@@ -24,7 +24,7 @@ use crate::state::{Change, Removals, State};
 use crate::usage::Usage;
 use crate::{IndexId, Stat};
 
-/// What the sequencer, the checkpointer and the readers share.
+/// What sequencer, checkpointer, compactor, sweeper and readers share.
 pub(crate) struct Shared {
     /// What is published. The sequencer writes it once for each batch, the checkpointer when it
     /// drops what it drained; readers hold it for a look-up or for a part of a page.

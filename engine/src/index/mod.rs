@@ -1,8 +1,8 @@
 //! The index: where in the log each document lies. Derivable, so never precious.
 //!
 //! One ordered table for each index of the catalogue, from position and key to [`Entry`]. The
-//! checkpointer alone writes to it. [`SledStore`] keeps it on disk; [`MemoryStore`] is its twin for
-//! tests.
+//! checkpointer alone writes to it. [`SledStore`] keeps it on disk; [`MemoryStore`] stands in for it
+//! on a full disk, and in tests.
 
 mod handle;
 mod memory;
