@@ -334,6 +334,11 @@ fn other_directories_and_other_versions_are_refused() {
                 let said = ran.stdout.clone() + &ran.stderr;
                 assert!(said.contains(&named) && said.contains(file), "{ran:#?}");
             }
+            let json = run(sherd().args(["verify", "--json", "--data"]).arg(&data), "");
+            let fault: Value = serde_json::from_str(json.stdout.lines().next().expect("a line"))
+                .expect("an object");
+            assert_eq!(fault["fault"]["what"], named, "{json:#?}");
+            assert_eq!(fault["fault"]["file"], path.display().to_string(), "{json:#?}");
         });
     }
 }

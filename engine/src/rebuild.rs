@@ -1,5 +1,6 @@
 //! Rebuilding the index on request.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +37,10 @@ pub struct Rebuilt {
 pub fn rebuild(dir: &Path, options: &Options) -> Result<Rebuilt> {
     let manifest = Manifest::path(dir);
     // Opening makes what is not there.
-    _ = DiskFs.open(&manifest).map_err(|error| Error::io("open the manifest", &manifest, error))?;
+    _ = DiskFs.open(&manifest).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Error::corrupt(&manifest, 0, "the manifest is missing"),
+        _ => Error::io("open the manifest", &manifest, error),
+    })?;
     let lock = recovery::lock(&DiskFs, dir)?;
     let old = SledStore::new(dir.join(INDEX_DIR), options.index_cache_bytes);
     let made = make(dir, Arc::clone(&lock), &old, options);

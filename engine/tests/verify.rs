@@ -568,6 +568,19 @@ fn a_rebuild_changes_nothing_where_the_log_is_damaged_or_the_directory_is_none()
     let (engine, recovery) = Engine::open(&dir, options()).unwrap();
     assert_eq!(recovery.rebuilt, None);
     assert_eq!(get(&engine, "new1").as_deref(), Some("n"));
+    // The log says nothing of itself that the manifest has to say.
+    fs::rename(dir.join("MANIFEST"), dir.join("kept")).unwrap();
+    let error = rebuild(&dir, &options()).map(drop).unwrap_err();
+    assert!(
+        error.to_string().ends_with("MANIFEST is damaged at offset 0: the manifest is missing")
+    );
+    let (_, faults) = verify_dir(&dir);
+    assert!(faults.iter().any(|fault| fault.to_string().ends_with("the manifest is missing")));
+    fs::rename(dir.join("kept"), dir.join("MANIFEST")).unwrap();
+    fs::rename(dir.join("log"), temporary.path().join("log")).unwrap();
+    let (_, faults) = verify_dir(&dir);
+    let expected = format!("{}: the directory of the log is missing", dir.join("log").display());
+    assert_eq!(faults[0].to_string(), expected);
     let missing = temporary.path().join("missing");
     assert!(rebuild(&missing, &options()).is_err());
     assert!(verify(&missing, true, &mut |_| {}).is_err());
