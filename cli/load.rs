@@ -9,10 +9,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, Read};
+use std::mem::{Discriminant, discriminant};
 
 use bytes::Bytes;
 use serde::Serialize;
 use sherd_client::{Client, Condition, Expiry, Mutation, Outcome};
+use sherd_protocol::WireError;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -42,6 +44,44 @@ struct Batch {
     bad: Vec<BadRow>,
     /// Why nothing comes after it, if that is not the end of the input.
     error: Option<io::Error>,
+}
+
+/// So many refusals are said one by one; of a full shard's, one a row, nobody reads more.
+const REFUSALS_SAID: u64 = 20;
+
+/// Rows that were refused: the first ones are said, the others counted by their error.
+#[derive(Debug, Default)]
+struct Refusals {
+    said: u64,
+    /// What kind of error, the first message of that kind, and how many. There are few kinds.
+    others: Vec<(Kind, String, u64)>,
+}
+
+/// Errors of a kind differ in their figures only: the client's, and the node's in it, if there is one.
+type Kind = (Discriminant<sherd_client::Error>, Option<Discriminant<WireError>>);
+
+impl Refusals {
+    /// Takes note, and says whether it is to be said by itself.
+    fn add(&mut self, error: &sherd_client::Error) -> bool {
+        if self.said < REFUSALS_SAID {
+            self.said += 1;
+            return true;
+        }
+        let kind = (discriminant(error), error.wire().map(discriminant));
+        match self.others.iter_mut().find(|(of, ..)| *of == kind) {
+            Some((.., count)) => *count += 1,
+            None => self.others.push((kind, error.to_string(), 1)),
+        }
+        false
+    }
+
+    /// What is to be said at the end, if anything.
+    fn rest(&self) -> Option<String> {
+        let total: u64 = self.others.iter().map(|(.., count)| count).sum();
+        let each = self.others.iter().map(|(_, error, count)| format!("{count} as in: {error}"));
+        let each: Vec<_> = each.collect();
+        (total > 0).then(|| format!("{total} more rows were refused: {}", each.join("; ")))
+    }
 }
 
 /// What became of the rows.
@@ -91,6 +131,7 @@ pub(crate) struct Load {
     hashes: HashSet<u64>,
     hasher: RandomState,
     summary: Summary,
+    refusals: Refusals,
     /// No row of a whole batch got an answer.
     is_cluster_gone: bool,
 }
@@ -106,6 +147,7 @@ impl Load {
             hashes: HashSet::new(),
             hasher: RandomState::new(),
             summary: Summary::default(),
+            refusals: Refusals::default(),
             is_cluster_gone: false,
         }
     }
@@ -143,6 +185,9 @@ impl Load {
     /// Waits for what is under way.
     pub(crate) async fn finish(mut self) -> Summary {
         while self.settle_one().await {}
+        if let Some(rest) = self.refusals.rest() {
+            say!("{rest}");
+        }
         self.summary
     }
 
@@ -191,7 +236,9 @@ impl Load {
                 }
                 Err(error) => {
                     self.summary.failed += 1;
-                    say!("line {line}: key {key:?}: {error}");
+                    if self.refusals.add(&error) {
+                        say!("line {line}: key {key:?}: {error}");
+                    }
                 }
             }
         }
@@ -262,6 +309,26 @@ mod tests {
         let large = format!("{{}}|{}\n", "x".repeat(BATCH_BYTES)).repeat(2);
         let sizes = batches(io::Cursor::new(large));
         assert!(sizes.iter().all(|batch| batch.0 <= 1), "{sizes:?}");
+    }
+
+    #[test]
+    fn of_many_refusals_the_first_are_said_and_the_others_counted_by_their_kind() {
+        let refused = |error| sherd_client::Error::Refused { node: "n".to_owned(), error };
+        let full = |used| refused(WireError::QuotaExceeded { used, limit: 9, needed: 1 });
+        let away = || sherd_client::Error::Connect { node: "n".to_owned(), reason: "r".to_owned() };
+        let mut refusals = Refusals::default();
+        let said = (0..REFUSALS_SAID).filter(|&i| refusals.add(&full(i))).count();
+        assert_eq!((said as u64, refusals.rest()), (REFUSALS_SAID, None));
+        for i in 0..100_000 {
+            assert!(!refusals.add(&if i % 4 == 0 { away() } else { full(i) }));
+        }
+        let rest = refusals.rest().unwrap();
+        let expected = format!(
+            "100000 more rows were refused: 25000 as in: {}; 75000 as in: {}",
+            away(),
+            full(1)
+        );
+        assert_eq!(rest, expected);
     }
 
     #[test]

@@ -15,10 +15,10 @@ use super::{Context, blocking, shard_directory, shard_error};
 
 /// Rebuild the index of a shard's data directory from its log
 ///
-/// Reads the whole log first, and changes nothing if it is damaged. Then sets the index aside, as
-/// DIR/index.damaged-1, and makes a new one. A shard does this by itself when its index is missing
-/// or damaged; this is for when `sherd verify` finds faults in the index, or to make a smaller one.
-/// The shard must be stopped.
+/// Reads the whole log first, and changes nothing if it is damaged. Then makes the new index next to
+/// the old one, which needs as much space again, and replaces it; if that fails, the old one stays. A
+/// shard does this by itself when its index is missing or damaged; this is for when `sherd verify`
+/// finds faults in the index, or to make a smaller one. The shard must be stopped.
 #[derive(Debug, Args)]
 pub(crate) struct Rebuild {
     /// The data directory of one shard; with `sherd up` DIR/shard0 and so on
@@ -33,7 +33,7 @@ struct View {
     indexes: u64,
     documents: u64,
     used: u64,
-    set_aside: Option<String>,
+    replaced: bool,
     seconds: f64,
 }
 
@@ -44,22 +44,18 @@ impl Rebuild {
         let begun = Instant::now();
         let data = self.data;
         let rebuilt = move || rebuild(&data, &Options::default()).map_err(shard_error);
-        let Rebuilt { records, stat, set_aside } = blocking(rebuilt).await?;
+        let Rebuilt { records, stat, replaced } = blocking(rebuilt).await?;
         let seconds = begun.elapsed().as_secs_f64();
-        let set_aside = set_aside.map(|path| path.display().to_string());
         let mut output = Output::new();
         if context.json {
             let (indexes, documents, used) = (stat.indexes.len() as u64, stat.documents, stat.used);
-            output.json(&View { records, indexes, documents, used, set_aside, seconds })?;
+            output.json(&View { records, indexes, documents, used, replaced, seconds })?;
         } else {
             output.line(format_args!(
                 "rebuilt: {} documents of {} from {records} records in {seconds:.1} s",
                 stat.documents,
                 show_size(stat.used),
             ))?;
-            if let Some(path) = set_aside {
-                output.line(format_args!("the old index is {path}"))?;
-            }
         }
         output.flush()
     }

@@ -84,7 +84,15 @@ impl Verify {
                 printed = print_fault(&mut output, &fault, json);
             }
         };
-        let report = verify(&self.data, !self.no_index, &mut on_fault).map_err(shard_error)?;
+        let verified = silently(|| verify(&self.data, !self.no_index, &mut on_fault));
+        let report = match verified {
+            Err(error @ sherd_engine::Error::UnknownFormat { .. }) if json => {
+                // A program that reads the faults hears of it as of any other.
+                print_fault(&mut output, &Fault::from(error.clone()), json)?;
+                return Err(shard_error(error));
+            }
+            verified => verified.map_err(shard_error)?,
+        };
         let printed = printed.and_then(|()| self.print(&mut output, &report, json));
         match report.faults {
             0 => printed,
@@ -159,6 +167,16 @@ fn print_fault(output: &mut Output, fault: &Fault, json: bool) -> Result<(), Err
         output.line(fault)?;
     }
     output.flush()
+}
+
+/// Runs without the trace that a panic prints: sled panics on damaged files, which is caught and told
+/// as a fault. A panic of our own is still told by whoever waits for this thread.
+fn silently<T>(run: impl FnOnce() -> T) -> T {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = run();
+    std::panic::set_hook(hook);
+    result
 }
 
 fn count(number: u64, what: &str) -> String {

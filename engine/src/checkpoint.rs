@@ -157,12 +157,16 @@ fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
 
 /// Deletes segments that the manifest no longer names. A file that cannot be removed is left for
 /// the next opening.
+///
+/// The order matters to the compactor, which asks what is condemned and then what there is: a segment
+/// that is there and not condemned any more would look as if it were full of garbage.
 fn delete(shared: &Shared, condemned: &[u32]) {
     for &number in condemned {
+        // Who reads from it holds it open.
+        let segment = shared.segments.remove(number);
         shared.view.write().usage.forget(number);
         shared.condemned.lock().remove(&number);
-        // Who reads from it holds it open.
-        let Some(segment) = shared.segments.remove(number) else { continue };
+        let Some(segment) = segment else { continue };
         if let Err(error) = shared.fs.remove(&segment.path) {
             tracing::warn!(path = %segment.path.display(), %error, "a deleted segment stays");
         }

@@ -5,9 +5,25 @@
 //! [`Defects`] is of no size and has none. Those that lie in what is asked of the filesystem are
 //! made by a filesystem in between, the others stand where the mistake would.
 
-/// A mistake to make.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Defect {
+/// Makes [`Defect`] of its variants, and a list that has each of them: what is not in it would never be
+/// sown, and nobody would notice.
+macro_rules! defects {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A mistake to make.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Defect {
+            $($(#[$doc])* $name,)*
+        }
+
+        #[cfg(feature = "seeded-defects")]
+        impl Defect {
+            /// All of them.
+            pub const ALL: [Self; [$(Self::$name),*].len()] = [$(Self::$name),*];
+        }
+    };
+}
+
+defects! {
     /// Answers come before the sync.
     AcknowledgeBeforeSync,
     /// Changes can be read before they are synced.
@@ -44,6 +60,10 @@ pub enum Defect {
     OlderRecordWins,
 }
 
+// Each is a bit of `Defects`.
+#[cfg(feature = "seeded-defects")]
+const _: () = assert!(Defect::ALL.len() <= u32::BITS as usize);
+
 /// The mistakes that an engine makes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defects(#[cfg(feature = "seeded-defects")] u32);
@@ -75,29 +95,6 @@ mod seeded {
     use super::{Defect, Defects};
     use crate::fs::{File, Fs};
     use crate::log::SEGMENT_HEADER_BYTES;
-
-    impl Defect {
-        /// All of them.
-        pub const ALL: [Self; 17] = [
-            Self::AcknowledgeBeforeSync,
-            Self::PublishedBeforeSync,
-            Self::SyncRetriedAfterFailure,
-            Self::NoDirectorySync,
-            Self::ManifestInPlace,
-            Self::HeaderNotSynced,
-            Self::ChecksumIgnored,
-            Self::BatchSplit,
-            Self::BatchTestifiesForItself,
-            Self::TornTailKept,
-            Self::RecoveredNotSynced,
-            Self::TotalsFromIndex,
-            Self::CheckpointBeforeSync,
-            Self::DeletedBeforeCheckpoint,
-            Self::DeletedWhileInUse,
-            Self::TombstoneDropped,
-            Self::OlderRecordWins,
-        ];
-    }
 
     impl From<Defect> for Defects {
         fn from(defect: Defect) -> Self {

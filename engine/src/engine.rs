@@ -161,8 +161,9 @@ impl Engine {
         let options = options.at_least_the_minimum();
         #[cfg(feature = "seeded-defects")]
         let fs = crate::defect::faulty_fs(fs, options.defects);
+        let lock = recovery::lock(fs.as_ref(), dir)?;
         let Recovered { shared, log, report } =
-            recovery::recover(fs, dir, store, &options, IndexUse::IfUsable)?;
+            recovery::recover(fs, dir, lock, store, &options, IndexUse::IfUsable)?;
         let queue = Arc::new(Queue::default());
         let (snapshot_sender, snapshots) = mpsc::channel();
         let (report_sender, reports) = mpsc::channel();
@@ -234,9 +235,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::WrongShard`], [`Error::IndexNotFound`], [`Error::Corrupt`], [`Error::Index`],
-    /// [`Error::Io`].
+    /// [`Error::IndexClosed`], [`Error::Io`].
     pub fn read(&self, index: IndexId, key: &Key) -> Result<Option<Document>> {
-        self.0.shared.read(index, key)
+        self.0.shared.read(index, key).map_err(Error::of_a_read)
     }
 
     /// The version of a document, without reading it.
@@ -244,7 +245,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::read`], except for the log's.
     pub fn version(&self, index: IndexId, key: &Key) -> Result<Option<Version>> {
-        self.0.shared.version(index, key)
+        self.0.shared.version(index, key).map_err(Error::of_a_read)
     }
 
     /// A page of documents. Reads many documents: in async code, call it on a blocking thread.
@@ -252,7 +253,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::read`]; [`Error::WrongShard`] where any of the range is not owned.
     pub fn scan(&self, scan: &Scan) -> Result<Page> {
-        self.0.shared.scan(scan)
+        self.0.shared.scan(scan).map_err(Error::of_a_read)
     }
 
     /// The assignment held.

@@ -69,9 +69,13 @@ pub enum Error {
     #[error("{what} ({}): {error}", file.display())]
     Io { what: &'static str, file: PathBuf, error: Arc<std::io::Error> },
     /// sled failed or panicked; the log is not concerned, and the index is opened again, or rebuilt
-    /// at the next opening.
+    /// at the next opening. Also where it was opened again and only a rebuild helps.
     #[error("the index failed: {0}")]
     Index(Arc<str>),
+    /// The index failed and is being opened again, which takes seconds. Nothing has changed, and it
+    /// may be tried again.
+    #[error("the index is closed for the moment: {why}")]
+    IndexClosed { why: Arc<str> },
     #[error("the engine is closed")]
     Closed,
 }
@@ -108,6 +112,15 @@ impl Error {
     pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
         let errors = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
         errors.contains(&error.raw_os_error())
+    }
+
+    /// For a read. What it is refused for want of space is the index, which met a full disk in a
+    /// checkpoint and is about to be closed.
+    pub(crate) fn of_a_read(self) -> Self {
+        match self {
+            Self::DiskFull { what } => Self::IndexClosed { why: what },
+            error => error,
+        }
     }
 
     /// An I/O error of any kind, a full disk included, where it must not be taken lightly.

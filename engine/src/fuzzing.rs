@@ -20,7 +20,8 @@ use crate::fs::{Fs, SimFs};
 use crate::limits::{IndexSettings, Policy};
 use crate::log::record::{self, Checksum, u32_at, u64_at};
 use crate::log::{
-    Located, Lsn, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Source, read_header, read_segment,
+    Damage, Located, Lsn, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Source, first_lsn_in,
+    read_header, read_past_damage, read_segment,
 };
 use crate::manifest::{self, Manifest, SegmentInfo};
 use crate::recovery::Replay;
@@ -59,7 +60,9 @@ pub fn log_reader(data: &[u8]) -> bool {
         flip(&mut bytes, &head[1..3]);
     }
     let path = Path::new("segment");
-    let Ok(header) = read_header(path, &bytes) else { return false };
+    let header = read_header(path, &bytes);
+    past_damage(&bytes, header.as_ref().ok(), modes & SEALED != 0);
+    let Ok(header) = header else { return false };
     let sealed = match modes & (SEALED | SEALED_AT) {
         0 => None,
         SEALED => Some(bytes.len() as u32),
@@ -99,6 +102,30 @@ pub fn log_reader(data: &[u8]) -> bool {
     let records = visited.iter().map_while(|&(offset, _)| bytes.get(offset..));
     replay(header, records.map_while(|record| record::decode(record, &checksum).ok()));
     result.is_ok() && !visited.is_empty()
+}
+
+/// Reads a segment as `verify` does, on behind damage, also where its header is damaged. Whatever the
+/// bytes are, it goes forward: no record and no LSN is seen twice.
+fn past_damage(bytes: &[u8], header: Option<&SegmentHeader>, sealed: bool) {
+    let checksum = Checksum::of(header.map_or(0, |header| header.identity));
+    let first_lsn = header.map(|header| header.first_lsn);
+    let Some(first_lsn) = first_lsn.or_else(|| first_lsn_in(bytes, &checksum)) else { return };
+    let source = Source { path: Path::new("segment"), bytes, checksum: &checksum };
+    let sealed = sealed.then_some(bytes.len() as u32);
+    let (mut offset, mut lsn) = (SEGMENT_HEADER_BYTES, first_lsn);
+    let visit = |located: Located<'_>| {
+        let at = located.offset as usize;
+        assert!(at >= offset && located.record.lsn >= lsn, "at {at}, where {offset} is next");
+        (offset, lsn) = (at + located.record.length, located.record.lsn + 1);
+        Ok(())
+    };
+    let damaged = |damage: Damage| {
+        assert!(damage.offset <= bytes.len());
+        assert!(damage.until.is_none_or(|(until, _)| damage.offset <= until));
+        Ok(())
+    };
+    let end = read_past_damage(source, first_lsn, sealed, visit, damaged);
+    assert!(end.is_ok_and(|end| end.next_lsn >= lsn && end.offset as usize >= offset));
 }
 
 /// A second reading of a segment, as plain as can be.

@@ -21,7 +21,9 @@ use crate::command::{Assignment, IndexId};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
 use crate::log::record::u32_at;
-use crate::log::{FORMAT_VERSION, FORMAT_VERSIONS_READ, Lsn, MAX_LSN, Segment, Segments};
+use crate::log::{
+    FORMAT_VERSION, FORMAT_VERSIONS_READ, Lsn, MAX_LSN, SEGMENT_HEADER_BYTES, Segment, Segments,
+};
 use crate::overlay::Overlay;
 use crate::shared::View;
 use crate::state::{IndexState, Removals, State};
@@ -66,7 +68,8 @@ pub(crate) struct SegmentInfo {
 
 impl SegmentInfo {
     fn is_possible(&self) -> bool {
-        self.tombstones <= u64::from(u32::MAX)
+        let length_is_possible = self.length == 0 || self.length as usize >= SEGMENT_HEADER_BYTES;
+        length_is_possible && self.tombstones <= u64::from(u32::MAX)
     }
 
     /// The segments of a log, but for those left out.
@@ -254,6 +257,16 @@ mod tests {
             flipped[byte] ^= 1;
             assert!(Manifest::decode(path, &flipped).is_err(), "byte {byte}");
             assert!(Manifest::decode(path, &bytes[..byte]).is_err(), "cut at {byte}");
+        }
+    }
+
+    #[test]
+    fn a_segment_that_ends_inside_its_header_is_refused() {
+        for (length, is_possible) in [(0, true), (1, false), (63, false), (64, true)] {
+            let mut manifest = manifest();
+            manifest.segments[0].length = length;
+            let decoded = Manifest::decode(Path::new("MANIFEST"), &manifest.encode().unwrap());
+            assert_eq!(decoded.is_ok(), is_possible, "{length}: {decoded:?}");
         }
     }
 

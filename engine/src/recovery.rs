@@ -9,6 +9,7 @@
 //! Recovery changes nothing of the log before it has read to its end, and what it changes then can be
 //! changed again: a crash on the way recovers again.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::ops::RangeInclusive;
@@ -24,14 +25,14 @@ use crate::cache::DocumentCache;
 use crate::checkpoint;
 use crate::defect::{Defect, Defects};
 use crate::effect::{self, Effect, Put, Reason, Remove, Replaced, Tombstone};
-use crate::engine::{Options, Recovery};
+use crate::engine::{INDEX_DIR, Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{self, Entry, Index, IndexKey, IndexStore, ParkedIndex, RoomyStore};
+use crate::index::{self, Entry, Index, IndexKey, IndexStore, Leftover, ParkedIndex, RoomyStore};
 use crate::log::record::Checksum;
 use crate::log::{
-    LOG_DIR, Located, LogWriter, Lsn, SPARE, Segment, SegmentEnd, Segments, Source, read_header,
-    read_segment, segment_name, segment_number,
+    LOG_DIR, Located, LogWriter, Lsn, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentEnd, Segments,
+    Source, read_header, read_segment, segment_name, segment_number,
 };
 use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
@@ -56,18 +57,16 @@ pub(crate) struct Recovered {
 pub(crate) enum IndexUse {
     /// It is used, unless it is missing, damaged or stale.
     IfUsable,
-    /// It is set aside and rebuilt, provided that the log is whole.
+    /// The store is empty, for an index that is to replace another: it is filled from the log,
+    /// provided that this is whole.
     RebuiltAnyway,
 }
 
-/// Recovers the data directory `dir`, making it if there is none.
-pub(crate) fn recover(
-    fs: Arc<dyn Fs>,
-    dir: &Path,
-    store: &dyn IndexStore,
-    options: &Options,
-    index_use: IndexUse,
-) -> Result<Recovered> {
+/// Keeps other processes out of a data directory as long as a clone of it lives.
+pub(crate) type Lock = Arc<dyn Any + Send + Sync>;
+
+/// Makes the data directory `dir` if there is none, and takes its lock.
+pub(crate) fn lock(fs: &dyn Fs, dir: &Path) -> Result<Lock> {
     let log_dir = dir.join(LOG_DIR);
     // Also what an earlier process made and did not sync before it was killed: it is about to be
     // used, and must not be lost afterwards.
@@ -81,6 +80,19 @@ pub(crate) fn recover(
         ErrorKind::WouldBlock => Error::InUse { dir: dir.to_owned() },
         _ => Error::io("lock the data directory", dir, error),
     })?;
+    Ok(lock.into())
+}
+
+/// Recovers the data directory `dir`, which is locked.
+pub(crate) fn recover(
+    fs: Arc<dyn Fs>,
+    dir: &Path,
+    lock: Lock,
+    store: &dyn IndexStore,
+    options: &Options,
+    index_use: IndexUse,
+) -> Result<Recovered> {
+    let log_dir = dir.join(LOG_DIR);
     let manifest = read_or_make_manifest(fs.as_ref(), dir, &log_dir)?;
     let mut log = Log::open(fs.as_ref(), &log_dir, &manifest)?;
     log.checksum = log.checksum.with(options.defects);
@@ -93,8 +105,15 @@ pub(crate) fn recover(
         options.reserve_bytes(),
         u64::from(options.segment_bytes),
     ));
-    let store =
-        &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), log_dir.join(SPARE));
+    let leftover = match index_use {
+        IndexUse::IfUsable => Leftover::Given(log_dir.join(SPARE)),
+        IndexUse::RebuiltAnyway => Leftover::Kept,
+    };
+    let store = &RoomyStore::new(store.share(), Arc::clone(&space), Arc::clone(&fs), leftover);
+    // It takes space.
+    if let Err(error) = store.remove_unfinished() {
+        tracing::warn!(%error, "what is left of a rebuild stays");
+    }
     let residents = Residents::default();
     let mut parked = None;
     let mut in_memory = |what: Arc<str>| {
@@ -108,11 +127,17 @@ pub(crate) fn recover(
         Ok::<_, Error>(replayed)
     };
     let used = match index_use {
-        IndexUse::IfUsable => use_index(store, &log, &manifest, options, &residents),
-        IndexUse::RebuiltAnyway => Err(Unusable::Index("a rebuild was asked for".to_owned())),
+        IndexUse::IfUsable => {
+            use_index(store, &log, &manifest, options, &residents).map(|replayed| (replayed, None))
+        }
+        IndexUse::RebuiltAnyway => {
+            let why = "a rebuild was asked for".to_owned();
+            let index = store.open()?;
+            Ok((rebuild(index, dir, &log, &manifest, options, &residents)?, Some(why)))
+        }
     };
     let (replayed, rebuilt) = match used {
-        Ok(replayed) => (replayed, None),
+        Ok(used) => used,
         Err(Unusable::Log(Error::DiskFull { what })) => (in_memory(what)?, None),
         Err(Unusable::Index(why)) => {
             tracing::warn!(dir = %dir.display(), %why, "the index is rebuilt from the log");
@@ -121,7 +146,7 @@ pub(crate) fn recover(
             let rebuilt =
                 opened.and_then(|index| rebuild(index, dir, &log, &manifest, options, &residents));
             match rebuilt {
-                Err(Error::DiskFull { what }) if index_use == IndexUse::IfUsable => {
+                Err(Error::DiskFull { what }) => {
                     store.discard()?;
                     (in_memory(what)?, None)
                 }
@@ -146,9 +171,11 @@ pub(crate) fn recover(
     let mut checkpoint_lsn = manifest.checkpoint_lsn;
     let mut view = view;
     if rebuilt.is_some() {
+        let wanted = index_use == IndexUse::RebuiltAnyway;
         // At once, or the next opening would rebuild again.
-        checkpoint::drain(index.as_ref(), &std::mem::take(&mut view.overlay.active))?;
-        index.flush(durable_lsn)?;
+        checkpoint::drain(index.as_ref(), &std::mem::take(&mut view.overlay.active))
+            .and_then(|()| index.flush(durable_lsn))
+            .map_err(|error| if wanted { error } else { no_space(error, dir) })?;
         let segments = SegmentInfo::list(&log.segments, &view.usage.tombstones, &[]);
         Manifest::of(manifest.identity, durable_lsn, &view.state, segments)
             .write(fs.as_ref(), dir)?;
@@ -185,6 +212,17 @@ pub(crate) fn recover(
         _lock: lock,
     });
     Ok(Recovered { shared, log: log_writer, report: Recovery { replayed: records, rebuilt } })
+}
+
+/// Why an index that is missing or damaged could not be made anew, with what can be done about it.
+fn no_space(error: Error, dir: &Path) -> Error {
+    let Error::DiskFull { what } = error else { return error };
+    let what = format!(
+        "{what}; {} is made anew from the log, as it was missing or damaged: free some space there \
+         and start again; what is called index.damaged-1 there may be deleted",
+        dir.join(INDEX_DIR).display()
+    );
+    Error::DiskFull { what: what.into() }
 }
 
 fn read_or_make_manifest(fs: &dyn Fs, dir: &Path, log_dir: &Path) -> Result<Manifest> {
@@ -266,6 +304,12 @@ impl Log {
                     return Err(Error::corrupt(&segment.path, 40, what));
                 }
                 let length = if deleted_between { listed_length } else { previous_length };
+                // It is cut to this length.
+                if (length as usize) < SEGMENT_HEADER_BYTES {
+                    let what =
+                        format!("its length is given as {length}, though another follows it");
+                    return Err(Error::corrupt(&previous.path, 0, &what));
+                }
                 _ = previous.sealed.set(length);
             }
             found.push(segments.add(segment));
@@ -370,7 +414,7 @@ fn open_segment(
 ) -> Result<Option<(Segment, u32)>> {
     let failed = |error| Error::io("open a segment", &path, error);
     let file = fs.open(&path).map_err(failed)?;
-    let mut header = [0; crate::log::SEGMENT_HEADER_BYTES];
+    let mut header = [0; SEGMENT_HEADER_BYTES];
     match file.read_exact_at(&mut header, 0) {
         Ok(()) => {}
         // Cut off inside its header, it never held a record.
@@ -690,4 +734,82 @@ fn believe(index: &dyn Index, overlay: &Overlay, change: Change) -> Result<Chang
     };
     let replaced = held.as_ref().map(Replaced::from);
     Ok(Change::Document { index: id, key, entry, replaced, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::SimFs;
+    use crate::index::MemoryStore;
+    use crate::{
+        Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Policy,
+    };
+
+    const RING: u32 = 10_000_000;
+
+    fn put(engine: &Engine, i: u32) {
+        let key = Key { position: i % 10 * 166_000, bytes: format!("key{}", i % 10).into() };
+        let document = format!("document {i}, {}", "x".repeat(200)).into();
+        let (condition, expiry) = (Condition::Any, Expiry::Default);
+        let mutation = Mutation::Write { index: 1, key, document, condition, expiry };
+        engine.execute(Command::Mutate { mutations: vec![mutation], atomic: false }).unwrap();
+    }
+
+    /// The manifest alone says how long a segment is whose next one was deleted. One that said 0 had
+    /// it cut to nothing.
+    #[test]
+    fn a_sealed_segment_without_a_length_is_refused_and_not_cut() {
+        let (fs, store) = (SimFs::new(), MemoryStore::new());
+        let dir = Path::new("/data");
+        let options = Options { segment_bytes: 4096, compaction: false, ..Options::default() };
+        let open = || {
+            Engine::open_with(Arc::new(fs.clone()), &store, dir, options.clone())
+                .map(|(engine, _)| engine)
+        };
+        let engine = open().unwrap();
+        engine
+            .execute(Command::Assign(Assignment {
+                cluster: "c".to_owned(),
+                name: "s".to_owned(),
+                hash_method: "md5".to_owned(),
+                epoch: 1,
+                lineage: 0,
+                ranges: vec![(0, RING)],
+                limit: u64::MAX,
+                policy: Policy::Reject,
+            }))
+            .unwrap();
+        let settings = IndexSettings::default();
+        engine.execute(Command::CreateIndex { id: 1, name: "i".to_owned(), settings }).unwrap();
+        let mut written = 0;
+        // Until a segment is followed by one that was deleted.
+        let number = loop {
+            assert!(written < 4000, "no segment between two others is deleted");
+            for _ in 0..40 {
+                written += 1;
+                put(&engine, written);
+            }
+            engine.compact().unwrap();
+            let manifest = Manifest::read(&fs, dir).unwrap().unwrap();
+            let numbers: Vec<_> = manifest.segments.iter().map(|info| info.number).collect();
+            let gap = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+            if let Some(gap) = gap {
+                break gap[0];
+            }
+        };
+        engine.close().unwrap();
+        drop(engine);
+        drop(open().unwrap());
+        let path = dir.join(LOG_DIR).join(segment_name(number));
+        let before = fs.bytes(&path).unwrap();
+        let mut manifest = Manifest::read(&fs, dir).unwrap().unwrap();
+        for info in manifest.segments.iter_mut().filter(|info| info.number == number) {
+            assert!(info.length > 0);
+            info.length = 0;
+        }
+        manifest.write(&fs, dir).unwrap();
+        let error = open().map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { file, .. } if *file == path), "{error}");
+        assert!(fs.bytes(&path).unwrap() == before, "it was cut");
+    }
 }

@@ -1,6 +1,5 @@
 //! What the threads of an engine share.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,13 +17,14 @@ use crate::log::Segments;
 use crate::log::record::Checksum;
 use crate::overlay::Overlay;
 use crate::read::Recount;
+use crate::recovery::Lock;
 use crate::residents::{Residents, Traffic};
 use crate::space::Space;
 use crate::state::{Change, Removals, State};
 use crate::usage::Usage;
 use crate::{IndexId, Stat};
 
-/// What the sequencer, the checkpointer and the readers share.
+/// What sequencer, checkpointer, compactor, sweeper and readers share.
 pub(crate) struct Shared {
     /// What is published. The sequencer writes it once for each batch, the checkpointer when it
     /// drops what it drained; readers hold it for a look-up or for a part of a page.
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     /// Of the log's records.
     pub(crate) checksum: Checksum,
     /// Held as long as anything of the engine lives.
-    pub(crate) _lock: Box<dyn Any + Send + Sync>,
+    pub(crate) _lock: Lock,
 }
 
 /// What is published: durable unless the durability is of an interval.

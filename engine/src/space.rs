@@ -12,8 +12,9 @@
 //! * Space for the next checkpoint is left, the reserve included: with more keys published, it takes
 //!   more. Where it comes to be too little all the same, the index is parked in memory.
 //!
-//! As long as one of these is missing for want of space, what grows the store is refused with [`Error::DiskFull`]; removes and control commands go on. That the reserve could not
-//! be made for another reason keeps nobody from writing.
+//! As long as one of these is missing for want of space, what grows the store is refused with
+//! [`Error::DiskFull`]; removes and control commands go on. That the reserve could not be made for
+//! another reason keeps nobody from writing.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

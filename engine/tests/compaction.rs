@@ -28,6 +28,19 @@ fn segment_files(machine: &Machine) -> usize {
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "log")).count()
 }
 
+/// The numbers of the segments that these bytes are in.
+fn segments_with(machine: &Machine, bytes: &[u8]) -> Vec<u32> {
+    let paths = machine.fs.paths().into_iter();
+    let found = paths.filter(|path| {
+        let holds = || {
+            let all = machine.fs.bytes(path).unwrap();
+            bytes.is_empty() || all.windows(bytes.len()).any(|window| window == bytes)
+        };
+        path.extension().is_some_and(|extension| extension == "log") && holds()
+    });
+    found.map(|path| path.file_stem().unwrap().to_str().unwrap().parse().unwrap()).collect()
+}
+
 /// Opens again after a power cut, with the index or without it.
 fn cut_and_open(machine: &Machine, engine: Engine, index_lost: bool) -> Engine {
     drop(engine);
@@ -80,10 +93,18 @@ fn a_removal_outlives_its_segment_while_an_older_record_is_there() {
     for _ in 0..40 {
         put(&engine, "hot", "is overwritten all the time, which fills segments with garbage");
     }
+    let [put_in, removal_in] = segments_with(&machine, b"removed")[..] else {
+        panic!("the removal lies in another segment than the put")
+    };
     // The cold segments have the least garbage, so the one with the removal goes before them.
-    let mut engine = engine;
+    let (mut engine, mut outlived) = (engine, false);
     for _ in 0..1000 {
-        let Some(compacted) = engine.compact().unwrap() else { return };
+        let Some(compacted) = engine.compact().unwrap() else {
+            assert!(outlived, "the removal's segment never went while the put's was there");
+            return;
+        };
+        let left = segments_with(&machine, b"");
+        outlived |= left.contains(&put_in) && !left.contains(&removal_in);
         engine = cut_and_open(&machine, engine, true);
         assert_eq!(get(&engine, "removed"), None, "back after {compacted:?}");
         assert_eq!(contents(&engine).len(), 61);

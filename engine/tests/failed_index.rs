@@ -9,12 +9,13 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use common::*;
 use sherd_engine::fs::SimFs;
 use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore};
-use sherd_engine::{Engine, Error, IndexId, Result};
+use sherd_engine::{Engine, Error, IndexId, Result, Scan};
 
 /// An index in memory that fails at the `puts`th put, and then always until it is opened again.
 #[derive(Clone, Default)]
@@ -25,6 +26,8 @@ struct Failing {
     opened: Arc<AtomicU32>,
     /// What an opening finds instead, where it lost something.
     stale: Arc<std::sync::Mutex<Option<MemoryStore>>>,
+    /// An opening says that it begins, and waits until it may.
+    gate: Arc<std::sync::Mutex<Option<(Sender<()>, Receiver<()>)>>>,
 }
 
 impl Failing {
@@ -42,6 +45,10 @@ impl Failing {
 
 impl IndexStore for Failing {
     fn open(&self) -> Result<Arc<dyn Index>> {
+        if let Some((begun, may_open)) = self.gate.lock().unwrap().take() {
+            begun.send(()).unwrap();
+            may_open.recv().unwrap();
+        }
         if let Some(stale) = self.stale.lock().unwrap().take() {
             self.memory.restore_entries(&stale);
         }
@@ -140,6 +147,45 @@ fn an_index_that_failed_is_opened_again_without_a_restart() {
     engine.close().unwrap();
 }
 
+/// They were answered as a fault of the node, which nobody tries again.
+#[test]
+fn what_is_asked_during_the_reopening_may_be_tried_again() {
+    let (fs, store) = (SimFs::new(), Failing::default());
+    let engine = store.open_engine(&fs);
+    set_up(&engine);
+    put(&engine, "in the index", "1");
+    engine.checkpoint().unwrap();
+    put(&engine, "in the overlay", "1");
+    let (begun, has_begun) = channel();
+    let (open, may_open) = channel();
+    *store.gate.lock().unwrap() = Some((begun, may_open));
+    store.puts.store(1, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        scope.spawn(|| engine.checkpoint().unwrap_err());
+        has_begun.recv().unwrap();
+        let asked = key("in the index");
+        let everything = Scan {
+            index: INDEX,
+            range: (0, RING),
+            after: None,
+            max_documents: 9,
+            max_bytes: 1 << 20,
+            keys_only: true,
+        };
+        let refused = [
+            engine.read(INDEX, &asked).map(drop).unwrap_err(),
+            engine.version(INDEX, &asked).map(drop).unwrap_err(),
+            engine.scan(&everything).map(drop).unwrap_err(),
+        ];
+        assert_eq!(get(&engine, "in the overlay").as_deref(), Some("1"));
+        open.send(()).unwrap();
+        for error in refused {
+            assert!(matches!(error, Error::IndexClosed { .. }), "{error}");
+        }
+    });
+    assert_eq!(get(&engine, "in the index").as_deref(), Some("1"));
+}
+
 /// What came back from the failure lost entries that were flushed. It must not say of any document
 /// that it is not there, or has an older version.
 #[test]
@@ -196,6 +242,8 @@ fn reads_during_the_reopening_are_right_or_refused() {
                     }
                     match engine.version(INDEX, &key(&format!("key{}", i % 500))) {
                         Ok(version) => assert!(version.is_some(), "key{}", i % 500),
+                        Err(Error::IndexClosed { .. }) => {}
+                        // Of the index itself, before it is closed.
                         Err(error) => assert!(matches!(error, Error::Index(_)), "{error}"),
                     }
                 }

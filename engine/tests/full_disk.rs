@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use sherd_engine::fs::{DiskFs, FaultFs, Fs};
 use sherd_engine::index::SledStore;
 use sherd_engine::{
-    Command, Condition, Engine, Error, MutationOutcome, Options, Outcome, Recovery,
+    Command, Condition, Engine, Error, MutationOutcome, Options, Outcome, Recovery, rebuild,
 };
 use tmpfs::Tmpfs;
 
@@ -53,6 +53,10 @@ fn try_put(engine: &Engine, name: &str, document: &str) -> Result<(), Error> {
         },
         Outcome::Done => panic!("a mutation was answered as a control command"),
     }
+}
+
+fn is_of_the_index(error: &Error) -> bool {
+    matches!(error, Error::Index(_) | Error::IndexClosed { .. })
 }
 
 fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
@@ -287,13 +291,13 @@ fn sled_on_a_full_disk_is_opened_again_and_nothing_reads_as_not_there() {
         for old in 0..round {
             match engine.read(INDEX, &key(&name(old, 7))) {
                 Ok(document) => assert_eq!(document.unwrap().bytes, format!("{old}")),
-                Err(error) => assert!(matches!(error, Error::Index(_)), "{error}"),
+                Err(error) => assert!(is_of_the_index(&error), "{error}"),
             }
         }
         match engine.read(INDEX, &key("never written")) {
             Ok(document) => assert_eq!(document, None),
             Err(error) => {
-                assert!(matches!(error, Error::Index(_)), "{error}");
+                assert!(is_of_the_index(&error), "{error}");
                 refused += 1;
             }
         }
@@ -400,4 +404,56 @@ fn where_the_index_cannot_be_opened_for_want_of_space_memory_stands_in() {
     let (engine, recovery) = open();
     assert_eq!((recovery.replayed, recovery.rebuilt), (0, None));
     assert_eq!(contents(&engine), expected);
+}
+
+/// It took a healthy index away, and the reserve, and left half of a new one.
+#[test]
+fn a_rebuild_without_room_leaves_the_index_and_the_reserve_as_they_were() {
+    let Some(disk) = Tmpfs::mount(BYTES) else { return };
+    let dir = disk.path().join("data");
+    let (engine, _) = open(disk.path());
+    set_up(&engine);
+    for batch in 0..40 {
+        let names = (0..500).map(|i| format!("key{}", batch * 500 + i));
+        let mutations = names.map(|name| write(&name, "document", Condition::Any)).collect();
+        mutate(&engine, mutations, false);
+    }
+    let expected = contents(&engine);
+    engine.close().unwrap();
+    drop(engine);
+    let files = || {
+        let mut found = BTreeMap::new();
+        for sub in ["", "index"] {
+            for entry in std::fs::read_dir(dir.join(sub)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    found.insert(path.clone(), std::fs::read(path).unwrap());
+                } else {
+                    found.insert(path, Vec::new());
+                }
+            }
+        }
+        found
+    };
+    let before = files();
+    // Refused before it begins, and in the midst of it.
+    for left in [0, 1 << 20, 9 << 18, 5 << 19] {
+        disk.free();
+        disk.fill_but(left);
+        let error = rebuild(&dir, &options()).map(drop).unwrap_err();
+        println!("{left} bytes left: {error}");
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+        let text = error.to_string();
+        let index = dir.join("index").display().to_string();
+        assert!(text.contains(&format!("{index} is as it was")), "{text}");
+        assert!(text.contains("free some and rebuild again"), "{text}");
+        assert!(files() == before, "{left} bytes left: something has changed");
+    }
+    let (engine, recovery) = open(disk.path());
+    assert_eq!((recovery.rebuilt, contents(&engine) == expected), (None, true));
+    drop(engine);
+    disk.free();
+    assert_eq!(rebuild(&dir, &options()).unwrap().stat.documents, 20_000);
+    let (engine, recovery) = open(disk.path());
+    assert_eq!((recovery.rebuilt, contents(&engine) == expected), (None, true));
 }

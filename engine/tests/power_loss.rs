@@ -14,7 +14,7 @@ mod power;
 use std::env;
 use std::time::Instant;
 
-use power::explore::{Counts, Effort, explore, explore_with_sled, replay};
+use power::explore::{Counts, Effort, Place, explore, explore_with_sled, replay};
 use power::recording::{Recording, record};
 use sherd_engine::Defects;
 use sherd_engine::fs::Event;
@@ -64,6 +64,22 @@ fn power_lost_with_the_real_sled_stale_damaged_or_without_files() {
     println!("with sled: {counts}; {:.0?}", begun.elapsed());
     if let Err(failure) = explored {
         panic!("SHERD_POWER_LOSS_SEED={seed}, {}: {}", failure.place, failure.what);
+    }
+}
+
+/// A typing error looked like a success.
+#[test]
+fn a_replay_of_what_there_is_not_fails() {
+    let there: Place = "7:1:20:0".parse().unwrap();
+    assert_eq!(there.to_string(), "7:1:20:0");
+    let none = Defects::default();
+    replay(there, EFFORT, none).map_err(|failure| failure.what).unwrap();
+    for text in ["7:1:1000000:0", "7:1:20:1000000"] {
+        let failure = replay(text.parse().unwrap(), EFFORT, none).unwrap_err();
+        assert!(failure.what.contains("there is no such state"), "{}", failure.what);
+    }
+    for text in ["", "7", "7:", "7:1:20", "7:1:20:", "7:1:20:0:0", "7:1:x:0", " 7:1"] {
+        assert!(text.parse::<Place>().is_err(), "{text:?}");
     }
 }
 

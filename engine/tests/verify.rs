@@ -501,10 +501,8 @@ fn sleds_own_damage_and_lost_entries_are_found_and_a_rebuild_mends_them() {
     assert!(faults[0].what.contains("\"key9\""), "{}", faults[0]);
     assert_eq!(snapshot(&dir), before);
     let rebuilt = rebuild(&dir, &options()).unwrap();
-    assert_eq!(
-        (rebuilt.stat.documents, rebuilt.set_aside),
-        (39, Some(dir.join("index.damaged-1")))
-    );
+    assert_eq!((rebuilt.stat.documents, rebuilt.replaced), (39, true));
+    assert_eq!(indexes(&dir), ["index"], "what was replaced can be made from the log at any time");
     assert_eq!(verify_dir(&dir).1, []);
     // All of sled's files overwritten: whatever it makes of them, something is wrong.
     for (path, (_, bytes)) in snapshot(&dir.join("index")) {
@@ -515,10 +513,44 @@ fn sleds_own_damage_and_lost_entries_are_found_and_a_rebuild_mends_them() {
     assert_eq!((faults.len(), report.entries), (1, None), "{faults:?}");
     assert_eq!(snapshot(&dir), before);
     rebuild(&dir, &options()).unwrap();
+    assert_eq!(indexes(&dir), ["index"]);
     assert_eq!(verify_dir(&dir).1, []);
     let (engine, recovery) = Engine::open(&dir, options()).unwrap();
     assert_eq!((recovery.rebuilt, recovery.replayed), (None, 0));
     assert_eq!(contents(&engine).len(), 39);
+}
+
+/// The names of index directories in a data directory.
+fn indexes(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with("index")).collect();
+    names.sort();
+    names
+}
+
+/// They take space, which a full disk lacks.
+#[test]
+fn an_opening_keeps_only_the_last_damaged_index_and_nothing_of_a_rebuild_cut_off() {
+    let (_temporary, dir) = disk();
+    for name in ["index.damaged-2", "index.damaged-7", "index.new", "index.old", "index.mine"] {
+        fs::create_dir(dir.join(name)).unwrap();
+        fs::write(dir.join(name).join("db"), name).unwrap();
+    }
+    for round in 0..3 {
+        for (path, (_, bytes)) in snapshot(&dir.join("index")) {
+            fs::write(path, vec![round; bytes.len()]).unwrap();
+        }
+        let damaged = fs::read(dir.join("index/db")).unwrap();
+        let (engine, recovery) = Engine::open(&dir, options()).unwrap();
+        assert!(recovery.rebuilt.is_some());
+        assert_eq!(contents(&engine).len(), 39);
+        drop(engine);
+        assert_eq!(indexes(&dir), ["index", "index.damaged-1", "index.mine"]);
+        assert!(fs::read(dir.join("index.damaged-1/db")).unwrap() == damaged, "round {round}");
+    }
+    rebuild(&dir, &options()).unwrap();
+    assert_eq!(indexes(&dir), ["index", "index.damaged-1", "index.mine"]);
 }
 
 #[test]
@@ -536,6 +568,19 @@ fn a_rebuild_changes_nothing_where_the_log_is_damaged_or_the_directory_is_none()
     let (engine, recovery) = Engine::open(&dir, options()).unwrap();
     assert_eq!(recovery.rebuilt, None);
     assert_eq!(get(&engine, "new1").as_deref(), Some("n"));
+    // The log says nothing of itself that the manifest has to say.
+    fs::rename(dir.join("MANIFEST"), dir.join("kept")).unwrap();
+    let error = rebuild(&dir, &options()).map(drop).unwrap_err();
+    assert!(
+        error.to_string().ends_with("MANIFEST is damaged at offset 0: the manifest is missing")
+    );
+    let (_, faults) = verify_dir(&dir);
+    assert!(faults.iter().any(|fault| fault.to_string().ends_with("the manifest is missing")));
+    fs::rename(dir.join("kept"), dir.join("MANIFEST")).unwrap();
+    fs::rename(dir.join("log"), temporary.path().join("log")).unwrap();
+    let (_, faults) = verify_dir(&dir);
+    let expected = format!("{}: the directory of the log is missing", dir.join("log").display());
+    assert_eq!(faults[0].to_string(), expected);
     let missing = temporary.path().join("missing");
     assert!(rebuild(&missing, &options()).is_err());
     assert!(verify(&missing, true, &mut |_| {}).is_err());

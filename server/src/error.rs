@@ -1,6 +1,6 @@
 //! Why a shard process ends other than by being told to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sherd_protocol::DEFAULT_MAX_FRAME_BYTES;
 use thiserror::Error as ThisError;
@@ -9,7 +9,9 @@ use thiserror::Error as ThisError;
 #[derive(Debug, ThisError)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
-    #[error("the data directory {} cannot be opened: {error}", data.display())]
+    #[error(
+        "the data directory {} cannot be opened: {error}{}", data.display(), what_next(data, error)
+    )]
     Open { data: PathBuf, error: sherd_engine::Error },
     #[error(
         "the data directory {} belongs to a cluster with the hash method {label:?}, which this \
@@ -26,6 +28,16 @@ pub enum Error {
     Close { data: PathBuf, error: sherd_engine::Error },
     #[error("{what} panicked: the log of the process says where")]
     Panicked { what: &'static str },
+}
+
+/// What to do about a data directory that cannot be opened.
+fn what_next(data: &Path, error: &sherd_engine::Error) -> String {
+    match error {
+        sherd_engine::Error::Corrupt { .. } => {
+            format!("; `sherd verify --data {}` says what it costs", data.display())
+        }
+        _ => String::new(),
+    }
 }
 
 /// What [`crate::run`] returns.

@@ -44,6 +44,10 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
             what: "the shard's log".to_owned(),
             why: format!("too many files are open: {what}"),
         },
+        // Over within seconds, which a client waits for.
+        error @ Error::IndexClosed { .. } => {
+            WireError::Unavailable { what: "the shard's index".to_owned(), why: error.to_string() }
+        }
         Error::Corrupt { ref file, offset, .. } => {
             // Rare, and whoever runs the shard must hear of it, not only who asked.
             tracing::error!(%error, "a stored document is damaged");
@@ -57,5 +61,19 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
             tracing::error!(%error, "a request failed");
             WireError::Internal { what: error.to_string() }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_tries_again_while_the_index_is_closed_and_not_when_it_is_lost() {
+        let closed = refusal(Error::IndexClosed { why: "it failed".into() }, "cities");
+        assert!(closed.is_retryable(), "{closed}");
+        assert!(matches!(closed, WireError::Unavailable { .. }), "{closed}");
+        let lost = refusal(Error::Index("restart the shard to rebuild it".into()), "cities");
+        assert!(!lost.is_retryable(), "{lost}");
     }
 }

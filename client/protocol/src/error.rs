@@ -13,11 +13,11 @@ pub enum WireError {
     IndexNotFound { index: String },
     #[error("index {index:?} exists already")]
     IndexExists { index: String },
-    /// The index is dropped, but shards that are away still hold it: until they are back and have
-    /// dropped it as well, no index of that name is created, and the drop is not confirmed.
+    /// The index is dropped, but not every shard has confirmed it: one is away, or takes its time.
+    /// Until they have, no index of that name is created.
     #[error(
-        "index {index:?} is dropped, but still held by shards that are away ({shards}); start \
-         them, then try again"
+        "index {index:?} is dropped, which is not confirmed by {shards}; start them if they are \
+         away, then try again"
     )]
     IndexHeld { index: String, shards: String },
     #[error(

@@ -45,7 +45,7 @@ impl Handle {
     /// The index. It is not closed before the guard is dropped.
     ///
     /// # Errors
-    /// [`Error::Index`] while it is closed.
+    /// [`Error::IndexClosed`] while it is closed; [`Error::Index`] when only a restart opens it.
     pub(crate) fn get(&self) -> Result<MappedRwLockReadGuard<'_, dyn Index>> {
         let open = RwLockReadGuard::try_map(self.state.read(), |state| match state {
             State::Open(index) => Some(index.as_ref()),
@@ -159,9 +159,10 @@ impl State {
     /// For what only the index could answer.
     fn refusal(&self) -> Error {
         match self {
-            Self::Closed { why, .. } => Error::Index(Arc::clone(why)),
+            Self::Closed { why, lost: true } => Error::Index(Arc::clone(why)),
+            Self::Closed { why, .. } => Error::IndexClosed { why: Arc::clone(why) },
             Self::Open(_) | Self::Parked(_) => {
-                Error::Index("it was closed and is open again".into())
+                Error::IndexClosed { why: "it is open again".into() }
             }
         }
     }

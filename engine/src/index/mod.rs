@@ -1,8 +1,8 @@
 //! The index: where in the log each document lies. Derivable, so never precious.
 //!
 //! One ordered table for each index of the catalogue, from position and key to [`Entry`]. The
-//! checkpointer alone writes to it. [`SledStore`] keeps it on disk; [`MemoryStore`] is its twin for
-//! tests.
+//! checkpointer alone writes to it. [`SledStore`] keeps it on disk; [`MemoryStore`] stands in for it
+//! on a full disk, and in tests.
 
 mod handle;
 mod memory;
@@ -13,7 +13,7 @@ mod sled;
 pub(crate) use handle::Handle;
 pub use memory::MemoryStore;
 pub(crate) use parked::{ParkedIndex, copy};
-pub(crate) use roomy::RoomyStore;
+pub(crate) use roomy::{Leftover, RoomyStore};
 pub use sled::SledStore;
 
 use std::ops::Bound;
@@ -206,6 +206,11 @@ pub trait IndexStore: Send + Sync {
 
     /// The same store, to be kept: an index that failed is opened again.
     fn share(&self) -> Arc<dyn IndexStore>;
+
+    /// Removes what is left of an index that was to replace this one and did not come to its end.
+    fn remove_unfinished(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Sets aside what is there, so that the next opening begins empty. The index must be closed.
     fn set_aside(&self) -> Result<()>;

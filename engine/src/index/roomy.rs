@@ -21,8 +21,17 @@ pub(crate) struct RoomyStore {
     store: Arc<dyn IndexStore>,
     space: Arc<Space>,
     fs: Arc<dyn Fs>,
-    /// A file that nobody needs until the index is open.
-    leftover: Option<PathBuf>,
+    leftover: Leftover,
+}
+
+/// What is given up for space to open the index.
+pub(crate) enum Leftover {
+    /// This file, which nobody needs until the index is open, then the reserve.
+    Given(PathBuf),
+    /// The reserve.
+    Used,
+    /// Nothing: there is an index already, and this one is to replace it.
+    Kept,
 }
 
 impl RoomyStore {
@@ -30,9 +39,9 @@ impl RoomyStore {
         store: Arc<dyn IndexStore>,
         space: Arc<Space>,
         fs: Arc<dyn Fs>,
-        leftover: PathBuf,
+        leftover: Leftover,
     ) -> Self {
-        Self { store, space, fs, leftover: Some(leftover) }
+        Self { store, space, fs, leftover }
     }
 }
 
@@ -43,11 +52,11 @@ impl IndexStore for RoomyStore {
     fn open(&self) -> Result<Arc<dyn Index>> {
         let too_little = || self.space.free().filter(|&free| free < OPENING_BYTES);
         if too_little().is_some()
-            && let Some(path) = &self.leftover
+            && let Leftover::Given(path) = &self.leftover
         {
             _ = self.fs.remove(path);
         }
-        if too_little().is_some() {
+        if too_little().is_some() && !matches!(self.leftover, Leftover::Kept) {
             self.space.release("the index is opened on a full disk");
         }
         if let Some(free) = too_little() {
@@ -62,8 +71,12 @@ impl IndexStore for RoomyStore {
             store: Arc::clone(&self.store),
             space: Arc::clone(&self.space),
             fs: Arc::clone(&self.fs),
-            leftover: None,
+            leftover: Leftover::Used,
         })
+    }
+
+    fn remove_unfinished(&self) -> Result<()> {
+        self.store.remove_unfinished()
     }
 
     fn set_aside(&self) -> Result<()> {

@@ -38,8 +38,11 @@ const TREE_PREFIX: &str = "index-";
 /// random overwrites two thirds of what sled's 512 KiB take.
 const SLED_SEGMENT_BYTES: usize = 64 * 1024;
 
-/// Set-aside directories that are kept for a look at what went wrong; older ones are removed.
-const SET_ASIDE_KEPT: u32 = 2;
+/// What the names of directories next to the index's end with: of one that was set aside, a number
+/// behind it; of one that is to replace the index, and of the one that it replaces.
+const SET_ASIDE: &str = ".damaged-";
+const NEW: &str = ".new";
+const OLD: &str = ".old";
 
 /// Keeps the index in sled, in a directory of its own.
 #[derive(Clone)]
@@ -54,11 +57,56 @@ impl SledStore {
         Self { dir: dir.into(), cache_bytes }
     }
 
-    /// Where the index that was set aside last is, or an older one.
-    pub(crate) fn set_aside_path(&self, age: u32) -> PathBuf {
+    /// A directory next to the index's.
+    fn beside(&self, suffix: &str) -> PathBuf {
         let mut name = self.dir.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".damaged-{age}"));
+        name.push(suffix);
         self.dir.with_file_name(name)
+    }
+
+    /// The index that is made to replace this one, which stays what it is meanwhile: where the new
+    /// one cannot be made, nothing has changed. What an earlier one left is removed.
+    pub(crate) fn replacement(&self) -> Result<Self> {
+        self.remove_unfinished()?;
+        Ok(Self { dir: self.beside(NEW), cache_bytes: self.cache_bytes })
+    }
+
+    /// Puts the replacement in this index's place, and deletes the index that it replaces. Both
+    /// must be closed. A process that is killed on the way leaves an index to be rebuilt.
+    pub(crate) fn replace(&self) -> Result<()> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| Error::io("put the new index in the place of", path, error)
+        };
+        let (new, old) = (self.beside(NEW), self.beside(OLD));
+        if self.dir.exists() {
+            fs::rename(&self.dir, &old).map_err(failed(&self.dir))?;
+        }
+        fs::rename(&new, &self.dir).map_err(|error| {
+            _ = fs::rename(&old, &self.dir);
+            failed(&self.dir)(error)
+        })?;
+        if let Some(data) = self.dir.parent() {
+            fs::File::open(data).and_then(|data| data.sync_all()).map_err(failed(&self.dir))?;
+        }
+        remove_dir(&old)
+    }
+
+    /// The indexes that were set aside.
+    pub(crate) fn all_set_aside(&self) -> Result<Vec<PathBuf>> {
+        let (data, begin) = (self.dir.parent().unwrap_or(&self.dir), self.beside(SET_ASIDE));
+        let failed = |error| Error::io("look for indexes that were set aside in", data, error);
+        let begin = begin.file_name().unwrap_or_default().as_encoded_bytes();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(data).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            let number = name.strip_prefix(begin).unwrap_or_default();
+            if !number.is_empty() && number.iter().all(u8::is_ascii_digit) {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -86,31 +134,34 @@ impl IndexStore for SledStore {
         Arc::new(self.clone())
     }
 
+    fn remove_unfinished(&self) -> Result<()> {
+        remove_dir(&self.beside(NEW))?;
+        remove_dir(&self.beside(OLD))
+    }
+
     fn set_aside(&self) -> Result<()> {
         if !self.dir.exists() {
             return Ok(());
         }
-        let failed = |error| Error::io("set the index aside", &self.dir, error);
-        let oldest = self.set_aside_path(SET_ASIDE_KEPT);
-        if oldest.exists() {
-            fs::remove_dir_all(oldest).map_err(failed)?;
+        // The earlier ones first: they take the space that the new index needs.
+        for earlier in self.all_set_aside()? {
+            remove_dir(&earlier)?;
         }
-        for age in (1..SET_ASIDE_KEPT).rev() {
-            if self.set_aside_path(age).exists() {
-                fs::rename(self.set_aside_path(age), self.set_aside_path(age + 1))
-                    .map_err(failed)?;
-            }
-        }
-        fs::rename(&self.dir, self.set_aside_path(1)).map_err(failed)
+        fs::rename(&self.dir, self.beside(&format!("{SET_ASIDE}1")))
+            .map_err(|error| Error::io("set the index aside", &self.dir, error))
     }
 
     fn discard(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::io("delete the index", &self.dir, error))
-            }
-            _ => Ok(()),
+        remove_dir(&self.dir)
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io("remove an index that is not used any more", dir, error))
         }
+        _ => Ok(()),
     }
 }
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::log::Lsn;
 use crate::log::record::{self, ALIGNMENT, Checksum, HEADER_BYTES, Record, u64_at};
 use crate::log::segment::SEGMENT_HEADER_BYTES;
+use crate::log::{Lsn, MAX_LSN};
 
 /// A record and where it lies in its segment.
 #[derive(Clone, Copy, Debug)]
@@ -148,13 +148,15 @@ fn next_record(
     })
 }
 
-/// The LSN of the first record that checks out, of a segment whose header does not tell.
+/// The LSN of the first record that checks out, of a segment whose header does not tell. The header
+/// would not have had an impossible one either.
 pub(crate) fn first_lsn_in(bytes: &[u8], checksum: &Checksum) -> Option<Lsn> {
     let last_start = bytes.len().saturating_sub(HEADER_BYTES);
     (SEGMENT_HEADER_BYTES..=last_start)
         .step_by(ALIGNMENT)
-        .find_map(|start| record::decode(&bytes[start..], checksum).ok())
+        .filter_map(|start| record::decode(&bytes[start..], checksum).ok())
         .map(|record| record.lsn)
+        .find(|lsn| (1..=MAX_LSN).contains(lsn))
 }
 
 /// Whether a record behind `offset` testifies that the record `lsn` was durable.
@@ -253,6 +255,22 @@ mod tests {
                 let (end, visited) = read(&flipped, None).unwrap();
                 assert_eq!((end.offset as usize, visited, end.torn), (ends[2], 4, true));
             }
+        }
+    }
+
+    /// One near 2^64 overflowed when the records behind it were counted.
+    #[test]
+    fn a_first_lsn_that_no_log_comes_to_is_not_taken() {
+        let checksum = Checksum::of(1);
+        for impossible in [0, MAX_LSN + 1, Lsn::MAX] {
+            let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+            record::append(&mut bytes, impossible, 0, 1, |out| out.extend_from_slice(&[1; 24]));
+            let second = bytes.len();
+            record::append(&mut bytes, 7, 6, 1, |out| out.extend_from_slice(&[2; 24]));
+            record::seal(&mut bytes[SEGMENT_HEADER_BYTES..second], &checksum);
+            assert_eq!(first_lsn_in(&bytes[..second], &checksum), None);
+            record::seal(&mut bytes[second..], &checksum);
+            assert_eq!(first_lsn_in(&bytes, &checksum), Some(7));
         }
     }
 }

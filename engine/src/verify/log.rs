@@ -1,6 +1,7 @@
 //! Walking the log past its damage.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -78,7 +79,13 @@ impl Log {
         faults: &mut Faults<'_>,
     ) -> Result<Self> {
         let dir = dir.join(LOG_DIR);
-        let names = fs.list(&dir).map_err(|error| Error::io("list the log", &dir, error))?;
+        let names = match fs.list(&dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                faults.add(Fault::new(&dir, None, "the directory of the log is missing"));
+                Vec::new()
+            }
+            names => names.map_err(|error| Error::io("list the log", &dir, error))?,
+        };
         let mut files: BTreeMap<u32, PathBuf> = BTreeMap::new();
         for name in names {
             if let Some(number) = segment_number(&name) {

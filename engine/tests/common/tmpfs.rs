@@ -5,6 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// In the environment: where this is 1, a process that may mount and does not come to a tmpfs panics,
+/// so that tests are not skipped unnoticed.
+const REQUIRE: &str = "SHERD_REQUIRE_TMPFS";
+
 /// A mounted tmpfs; unmounted when dropped, also when a test panics.
 pub(crate) struct Tmpfs {
     dir: tempfile::TempDir,
@@ -12,6 +16,9 @@ pub(crate) struct Tmpfs {
 
 impl Tmpfs {
     /// Mounts one of so many bytes; `None`, and the reason printed, where that is not permitted.
+    ///
+    /// # Panics
+    /// When that fails for another reason and [`REQUIRE`] is 1.
     pub(crate) fn mount(bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let size = format!("size={bytes}");
@@ -23,13 +30,9 @@ impl Tmpfs {
             Ok(output) if output.status.success() => Some(Self { dir }),
             Ok(output) => {
                 let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                println!("skipped: a tmpfs cannot be mounted here: {}", why.trim());
-                None
+                skip(&format!("a tmpfs cannot be mounted here: {}", why.trim()))
             }
-            Err(error) => {
-                println!("skipped: there is no mount here: {error}");
-                None
-            }
+            Err(error) => skip(&format!("there is no mount here: {error}")),
         }
     }
 
@@ -59,6 +62,23 @@ impl Tmpfs {
     pub(crate) fn free(&self) {
         _ = fs::remove_file(self.ballast());
     }
+}
+
+/// Says why a test is skipped, on standard error, past what the harness keeps to itself.
+fn skip(why: &str) -> Option<Tmpfs> {
+    let required = std::env::var_os(REQUIRE).is_some_and(|value| value == "1");
+    assert!(!required || !may_mount(), "{REQUIRE} is 1: {why}");
+    _ = writeln!(std::io::stderr(), "skipped: {why}");
+    None
+}
+
+/// Whether the kernel lets this process mount: root in a container often may not.
+fn may_mount() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let capabilities = capabilities.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    capabilities.is_some_and(|bits| bits & 1 << CAP_SYS_ADMIN != 0)
 }
 
 impl Drop for Tmpfs {

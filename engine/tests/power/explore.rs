@@ -97,13 +97,17 @@ impl fmt::Display for Place {
 }
 
 impl std::str::FromStr for Place {
-    type Err = std::num::ParseIntError;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let numbers = text.split(':').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-        let number = |i: usize| numbers.get(i).copied();
-        let state = number(2).map(|point| (point as usize, number(3).unwrap_or(0)));
-        Ok(Self { seed: number(0).unwrap_or(0), workload: number(1).unwrap_or(0), state })
+        let numbers: Result<Vec<u64>, _> = text.split(':').map(str::parse).collect();
+        match numbers.as_deref() {
+            Ok(&[seed, workload]) => Ok(Self { seed, workload, state: None }),
+            Ok(&[seed, workload, point, state]) => {
+                Ok(Self { seed, workload, state: Some((point as usize, state)) })
+            }
+            _ => Err(format!("{text:?} is neither SEED:WORKLOAD nor SEED:WORKLOAD:POINT:STATE")),
+        }
     }
 }
 
@@ -128,10 +132,15 @@ pub fn explore(
     Ok(())
 }
 
-/// Explores one state again.
+/// Explores one state again. That there is no such state is a failure as well: nothing was tried.
 pub fn replay(place: Place, effort: Effort, defects: Defects) -> Result<(), Failure> {
     let Place { seed, workload, state } = place;
-    explore_workload(seed, workload, state, effort, defects, &mut Counts::default())
+    let mut counts = Counts::default();
+    explore_workload(seed, workload, state, effort, defects, &mut counts)?;
+    if counts.states == 0 {
+        return Err(Failure { place, what: format!("there is no such state: {place}") });
+    }
+    Ok(())
 }
 
 fn explore_workload(

@@ -12,11 +12,11 @@ pub use journal::{Event, FileId, Step};
 pub use medium::{Image, Medium, Pending};
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
 
@@ -56,6 +56,8 @@ struct State {
     journal: Vec<Step>,
     locks: HashMap<PathBuf, ()>,
     fault: Option<ArmedFault>,
+    /// Threads that are in [`SimFs::fail_sync_of`].
+    failing_a_sync: HashSet<ThreadId>,
     observer: Option<Observer>,
     /// Handles made before the last crash are dead: a stopped process writes no more.
     generation: u64,
@@ -104,6 +106,15 @@ impl SimFs {
     /// Lets `after` more operations of the kind by the thread of that name succeed, then fails one.
     pub fn fail_once_on(&self, thread: &'static str, fault: Fault, after: u32, error: ErrorKind) {
         self.0.lock().fault = Some(ArmedFault { fault, after, error, once_on: Some(thread) });
+    }
+
+    /// Syncs a file, which fails: nothing is known of its bytes from then on. What other threads sync
+    /// meanwhile is not concerned.
+    pub fn fail_sync_of(&self, file: &dyn File) {
+        let thread = thread::current().id();
+        self.0.lock().failing_a_sync.insert(thread);
+        _ = file.sync_data();
+        self.0.lock().failing_a_sync.remove(&thread);
     }
 
     /// Ends a fault.
@@ -206,6 +217,9 @@ impl State {
     }
 
     fn check(&mut self, operation: Fault) -> Result<()> {
+        if operation == Fault::Sync && self.failing_a_sync.contains(&thread::current().id()) {
+            return Err(Error::from(ErrorKind::Other));
+        }
         let Some(ArmedFault { fault, after, error, once_on }) = &mut self.fault else {
             return Ok(());
         };
