@@ -123,8 +123,8 @@ pub(crate) enum Kind {
     },
 }
 
-/// When a document expires, in milliseconds from now where it does: never at once, for then it would
-/// not be known when it is swept.
+/// When a document expires, in milliseconds from now where it does: never at once, for then it
+/// would not be known when it is swept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Life {
     Default,
