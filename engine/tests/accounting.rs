@@ -1,9 +1,9 @@
-//! Accounting under many writers: whatever they do, whatever policy makes room for them, and wherever
-//! the power is cut, totals equal a recount, no limit is exceeded at any moment that can be seen, and
-//! the documents remembered for evictions are those that there are.
+//! Accounting under many writers: whatever they do, whatever policy makes room for them, and
+//! wherever the power is cut, totals equal a recount, no limit is exceeded at any moment that can
+//! be seen, and the documents remembered for evictions are those that there are.
 //!
-//! What threads do at what time is not the seed's, so a failure is one of many runs of a seed; it is
-//! printed, and `SHERD_ACCOUNTING_SEED` takes it.
+//! What threads do at what time is not the seed's, so a failure is one of many runs of a seed; it
+//! is printed, and `SHERD_ACCOUNTING_SEED` takes it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
