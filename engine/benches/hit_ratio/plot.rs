@@ -7,11 +7,15 @@ use crate::trace::Mix;
 use crate::{SUBJECTS, Subject};
 
 const WIDTH: f64 = 920.0;
-const HEIGHT: f64 = 470.0;
+const HEIGHT: f64 = 490.0;
 const PANEL_WIDTH: f64 = 380.0;
 const PANEL_HEIGHT: f64 = 320.0;
 const TOP: f64 = 40.0;
+/// Between two lines of the grid, in percent.
+const STEP: f64 = 5.0;
 const LEFT: [f64; 2] = [65.0, 515.0];
+
+const LEGEND_COLUMNS: usize = 4;
 
 /// Of the lines, in the order of [`SUBJECTS`]: told apart also by those who see few colours
 /// (Okabe and Ito).
@@ -28,9 +32,6 @@ fn dashes(subject: Subject) -> &'static str {
 }
 
 pub(crate) fn draw(results: &Results) -> String {
-    let ratios = || results.cells.iter().map(|cell| cell.ratio * 100.0);
-    let lowest = (ratios().fold(100.0, f64::min) / 10.0).floor() * 10.0;
-    let highest = (ratios().fold(0.0, f64::max) / 10.0).ceil() * 10.0;
     let limits = results.limits();
     // Limits are equal ratios rather than equal steps.
     let log = |percent: u32| f64::from(percent).ln();
@@ -38,7 +39,6 @@ pub(crate) fn draw(results: &Results) -> String {
     let x = |left: f64, percent: u32| {
         left + 15.0 + (log(percent) - first) / (last - first).max(0.01) * (PANEL_WIDTH - 30.0)
     };
-    let y = |ratio: f64| TOP + (highest - ratio) / (highest - lowest) * PANEL_HEIGHT;
 
     let mut svg = String::new();
     let out = &mut svg;
@@ -52,13 +52,18 @@ pub(crate) fn draw(results: &Results) -> String {
     for (mix, left) in Mix::ALL.into_iter().zip(LEFT) {
         let (right, bottom) = (left + PANEL_WIDTH, TOP + PANEL_HEIGHT);
         let middle = left + PANEL_WIDTH / 2.0;
+        let cells = || results.cells.iter().filter(|cell| cell.mix == mix);
+        let ratios = || cells().map(|cell| cell.ratio * 100.0);
+        let lowest = (ratios().fold(100.0, f64::min) / STEP).floor() * STEP;
+        let highest = (ratios().fold(0.0, f64::max) / STEP).ceil() * STEP;
+        let y = |ratio: f64| TOP + (highest - ratio) / (highest - lowest) * PANEL_HEIGHT;
         text(out, middle, TOP - 14.0, "middle\" font-weight=\"bold", mix.name());
         let mut ratio = lowest;
         while ratio <= highest {
             let at = y(ratio);
             line(out, (left, at), (right, at), "#ddd");
             text(out, left - 7.0, at + 4.5, "end", &format!("{ratio:.0}"));
-            ratio += 10.0;
+            ratio += STEP;
         }
         for &percent in &limits {
             let at = x(left, percent);
@@ -105,9 +110,9 @@ pub(crate) fn draw(results: &Results) -> String {
 fn legend(out: &mut String, results: &Results) {
     let measured = |name: &str| results.cells.iter().any(|cell| cell.name == name);
     let drawn = SUBJECTS.into_iter().zip(COLOURS).filter(|((name, _), _)| measured(name));
-    let mut left = LEFT[0];
-    let at = HEIGHT - 25.0;
-    for ((name, subject), colour) in drawn {
+    for (place, ((name, subject), colour)) in drawn.enumerate() {
+        let left = LEFT[0] + (place % LEGEND_COLUMNS) as f64 * 222.0;
+        let at = HEIGHT - 50.0 + (place / LEGEND_COLUMNS) as f64 * 24.0;
         let name = match subject {
             Subject::Sherd(_) => format!("Sherd {name}"),
             _ => name.to_owned(),
@@ -120,7 +125,6 @@ fn legend(out: &mut String, results: &Results) {
             dashes(subject)
         );
         text(out, end + 5.0, at + 4.5, "start", &name);
-        left = end + 22.0 + name.len() as f64 * 6.6;
     }
 }
 
