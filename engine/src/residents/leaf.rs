@@ -17,6 +17,10 @@ pub(super) const MEAN_SLOTS: usize = 64;
 /// By how many slots the vectors of a leaf grow: doubling them would leave a third unused.
 const GROWTH_SLOTS: usize = 6;
 
+/// Of how many of the oldest ghosts the rarest is replaced. Those of documents that were written
+/// and never read, by far the most, would soon push out the others.
+const GHOSTS_COMPARED: u8 = 4;
+
 /// A position, and sixteen bits of the key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Tag([u8; 5]);
@@ -64,7 +68,7 @@ pub(super) struct Leaf {
     expiry: Vec<u32>,
     /// Of documents evicted lately: twelve bits of the tag's hash, four of their frequency.
     pub(super) ghosts: Vec<u16>,
-    /// Which ghost is replaced next.
+    /// From which on one is replaced next.
     oldest_ghost: u8,
     /// In which second the leaf is to be looked at: no document in it expires before. 0 for never.
     due: u32,
@@ -78,7 +82,7 @@ fn push<T>(field: &mut Vec<T>, value: T) {
 }
 
 fn shrink<T>(field: &mut Vec<T>) {
-    if field.capacity() > field.len() + 4 * GROWTH_SLOTS {
+    if field.capacity() > field.len() + 2 * GROWTH_SLOTS {
         field.shrink_to(field.len() + GROWTH_SLOTS);
     }
 }
@@ -153,7 +157,11 @@ impl Leaf {
         if self.ghosts.len() < MEAN_SLOTS {
             push(&mut self.ghosts, ghost);
         } else {
-            self.ghosts[usize::from(self.oldest_ghost)] = ghost;
+            let place = |step| usize::from((self.oldest_ghost + step) % MEAN_SLOTS as u8);
+            let oldest = (0..GHOSTS_COMPARED).map(place);
+            if let Some(rarest) = oldest.min_by_key(|&place| self.ghosts[place] & 0xf) {
+                self.ghosts[rarest] = ghost;
+            }
             self.oldest_ghost = (self.oldest_ghost + 1) % MEAN_SLOTS as u8;
         }
     }
@@ -347,5 +355,27 @@ impl Table {
         self.leaves.iter().map(of_leaf).sum::<usize>()
             + self.leaves.capacity() * size_of::<Leaf>()
             + self.schedule.values().map(|places| 32 + places.capacity() * 4).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ghosts came and went in turn, and a hundred documents that were written once and never read
+    /// pushed out those that come back.
+    #[test]
+    fn frequent_ghosts_outlive_rare_ones() {
+        let mut leaf = Leaf::default();
+        let hash = |number: u64| number << 40;
+        leaf.remember(hash(1), 5);
+        for number in 2..1000 {
+            leaf.remember(hash(number), 1);
+        }
+        assert_eq!(leaf.ghosts.len(), MEAN_SLOTS);
+        assert_eq!(leaf.recall(hash(1)), Some(5));
+        assert_eq!(leaf.recall(hash(1)), None, "once");
+        assert_eq!(leaf.recall(hash(2)), None, "pushed out");
+        assert_eq!(leaf.recall(hash(999)), Some(1));
     }
 }

@@ -14,7 +14,7 @@
 //! `lfu` is after `TinyLFU` (Einziger, Friedman and Manes, 2017): frequencies are halved at times, so
 //! that what was popular once goes in the end, and those of evicted documents are remembered for a
 //! while, so that a document that comes back soon is not taken for a new one. They are remembered
-//! by fingerprint instead of in a sketch.
+//! by fingerprint instead of in a sketch, the frequent ones for longer.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -37,11 +37,14 @@ const COARSE: u32 = 4;
 /// at: before 32 bits of the clock have gone round.
 const OLDEST: u32 = 1 << 31;
 
-/// Frequencies are halved each time that there were so many accesses for each document.
-const ACCESSES_TO_HALVE: u64 = 10;
+/// Frequencies are halved each time that there were so many accesses for each document: with fewer,
+/// those that are about to go cannot be told apart; with more, it takes long to find out that
+/// others are popular now.
+const ACCESSES_TO_HALVE: u64 = 20;
 
-/// The highest frequency.
-const MAX_FREQUENCY: u32 = 255;
+/// The highest frequency. It tells those that are about to go from the others, which is all that it
+/// is for, and is forgotten after six halvings.
+const MAX_FREQUENCY: u32 = 63;
 
 const FREQUENCY_SHIFT: u32 = 24;
 
