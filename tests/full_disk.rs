@@ -8,7 +8,7 @@ mod tmpfs;
 
 use std::fs;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use support::*;
 use tmpfs::Tmpfs;
 
@@ -95,4 +95,46 @@ fn a_shard_that_cannot_finish_cleanly_exits_with_1_and_so_does_up() {
     let cluster = Cluster::start_on(dir.path(), ["--port", "0"]);
     cluster.run(["has", "test", "key"]).expect(0);
     cluster.stop();
+}
+
+/// The system lets no file of the shard grow beyond some bytes, so that writes to its log fail, and
+/// not for want of space.
+#[test]
+fn a_shard_whose_log_fails_says_so_reads_on_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("cluster");
+    // Or the signal that comes with the error would end it.
+    let mut ignoring = std::process::Command::new("sh");
+    ignoring.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(sherd().get_program());
+    for name in ["SHERD_BOOTSTRAP", "SHERD_TOKEN", "SHERD_LOG"] {
+        ignoring.env_remove(name);
+    }
+    let mut cluster = Cluster::start_as(ignoring, &data, ["--port", "0", "--shards", "1"]);
+    cluster.run(["index", "create", "test"]).expect(0);
+    cluster.run(["write", "test", "before", "1"]).expect(0);
+    let shard = cluster.members().into_iter().find(|member| member.name == "shard0").unwrap();
+    let pid = Pid::from_raw(shard.pid.try_into().unwrap()).unwrap();
+    let limit = Rlimit { current: Some(64), maximum: None };
+    prlimit(Some(pid), Resource::Fsize, limit).unwrap();
+
+    // Whether the first happened is not known; what comes after it is refused.
+    let unknown = cluster.run(["write", "test", "during", "2"]);
+    assert!(unknown.stderr.contains("unknown whether"), "{}", unknown.stderr);
+    unknown.expect(1);
+    let refused = cluster.run(["write", "test", "after", "3"]);
+    assert!(refused.stderr.contains("stopped writing after a failure"), "{}", refused.stderr);
+    refused.expect(1);
+    cluster.run(["read", "test", "before"]).expect(0);
+    cluster.run(["has", "test", "after"]).expect(3);
+    assert!(stat(&cluster)["poisoned"].as_str().unwrap().contains(".log"));
+    let table = cluster.run(["stat"]).expect(0);
+    assert!(table.contains("poisoned, reads only: "), "{table}");
+    cluster.up.terminate();
+    assert_eq!(cluster.up.wait().code(), Some(1), "{}", cluster.up.stderr());
+
+    let cluster = Cluster::start_on(&data, []);
+    cluster.run(["read", "test", "before"]).expect(0);
+    cluster.run(["has", "test", "after"]).expect(3);
+    cluster.run(["write", "test", "after", "3"]).expect(0);
+    assert_eq!(stat(&cluster)["poisoned"], serde_json::Value::Null);
 }

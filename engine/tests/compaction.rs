@@ -5,12 +5,16 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sherd_engine::index::IndexStore;
+use sherd_engine::fs::{Failure, FaultFs, Kind, Operation, SimFs};
+use sherd_engine::index::{IndexStore, MemoryStore};
 use sherd_engine::{Command, Engine, Error, IndexSettings, Options};
 
 /// Compacts until there is no garbage left, and returns how many segments went.
@@ -302,4 +306,29 @@ fn documents_stay_readable_while_they_are_moved() {
     let expected = contents(&engine);
     let engine = cut_and_open(&machine, engine, true);
     assert_eq!(contents(&engine), expected);
+}
+
+/// A sector of a victim could not be read, and the compactor tried that segment again and again, for
+/// ever, while the others filled the disk.
+#[test]
+fn a_segment_that_cannot_be_read_is_left_and_the_others_are_compacted() {
+    let fs = FaultFs::new(SimFs::new());
+    let options = Options { compaction: true, ..options() };
+    let opened =
+        Engine::open_with(Arc::new(fs.clone()), &MemoryStore::new(), Path::new("/data"), options);
+    let engine = opened.unwrap().0;
+    set_up(&engine);
+    let unreadable = Failure { errno: 5, for_good: false, arrives: 0 };
+    fs.fail((Operation::Read, Kind::Segment), 0, unreadable);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Far more is written than is left where garbage goes.
+    let mut written = 0;
+    while written < 2000 || engine.stat().damaged.is_none() || engine.stat().segments > 30 {
+        put(&engine, &format!("key{}", written % 20), &"overwritten".repeat(20));
+        written += 1;
+        assert!(Instant::now() < deadline, "{:?}", engine.stat());
+    }
+    let damaged = engine.stat().damaged.unwrap();
+    assert!(damaged.contains(".log") && damaged.contains("os error 5"), "{damaged}");
+    assert_eq!(contents(&engine).len(), 20);
 }

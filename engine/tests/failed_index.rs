@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use sherd_engine::fs::SimFs;
 use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore};
-use sherd_engine::{Engine, Error, IndexId, Result, Scan};
+use sherd_engine::{Command, Engine, Error, IndexId, Result, Scan};
 
 /// An index in memory that fails at the `puts`th put, and then always until it is opened again.
 #[derive(Clone, Default)]
@@ -261,4 +261,35 @@ fn reads_during_the_reopening_are_right_or_refused() {
         stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(contents(&engine).len(), 504);
+}
+
+/// A range was given up while the index could not be read: the assignment was durable, but that its
+/// documents were to go was noted only after a recount that failed. They stayed, and came back with
+/// the range.
+#[test]
+fn a_range_given_up_while_the_index_fails_does_not_come_back() {
+    let (fs, store) = (SimFs::new(), Failing::default());
+    let options = sherd_engine::Options { compaction: true, ..options() };
+    let opened = Engine::open_with(Arc::new(fs), &store, Path::new("/data"), options);
+    let engine = opened.unwrap().0;
+    set_up(&engine);
+    let positions: Vec<u32> = (0..200).map(|i| key(&format!("key{i}")).position).collect();
+    (0..200).for_each(|i| _ = put(&engine, &format!("key{i}"), "document"));
+    engine.checkpoint().unwrap();
+    let half = RING / 2;
+    let kept = positions.iter().filter(|&&position| position < half).count();
+    assert!(kept > 0 && kept < 200);
+    let assign =
+        |epoch, end| engine.execute(Command::Assign(assignment(epoch, &[(0, end)], u64::MAX)));
+    store.broken.store(true, Ordering::SeqCst);
+    assign(2, half).unwrap_err();
+    store.broken.store(false, Ordering::SeqCst);
+    assign(2, half).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while engine.stat().documents > kept as u64 {
+        assert!(Instant::now() < deadline, "{:?}", engine.stat());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assign(3, RING).unwrap();
+    assert_eq!(contents(&engine).len(), kept);
 }

@@ -241,7 +241,17 @@ impl Cluster {
     /// A cluster on data that is there or not.
     #[track_caller]
     pub(crate) fn start_on<const N: usize>(data: &Path, options: [&str; N]) -> Self {
-        let mut up = Process::start(sherd().args(["up", "--data"]).arg(data).args(options));
+        Self::start_as(sherd(), data, options)
+    }
+
+    /// A cluster on data that is there or not, run by a command that ends in `sherd`.
+    #[track_caller]
+    pub(crate) fn start_as<const N: usize>(
+        mut sherd: Command,
+        data: &Path,
+        options: [&str; N],
+    ) -> Self {
+        let mut up = Process::start(sherd.args(["up", "--data"]).arg(data).args(options));
         let address = up.wait_ready();
         Self { up, address, data: data.to_owned(), dir: None }
     }

@@ -22,6 +22,8 @@ pub enum Operation {
     CreateDir,
     Create,
     Open,
+    /// Reads are not counted among the calls.
+    Read,
     Write,
     Sync,
     SetLen,
@@ -114,6 +116,11 @@ impl State {
     /// Counts a call; how it fails, if it does.
     fn call(&mut self, site: Site) -> Option<Failure> {
         *self.calls.entry(site).or_default() += 1;
+        self.fails(site)
+    }
+
+    /// How a call fails, if it does.
+    fn fails(&mut self, site: Site) -> Option<Failure> {
         let (at, before, failure) = self.fault.as_mut()?;
         if *at != site {
             return None;
@@ -260,7 +267,10 @@ impl FaultFile {
 
 impl File for FaultFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.file.read_at(buffer, offset)
+        match self.state.lock().fails((Operation::Read, *self.kind.lock())) {
+            Some(failure) => Err(Error::from_raw_os_error(failure.errno)),
+            None => self.file.read_at(buffer, offset),
+        }
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
