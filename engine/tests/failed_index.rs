@@ -17,6 +17,9 @@ use sherd_engine::fs::SimFs;
 use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore};
 use sherd_engine::{Command, Engine, Error, IndexId, Result, Scan};
 
+/// Tells that an opening begins, and when it may go on.
+type Gate = (Sender<()>, Receiver<()>);
+
 /// An index in memory that fails at the `puts`th put, and then always until it is opened again.
 #[derive(Clone, Default)]
 struct Failing {
@@ -27,7 +30,7 @@ struct Failing {
     /// What an opening finds instead, where it lost something.
     stale: Arc<std::sync::Mutex<Option<MemoryStore>>>,
     /// An opening says that it begins, and waits until it may.
-    gate: Arc<std::sync::Mutex<Option<(Sender<()>, Receiver<()>)>>>,
+    gate: Arc<std::sync::Mutex<Option<Gate>>>,
 }
 
 impl Failing {

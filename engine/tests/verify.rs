@@ -568,6 +568,7 @@ fn a_rebuild_changes_nothing_where_the_log_is_damaged_or_the_directory_is_none()
     let (engine, recovery) = Engine::open(&dir, options()).unwrap();
     assert_eq!(recovery.rebuilt, None);
     assert_eq!(get(&engine, "new1").as_deref(), Some("n"));
+    drop(engine);
     // The log says nothing of itself that the manifest has to say.
     fs::rename(dir.join("MANIFEST"), dir.join("kept")).unwrap();
     let error = rebuild(&dir, &options()).map(drop).unwrap_err();

@@ -78,9 +78,9 @@ impl Log {
         manifest: Option<&Manifest>,
         faults: &mut Faults<'_>,
     ) -> Result<Self> {
-        let dir = dir.join(LOG_DIR);
+        let (data, dir) = (dir, dir.join(LOG_DIR));
         let names = match fs.list(&dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound && fs.list(data).is_ok() => {
                 faults.add(Fault::new(&dir, None, "the directory of the log is missing"));
                 Vec::new()
             }
