@@ -1,5 +1,4 @@
-//! The index in memory. It stands in for sled where a full disk keeps that from being opened, and
-//! for a disk in tests: it forgets at a crash what was not flushed.
+//! The index in memory, for tests: forgets at a crash what was not flushed.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

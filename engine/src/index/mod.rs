@@ -1,8 +1,8 @@
 //! The index: where in the log each document lies. Derivable, so never precious.
 //!
 //! One ordered table for each index of the catalogue, from position and key to [`Entry`]. The
-//! checkpointer alone writes to it. [`SledStore`] keeps it on disk; [`MemoryStore`] stands in for it
-//! on a full disk, and in tests.
+//! checkpointer alone writes to it. [`SledStore`] keeps it on disk, [`ParkedIndex`] in memory while a
+//! full disk has no space for it, and [`MemoryStore`] is a twin for tests.
 
 mod handle;
 mod memory;
