@@ -125,9 +125,8 @@ fn without_digits(message: &str) -> String {
 
 fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     put_back_if_possible(shared);
-    if shared.index.parked().is_none()
-        && let Err(error) = check_space(shared, snapshot)
-        && !park(shared, snapshot, &error)?
+    if let Err(error) = check_space(shared, snapshot)
+        && (shared.index.parked().is_some() || !park(shared, snapshot, &error)?)
     {
         return Err(error);
     }
@@ -219,6 +218,9 @@ fn put_back_if_possible(shared: &Shared) {
     if shared.space.check_put_back().is_err() {
         return;
     }
+    if shared.space.free().is_some_and(|free| free < put_back_bytes(&parked)) {
+        shared.space.release("the index goes back on the disk");
+    }
     match shared.index.put_back(&parked) {
         Ok(()) => {
             shared.space.note_parked(None);
@@ -247,7 +249,8 @@ fn renew_if_mostly_empty(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
 /// Where the checkpoint gives segments back, less than what it may take at the worst will do: it
 /// would wait for what only it can bring.
 fn check_space(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
-    let worst = bytes_needed([&*snapshot.generation]);
+    let parked = shared.index.parked().is_some();
+    let worst = if parked { PARKED_BYTES } else { bytes_needed([&*snapshot.generation]) };
     let needed = if snapshot.condemned.is_empty() { worst } else { worst / 2 };
     let free = || {
         let failed = |error| Error::io("ask for the free space of", &shared.dir, error);

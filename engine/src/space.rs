@@ -151,10 +151,10 @@ impl Space {
             let Some(index) = state.parked else { return Ok(false) };
             // What else is missing comes first: an index that takes that space would be parked again.
             let segment = if state.no_segment.is_some() { self.segment_bytes } else { 0 };
-            let held = matches!(state.reserve, Reserve::Held);
-            index + segment + if held { 0 } else { self.reserve_bytes }
+            index + segment
         };
-        let why: Option<Arc<str>> = self.free().filter(|&free| free < needed).map(|free| {
+        let too_little = self.for_checkpoint().filter(|&free| free < needed);
+        let why: Option<Arc<str>> = too_little.map(|free| {
             let dir = self.dir.display();
             format!(
                 "{free} bytes are free, the index goes back on the disk when it is {needed} ({dir})"
