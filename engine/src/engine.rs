@@ -21,6 +21,7 @@ use crate::fs::{DiskFs, Fs};
 use crate::index::{IndexStore, SledStore};
 use crate::queue::{Queue, Task};
 use crate::recovery::{self, IndexUse, Recovered};
+use crate::scout;
 use crate::sequencer::{Channels, Sequencer};
 use crate::shared::Shared;
 use crate::sweeper::Sweeper;
@@ -134,6 +135,7 @@ struct Threads {
     sweeper: JoinHandle<()>,
     /// The sweeper ends when this is gone.
     keep_sweeping: Sender<()>,
+    scout: JoinHandle<()>,
 }
 
 impl Engine {
@@ -189,6 +191,11 @@ impl Engine {
             let run = move || Sweeper { shared, queue, open }.run();
             thread::Builder::new().name("sweeper".to_owned()).spawn(run).map_err(spawn_failed)?
         };
+        let scout = {
+            let shared = Arc::clone(&shared);
+            let run = move || scout::run(&shared);
+            thread::Builder::new().name("scout".to_owned()).spawn(run).map_err(spawn_failed)?
+        };
         let sequencer = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let channels = Channels {
@@ -206,6 +213,7 @@ impl Engine {
             ask_compactor,
             sweeper,
             keep_sweeping,
+            scout,
         }));
         Ok((Self(Arc::new(Inner { shared, queue, threads })), report))
     }
@@ -324,7 +332,9 @@ impl Inner {
         let checkpointer = threads.checkpointer.join().map_err(|_| ended("checkpointer"));
         let compactor = threads.compactor.join().map_err(|_| ended("compactor"));
         let sweeper = threads.sweeper.join().map_err(|_| ended("sweeper"));
-        result.and(checkpointer).and(compactor).and(sweeper)
+        self.shared.scout.close();
+        let scout = threads.scout.join().map_err(|_| ended("scout"));
+        result.and(checkpointer).and(compactor).and(sweeper).and(scout)
     }
 }
 

@@ -76,6 +76,7 @@ mod read;
 mod rebuild;
 mod recovery;
 mod residents;
+mod scout;
 mod sequencer;
 mod shared;
 mod space;

@@ -83,14 +83,22 @@ impl Shared {
         Ok(alive.map(|entry| entry.version))
     }
 
-    /// The published keys of a tag; mostly there is one.
-    pub(crate) fn keys_of(&self, index: IndexId, tag: Tag) -> Result<Vec<IndexKey>> {
+    /// The published keys of a tag with their entries, mostly there is one; and the state of
+    /// [`Overlay::drops`] as of which they were.
+    pub(crate) fn entries_of(
+        &self,
+        index: IndexId,
+        tag: Tag,
+    ) -> Result<(Vec<(IndexKey, Entry)>, u64)> {
         let (start, end) = (tag.position().to_be_bytes(), (tag.position() + 1).to_be_bytes());
         let view = self.view.read();
         let on_disk = self.index.get()?;
         let entries = merged(&view.overlay, &*on_disk, index, Bound::Included(&start), &end)?;
-        let keys = entries.map(|item| item.map(|(key, _)| key));
-        keys.filter(|key| key.as_ref().map_or(true, |key| Tag::of(key) == tag)).collect()
+        let is_of_tag = |item: &Result<(IndexKey, Entry)>| {
+            item.as_ref().map_or(true, |(key, _)| Tag::of(key) == tag)
+        };
+        let entries = entries.filter(is_of_tag).collect::<Result<_>>()?;
+        Ok((entries, view.overlay.drops))
     }
 
     /// Makes the residents remember the published documents of an index.

@@ -38,6 +38,7 @@ use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
 use crate::read::{self, Recount};
 use crate::residents::Residents;
+use crate::scout::Scout;
 use crate::shared::{Poison, Shared, View};
 use crate::space::Space;
 use crate::state::Change;
@@ -193,6 +194,7 @@ pub(crate) fn recover(
         segments: log.segments,
         cache: DocumentCache::new(options.document_cache_bytes),
         residents,
+        scout: Scout::default(),
         clock: options.clock.clone(),
         poison: Poison::default(),
         condemned: Mutex::default(),

@@ -19,6 +19,7 @@ use crate::overlay::Overlay;
 use crate::read::Recount;
 use crate::recovery::Lock;
 use crate::residents::{Residents, Traffic};
+use crate::scout::Scout;
 use crate::space::Space;
 use crate::state::{Change, Removals, State};
 use crate::usage::Usage;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) segments: Arc<Segments>,
     pub(crate) cache: DocumentCache,
     pub(crate) residents: Residents,
+    pub(crate) scout: Scout,
     pub(crate) clock: Clock,
     pub(crate) poison: Poison,
     /// Segments of which nothing is needed any more. The next checkpoint leaves them out of the

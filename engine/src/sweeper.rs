@@ -13,7 +13,7 @@ use crate::clock::has_expired;
 use crate::command::IndexId;
 use crate::engine::Completion;
 use crate::error::{Error, Result};
-use crate::index::IndexKey;
+use crate::index::{Entry, IndexKey};
 use crate::queue::{Queue, Task};
 use crate::residents::Tag;
 use crate::shared::Shared;
@@ -87,12 +87,9 @@ impl Sweeper {
     fn remove(&self, index: IndexId, tags: &[Tag], now: u64) -> Result<bool> {
         let mut keys: Vec<(IndexId, IndexKey)> = Vec::with_capacity(tags.len());
         for tag in tags {
-            for key in self.shared.keys_of(index, *tag)? {
-                let entry = self.shared.entry(index, &key)?;
-                if entry.is_some_and(|entry| has_expired(entry.expires_at, now)) {
-                    keys.push((index, key));
-                }
-            }
+            let (entries, _) = self.shared.entries_of(index, *tag)?;
+            let expired = |(_, entry): &(IndexKey, Entry)| has_expired(entry.expires_at, now);
+            keys.extend(entries.into_iter().filter(expired).map(|(key, _)| (index, key)));
         }
         if keys.is_empty() {
             return Ok(false);

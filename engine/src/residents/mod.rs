@@ -203,6 +203,25 @@ impl Residents {
 
     /// Takes the document to evict from some indexes of one policy, if there is any.
     pub(crate) fn take_victim(&self, among: &[IndexId], newest: Version) -> Option<Taken> {
+        // Whoever reads it meanwhile comes too late.
+        let Taken { index, slot } = self.victim(among, newest)?;
+        let slot = self.tracker(index)?.evict(slot.tag)?;
+        Some(Taken { index, slot })
+    }
+
+    /// How many documents are remembered of some indexes.
+    pub(crate) fn documents(&self, of: &[IndexId]) -> usize {
+        of.iter().filter_map(|&index| self.tracker(index)).map(|tracker| tracker.len()).sum()
+    }
+
+    /// Takes a document that was found to be a victim, if it was not accessed since.
+    pub(crate) fn take_if_unchanged(&self, victim: Taken) -> Option<Taken> {
+        let slot = self.tracker(victim.index)?.evict_if_unchanged(victim.slot)?;
+        Some(Taken { slot, ..victim })
+    }
+
+    /// The document to evict from some indexes of one policy, if there is any.
+    pub(crate) fn victim(&self, among: &[IndexId], newest: Version) -> Option<Taken> {
         let trackers: Vec<_> = among
             .iter()
             .filter_map(|&index| Some((index, self.tracker(index)?)))
@@ -211,7 +230,7 @@ impl Residents {
         let clock = self.clock.load(Ordering::Relaxed);
         let victim = |(index, tracker): &(IndexId, Arc<Tracker>)| {
             let victim = tracker.victim(clock, newest)?;
-            Some((victim.rank, *index, Arc::clone(tracker), victim.slot))
+            Some((victim.rank, Taken { index: *index, slot: victim.slot }))
         };
         let exact = trackers.first().is_some_and(|(_, tracker)| tracker.policy() == Policy::Ttl);
         let best = if exact || trackers.len() <= INDEXES_SAMPLED {
@@ -229,9 +248,7 @@ impl Residents {
             let drawn = (0..INDEXES_SAMPLED).filter_map(by_documents);
             drawn.filter_map(victim).max_by_key(|(rank, ..)| *rank)
         };
-        let (_, index, tracker, slot) = best?;
-        let slot = tracker.evict(slot.tag)?;
-        Some(Taken { index, slot })
+        best.map(|(_, victim)| victim)
     }
 
     /// Puts back what was taken and not evicted.

@@ -146,7 +146,21 @@ impl Tracker {
     /// Takes a document that is to be evicted.
     pub(super) fn evict(&self, tag: Tag) -> Option<Slot> {
         let hash = tag.hash();
+        self.evict_from(&mut self.stripes[stripe(hash)].lock(), tag, hash)
+    }
+
+    /// Takes a document that is to be evicted, if its slot is still the same.
+    pub(super) fn evict_if_unchanged(&self, slot: Slot) -> Option<Slot> {
+        let hash = slot.tag.hash();
         let mut table = self.stripes[stripe(hash)].lock();
+        let (leaf, place) = table.find(slot.tag, hash)?;
+        if leaf.slot(place) != slot {
+            return None;
+        }
+        self.evict_from(&mut table, slot.tag, hash)
+    }
+
+    fn evict_from(&self, table: &mut Table, tag: Tag, hash: u64) -> Option<Slot> {
         let slot = table.remove(tag, hash)?;
         self.documents.fetch_sub(1, Ordering::Relaxed);
         if self.policy == Policy::Lfu

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use super::Sequencer;
 use super::mutate::holds;
 use crate::clock::has_expired;
-use crate::command::{IndexId, Mutation, Outcome};
+use crate::command::{IndexId, Mutation, Outcome, Version};
 use crate::effect::{self, Reason};
 use crate::engine::Completion;
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ use crate::index::{Entry, IndexKey};
 use crate::limits::{IndexSettings, Policy};
 use crate::log::{Purpose, record};
 use crate::residents::{Tag, Taken};
+use crate::scout::Candidate;
 
 /// How many documents are evicted with one batch where a limit is lowered.
 const EVICTIONS_AT_A_TIME: usize = 256;
@@ -57,6 +58,9 @@ impl RoomForEvictions {
         (self.exceeded && self.reserved < MOST_ROOM_FOR_EVICTIONS).then_some(more)
     }
 }
+
+/// From so many documents on victims are found beforehand: those found are then few of them.
+const SCOUTED_DOCUMENTS: usize = 10_000;
 
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,11 +222,10 @@ impl Sequencer {
             Shortage::Index { .. } => vec![index],
         };
         let newest = self.log.next_lsn() + self.batch.records;
-        while let Some(taken) = self.shared.residents.take_victim(&group, newest) {
-            let Some((key, entry)) = self.find(taken.index, taken.slot.tag)? else {
-                // Its fellow of the same tag went before it.
-                continue;
-            };
+        // Which expires soonest changes with each that goes; and of few documents, which is the first.
+        let scouted =
+            policy != Policy::Ttl && self.shared.residents.documents(&group) >= SCOUTED_DOCUMENTS;
+        while let Some((taken, key, entry)) = self.next_victim(&group, newest, scouted)? {
             if taken.index == index && spare == Some(&key) {
                 spared.push(taken);
                 continue;
@@ -233,11 +236,47 @@ impl Sequencer {
         Ok(false)
     }
 
+    /// Takes the next document to evict from the residents of a group: one that the scout found, if it
+    /// may have and that is still true, or else one that is looked for here.
+    fn next_victim(
+        &self,
+        group: &[IndexId],
+        newest: Version,
+        scouted: bool,
+    ) -> Result<Option<(Taken, IndexKey, Entry)>> {
+        let residents = &self.shared.residents;
+        let next = || if scouted { self.shared.scout.next(group) } else { None };
+        while let Some(Candidate { victim, key, found }) = next() {
+            let Some(taken) = residents.take_if_unchanged(victim) else { continue };
+            let place = (taken.index, key);
+            let entry = match self.batch.pending.get(&place) {
+                Some(entry) => Ok(*entry),
+                None => self.shared.look_up_again(place.0, &place.1, found),
+            };
+            match entry.inspect_err(|_| residents.restore(taken))? {
+                Some(entry) => return Ok(Some((taken, place.1, entry))),
+                None => continue,
+            }
+        }
+        while let Some(taken) = residents.take_victim(group, newest) {
+            let found = self.find(taken.index, taken.slot.tag);
+            match found.inspect_err(|_| residents.restore(taken))? {
+                Some((key, entry)) => return Ok(Some((taken, key, entry))),
+                // Its fellow of the same tag went before it.
+                None => continue,
+            }
+        }
+        Ok(None)
+    }
+
     /// The document of a tag, after all that was evaluated.
     fn find(&self, index: IndexId, tag: Tag) -> Result<Option<(IndexKey, Entry)>> {
-        for key in self.shared.keys_of(index, tag)? {
-            if let Some(entry) = self.current(index, &key)? {
-                return Ok(Some((key, entry)));
+        for (key, published) in self.shared.entries_of(index, tag)?.0 {
+            let place = (index, key);
+            match self.batch.pending.get(&place) {
+                Some(None) => {}
+                Some(Some(entry)) => return Ok(Some((place.1, *entry))),
+                None => return Ok(Some((place.1, published))),
             }
         }
         let pending = self.batch.pending.iter();
@@ -248,7 +287,7 @@ impl Sequencer {
 
     /// Removes a document of a tag that has expired. `false` where there is none.
     fn remove_expired(&mut self, index: IndexId, tag: Tag) -> Result<bool> {
-        for key in self.shared.keys_of(index, tag)? {
+        for (key, _) in self.shared.entries_of(index, tag)?.0 {
             if let Some(entry) = self.current(index, &key)?
                 && has_expired(entry.expires_at, self.now)
             {
