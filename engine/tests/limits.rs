@@ -980,3 +980,55 @@ fn a_lowering_that_was_not_answered_is_forgotten_by_a_crash() {
     assert_eq!(stat.documents + evicted(&engine), 2000);
     recount(&engine);
 }
+
+/// With many documents victims are found beforehand. Between that and the eviction they are read,
+/// overwritten, removed and moved to disk, and must then not be what goes.
+#[test]
+fn victims_that_were_found_beforehand_are_still_the_right_ones() {
+    const MOST: usize = 4000;
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let machine = Machine::default();
+    let options = Options { segment_bytes: 1 << 20, checkpoint_keys: 2000, ..options() };
+    let (engine, _) = machine.open_with(options).unwrap();
+    assign(&engine, u64::MAX, Policy::Lru);
+    let max_documents = Some(MOST as u64);
+    create_index(&engine, INDEX, IndexSettings { max_documents, ..Default::default() });
+    let mut written = 0;
+    let mut removed = 0;
+    for round in 0..120 {
+        let names = (written..written + 100).map(|i| format!("key{i}"));
+        let mutations = names.map(|name| write(&name, DOCUMENT, Condition::Any)).collect();
+        let outcomes = mutate(&engine, mutations, false);
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, MutationOutcome::Written(_))));
+        written += 100;
+        let stat = engine.stat();
+        assert!(stat.documents <= MOST as u64, "round {round}: {}", stat.documents);
+        // The hot ones are read or overwritten in each round, and so are never the oldest.
+        for hot in 0..50 {
+            let name = format!("key{hot}");
+            if rng.random_bool(0.5) {
+                assert_eq!(get(&engine, &name).as_deref(), Some(DOCUMENT), "round {round}");
+            } else {
+                let overwrite = write(&name, DOCUMENT, Condition::Present);
+                let outcome = one(&engine, overwrite);
+                assert!(
+                    matches!(outcome, MutationOutcome::Written(_)),
+                    "round {round}: {outcome:?}"
+                );
+            }
+        }
+        let name = format!("key{}", rng.random_range(50..written));
+        removed += u64::from(matches!(one(&engine, remove(&name)), MutationOutcome::Removed(_)));
+        if round % 10 == 9 {
+            engine.checkpoint().unwrap();
+        }
+    }
+    let left = names(&engine);
+    assert_eq!(left.len() as u64, engine.stat().documents);
+    assert_eq!(evicted(&engine), written as u64 - removed - left.len() as u64);
+    // Those of the last rounds are there: what was found long before them is not what goes.
+    let last = (written - 1000..written).filter(|i| left.contains(&format!("key{i}"))).count();
+    assert!(last as u64 >= 1000 - removed, "{last} of the last 1000");
+}

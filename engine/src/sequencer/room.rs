@@ -60,7 +60,7 @@ impl RoomForEvictions {
 }
 
 /// From so many documents on victims are found beforehand: those found are then few of them.
-const SCOUTED_DOCUMENTS: usize = 10_000;
+const SCOUTED_DOCUMENTS: usize = 2_000;
 
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
