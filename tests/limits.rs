@@ -1,5 +1,7 @@
 //! Limits, eviction and time to live, as people meet them: real processes, the command line.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use serde_json::{Value, json};
