@@ -1,7 +1,7 @@
 //! The index: where in the log each document lies. Derivable, so never precious.
 //!
 //! One ordered table for each index of the catalogue, from position and key to [`Entry`]. The
-//! checkpointer alone writes to it. [`SledStore`] keeps it on disk, [`ParkedIndex`] in memory while a
+//! checkpointer alone writes to it. [`SledStore`] keeps it on disk, `ParkedIndex` in memory while a
 //! full disk has no space for it, and [`MemoryStore`] is a twin for tests.
 
 mod handle;
