@@ -21,11 +21,18 @@ pub(crate) struct Touch {
     /// The key
     #[arg(value_name = "KEY", value_parser = parse_key, allow_negative_numbers = true)]
     key: String,
+    #[command(flatten)]
+    when: When,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct When {
     /// It expires that long from now, such as 500ms, 30s or 7d, whenever it would have before
-    #[arg(long, value_name = "DURATION", value_parser = parse_ttl, required_unless_present = "persist")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
     ttl: Option<u64>,
     /// It never expires
-    #[arg(long, conflicts_with = "ttl")]
+    #[arg(long)]
     persist: bool,
 }
 
@@ -42,7 +49,8 @@ impl Touch {
     /// Touches the document.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
         let client = context.connect().await?;
-        let expiry = self.ttl.map_or(Expiry::Never, Expiry::After);
+        // Without a time it is `--persist`.
+        let expiry = self.when.ttl.map_or(Expiry::Never, Expiry::After);
         let Some(touched) = client.touch(&self.index, &self.key, expiry).await? else {
             missing(&self.index, &self.key);
             return Err(Error::DoesNotHoldSaid);
@@ -52,7 +60,7 @@ impl Touch {
         if context.json {
             let expires_at = Some(expires_at).filter(|&at| at != 0);
             output.json(&Answer { key: &self.key, version, expires_at })?;
-        } else if let Some(ttl) = self.ttl {
+        } else if let Some(ttl) = self.when.ttl {
             output.line(format_args!("expires in {}", show_duration(ttl)))?;
         } else {
             output.line("never expires")?;
