@@ -37,6 +37,9 @@ const COARSE: u32 = 4;
 /// at: before 32 bits of the clock have gone round.
 const OLDEST: u32 = 1 << 31;
 
+/// This part of all that a clock tells is taken to be ahead of now.
+const AHEAD_SHARE: u32 = 256;
+
 /// Frequencies are halved each time that there were so many accesses for each document: with fewer,
 /// those that are about to go cannot be told apart; with more, it takes long to find out that
 /// others are popular now.
@@ -218,13 +221,13 @@ impl Tracker {
 
     /// How soon a document goes, compared to others.
     fn rank(&self, slot: Slot, clock: u64, newest: Version) -> u64 {
-        let age = |now: u64| u64::from((now as u32).wrapping_sub(slot.access));
+        let age = |now: u64| u64::from(age(now as u32, slot.access, u32::MAX));
         match self.policy {
             Policy::Lru => age(clock),
             Policy::Fifo => age(newest),
             Policy::Lfu => {
                 let frequency = slot.access >> FREQUENCY_SHIFT;
-                let age = ((clock >> COARSE) as u32).wrapping_sub(slot.access) & STAMP;
+                let age = self::age((clock >> COARSE) as u32, slot.access, STAMP);
                 (u64::from(MAX_FREQUENCY - frequency) << 32) | u64::from(age)
             }
             Policy::Ttl => u64::from(u32::MAX - slot.expiry),
@@ -253,7 +256,7 @@ impl Tracker {
             let leaf = &mut leaves[place];
             if self.policy == Policy::Lru {
                 for access in leaf.accesses() {
-                    let age = (clock as u32).wrapping_sub(*access).min(OLDEST);
+                    let age = age(clock as u32, *access, u32::MAX).min(OLDEST);
                     *access = (clock as u32).wrapping_sub(age);
                 }
             }
@@ -318,6 +321,13 @@ impl Tracker {
     }
 }
 
+/// How long ago `then` was, as far as `bits` tell. Others go on meanwhile, and what they did may come
+/// after `now`: that is not long ago, but just now.
+fn age(now: u32, then: u32, bits: u32) -> u32 {
+    let age = now.wrapping_sub(then) & bits;
+    if age > bits - bits / AHEAD_SHARE { 0 } else { age }
+}
+
 /// The bits of `lfu`.
 fn frequent(frequency: u32, clock: u64) -> u32 {
     (frequency.min(MAX_FREQUENCY) << FREQUENCY_SHIFT) | ((clock >> COARSE) as u32 & STAMP)
@@ -337,6 +347,22 @@ fn halve_up_to(table: &mut Table, age: u64) {
         }
         for ghost in &mut leaf.ghosts {
             *ghost = (*ghost & !0xf) | ((*ghost & 0xf) >> times);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_after_the_clock_was_read_is_not_the_oldest() {
+        for bits in [u32::MAX, STAMP] {
+            assert_eq!(age(7, 7, bits), 0);
+            assert_eq!(age(7, 5, bits), 2);
+            assert_eq!(age(5, 7, bits), 0, "two ahead");
+            assert_eq!(age(1, bits, bits), 2, "gone round");
+            assert_eq!(age(bits / 2, 0, bits), bits / 2);
         }
     }
 }
