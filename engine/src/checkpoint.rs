@@ -206,7 +206,7 @@ fn park(shared: &Shared, snapshot: &Snapshot, why: &Error) -> Result<bool> {
             Ok(true)
         }
         // It is closed: there is nothing to move.
-        Err(Error::Index(_)) => Ok(false),
+        Err(Error::Index(_) | Error::IndexClosed { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -214,11 +214,12 @@ fn park(shared: &Shared, snapshot: &Snapshot, why: &Error) -> Result<bool> {
 /// Puts a parked index back on the disk, if there is space for it.
 fn put_back_if_possible(shared: &Shared) {
     let Some(parked) = shared.index.parked() else { return };
-    shared.space.note_parked(Some(put_back_bytes(&parked)));
+    let needed = put_back_bytes(&parked);
+    shared.space.note_parked(Some(needed));
     if shared.space.check_put_back().is_err() {
         return;
     }
-    if shared.space.free().is_some_and(|free| free < put_back_bytes(&parked)) {
+    if shared.space.free().is_some_and(|free| free < needed) {
         shared.space.release("the index goes back on the disk");
     }
     match shared.index.put_back(&parked) {

@@ -115,7 +115,8 @@ impl Handle {
         }
     }
 
-    /// Moves the index to memory, and deletes what there is of it on the disk. Only the checkpointer may, so that nothing is put meanwhile.
+    /// Moves the index to memory, and deletes what there is of it on the disk. Only the checkpointer
+    /// may, so that nothing is put meanwhile.
     ///
     /// # Errors
     /// [`Error::Index`] where it cannot be read; nothing has changed then.
