@@ -250,9 +250,8 @@ fn a_rebuild_mends_an_index_that_lost_an_entry_and_the_shard_serves_again() {
         entries.map(|item| item.expect("an entry").0).collect()
     };
     assert_eq!(keys.len(), 2);
-    // A key of the index is its position and the key; `1` is at 8541952 of the ring.
-    let key = [&8_541_952_u32.to_be_bytes()[..], b"1"].concat();
-    index.put(small, &key, None).expect("it is removed");
+    let key = keys.iter().find(|key| key.as_bytes().ends_with(b"1")).expect("the key");
+    index.put(small, key, None).expect("it is removed");
     index.flush(index.checkpoint().expect("a checkpoint")).expect("it is flushed");
     drop(index);
     let found = shard.expect_fault(&shard.file("index"), None);

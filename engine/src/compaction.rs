@@ -59,10 +59,10 @@ const SWEEP_KEYS: usize = 256;
 /// the sealed ones.
 const SPACE_PERCENT: u64 = 160;
 
-/// Sealed segments may take so much, in percent of the live records, and two segments besides, where
-/// the index leaves them less of [`SPACE_PERCENT`], as it does with small documents: with less
-/// garbage, compaction copies too much for what it frees.
-const LEAST_SPACE_PERCENT: u64 = 130;
+/// Segments may take so much, in percent of the live records, where the index leaves them less of
+/// [`SPACE_PERCENT`], as it does with very small documents: with less garbage, compaction copies too
+/// much for what it frees.
+const LEAST_SPACE_PERCENT: u64 = 120;
 
 /// A segment with less garbage, in percent of its length, is not worth the copying.
 const LEAST_GARBAGE_PERCENT: u64 = 10;
@@ -325,12 +325,13 @@ impl Compactor {
         let segment_bytes = u64::from(self.options.segment_bytes);
         let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
         let allowed = (space.live * SPACE_PERCENT / 100).saturating_sub(index_bytes);
-        let least = space.live * LEAST_SPACE_PERCENT / 100;
-        if allowed < least {
-            return least + 3 * segment_bytes;
-        }
-        let of_a_victim = (space.live / 2).min(segment_bytes);
-        (allowed + segment_bytes / 4 * 5).saturating_sub(of_a_victim)
+        let allowed = allowed.max(space.live * LEAST_SPACE_PERCENT / 100);
+        (allowed + segment_bytes / 4 * 5).saturating_sub(self.room_for_a_victim(space))
+    }
+
+    /// What may have to be appended of a segment before it is condemned.
+    fn room_for_a_victim(&self, space: &Space) -> u64 {
+        (space.live / 2).min(u64::from(self.options.segment_bytes))
     }
 
     /// What is written: the sealed segments, and the last one as far as it goes.
@@ -340,7 +341,8 @@ impl Compactor {
 
     /// Whether writes come in faster than space comes back.
     fn is_behind(&self, space: &Space) -> bool {
-        self.written(space) + space.condemned > self.limit(space)
+        let room = self.room_for_a_victim(space);
+        self.written(space) + space.condemned > self.limit(space) + room
     }
 
     /// Which segment is to be compacted now, if any.

@@ -191,7 +191,9 @@ impl Space {
     /// How many bytes a checkpoint may have: those that are free, and the reserve. `None` where that
     /// is not known.
     pub(crate) fn for_checkpoint(&self) -> Option<u64> {
-        let held = matches!(self.state.lock().reserve, Reserve::Held);
+        // Locked until both are known: else a reserve made meanwhile is counted as neither.
+        let state = self.state.lock();
+        let held = matches!(state.reserve, Reserve::Held);
         let reserve = if held { self.reserve_bytes } else { 0 };
         Some(self.free()?.saturating_add(reserve))
     }

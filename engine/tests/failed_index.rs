@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use sherd_engine::fs::SimFs;
-use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore};
+use sherd_engine::index::{Change, Entries, Entry, Index, IndexStore, MemoryStore};
 use sherd_engine::{Command, Engine, Error, IndexId, Result, Scan};
 
 /// Tells that an opening begins, and when it may go on.
@@ -79,14 +79,18 @@ impl Index for Failing {
         self.memory.get(index, key)
     }
 
-    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
-        if self.puts.load(Ordering::SeqCst) > 0 && self.puts.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.broken.store(true, Ordering::SeqCst);
-            // As sled does: what was put since the last flush may be gone, or not.
-            self.memory.crash(false);
+    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
+        for (key, entry) in changes {
+            if self.puts.load(Ordering::SeqCst) > 0 && self.puts.fetch_sub(1, Ordering::SeqCst) == 1
+            {
+                self.broken.store(true, Ordering::SeqCst);
+                // As sled does: what was put since the last flush may be gone, or not.
+                self.memory.crash(false);
+            }
+            self.check()?;
+            self.memory.put(index, key, entry.as_ref())?;
         }
-        self.check()?;
-        self.memory.put(index, key, entry)
+        Ok(())
     }
 
     fn range<'a>(

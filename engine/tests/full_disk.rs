@@ -413,7 +413,7 @@ fn a_rebuild_without_room_leaves_the_index_and_the_reserve_as_they_were() {
     let dir = disk.path().join("data");
     let (engine, _) = open(disk.path());
     set_up(&engine);
-    for batch in 0..40 {
+    for batch in 0..120 {
         let names = (0..500).map(|i| format!("key{}", batch * 500 + i));
         let mutations = names.map(|name| write(&name, "document", Condition::Any)).collect();
         mutate(&engine, mutations, false);
@@ -453,7 +453,7 @@ fn a_rebuild_without_room_leaves_the_index_and_the_reserve_as_they_were() {
     assert_eq!((recovery.rebuilt, contents(&engine) == expected), (None, true));
     drop(engine);
     disk.free();
-    assert_eq!(rebuild(&dir, &options()).unwrap().stat.documents, 20_000);
+    assert_eq!(rebuild(&dir, &options()).unwrap().stat.documents, 60_000);
     let (engine, recovery) = open(disk.path());
     assert_eq!((recovery.rebuilt, contents(&engine) == expected), (None, true));
 }

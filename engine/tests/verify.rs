@@ -14,7 +14,7 @@ use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::fs::Fs;
-use sherd_engine::index::{IndexStore, SledStore};
+use sherd_engine::index::{IndexKey, IndexStore, SledStore};
 use sherd_engine::verify::{Fault, Report, verify, verify_with};
 use sherd_engine::{Command, Condition, Engine, Error, Expiry, IndexSettings, Mutation, rebuild};
 
@@ -344,7 +344,7 @@ fn an_index_newer_than_the_manifest_is_no_fault() {
     assert_eq!((faults, report.entries), (vec![], Some(39)));
     // What was changed since the checkpoint may still be missing, but not be something else.
     let index = machine.index.open().unwrap();
-    let other = index.get(INDEX, &entry_key("key9")).unwrap();
+    let other = index.get(INDEX, entry_key("key9").as_bytes()).unwrap();
     index.put(INDEX, &entry_key("new1"), None).unwrap();
     assert_eq!(verify_machine(&machine).1, []);
     index.put(INDEX, &entry_key("new1"), other.as_ref()).unwrap();
@@ -406,9 +406,8 @@ fn an_unknown_version_is_refused_with_both_named() {
     assert!(error.to_string().contains(&format!("99 is not known here, {known} is")), "{error}");
 }
 
-fn entry_key(name: &str) -> Vec<u8> {
-    let key = key(name);
-    [&key.position.to_be_bytes()[..], &key.bytes].concat()
+fn entry_key(name: &str) -> IndexKey {
+    IndexKey::from(&key(name))
 }
 
 #[test]
@@ -421,11 +420,12 @@ fn entries_that_are_lost_stale_strange_or_swapped_are_named_each() {
     }
     engine.checkpoint().unwrap();
     let index = machine.index.open().unwrap();
-    let old = index.get(INDEX, &entry_key("key3")).unwrap();
+    let old = index.get(INDEX, entry_key("key3").as_bytes()).unwrap();
     put(&engine, "key3", "new 3");
     engine.close().unwrap();
     drop(engine);
-    let [first, second] = ["key5", "key6"].map(|name| index.get(INDEX, &entry_key(name)).unwrap());
+    let [first, second] =
+        ["key5", "key6"].map(|name| index.get(INDEX, entry_key(name).as_bytes()).unwrap());
     index.put(INDEX, &entry_key("key1"), None).unwrap();
     index.put(INDEX, &entry_key("key3"), old.as_ref()).unwrap();
     index.put(INDEX, &entry_key("key5"), second.as_ref()).unwrap();

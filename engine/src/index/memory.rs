@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::{Entries, Entry, Index, IndexKey, IndexStore};
+use super::{Change, Entries, Entry, Index, IndexKey, IndexStore};
 use crate::command::IndexId;
 use crate::error::Result;
 use crate::log::Lsn;
@@ -103,12 +103,14 @@ impl Index for MemoryStore {
         Ok(state.visible.1.get(&index).and_then(|table| table.get(key)).copied())
     }
 
-    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
+    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
         let mut state = self.0.write();
         let table = state.visible.1.entry(index).or_default();
-        match (entry, IndexKey::from_bytes(key)) {
-            (Some(entry), Some(key)) => _ = table.insert(key, *entry),
-            _ => _ = table.remove(key),
+        for (key, entry) in changes {
+            match entry {
+                Some(entry) => _ = table.insert(key.clone(), entry),
+                None => _ = table.remove(key),
+            }
         }
         Ok(())
     }

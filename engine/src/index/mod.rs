@@ -4,6 +4,7 @@
 //! checkpointer alone writes to it. [`SledStore`] keeps it on disk, `ParkedIndex` in memory while a
 //! full disk has no space for it, and [`MemoryStore`] is a twin for tests.
 
+mod block;
 mod handle;
 mod memory;
 mod parked;
@@ -28,7 +29,7 @@ use crate::log::record::ALIGNMENT;
 /// Where a document lies, and what is asked of it without reading it.
 ///
 /// Encoded as varints (LEB128: seven bits a byte, the lowest first, the eighth bit set on all bytes
-/// but the last), for sled keeps some five times of what it is given: number of the segment, offset
+/// but the last), for sled keeps a multiple of what it is given: number of the segment, offset
 /// of the record divided by 8, how many segments before it the first one is, bytes of key and
 /// document, version, when it expires (milliseconds since 1970; 0 for never); then the content
 /// hash, 16 bytes, little-endian.
@@ -59,33 +60,33 @@ impl Entry {
         effect::record_bytes(self.bytes as usize)
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(MAX_ENTRY_BYTES);
+    pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
         let before = self.segment.saturating_sub(self.first_segment);
-        put_varint(&mut bytes, u64::from(self.segment));
-        put_varint(&mut bytes, u64::from(self.offset) / ALIGNMENT as u64);
-        put_varint(&mut bytes, u64::from(before));
-        put_varint(&mut bytes, u64::from(self.bytes));
-        put_varint(&mut bytes, self.version);
-        put_varint(&mut bytes, self.expires_at);
-        bytes.extend_from_slice(&self.content_hash.to_le_bytes());
-        bytes
+        put_varint(out, u64::from(self.segment));
+        put_varint(out, u64::from(self.offset) / ALIGNMENT as u64);
+        put_varint(out, u64::from(before));
+        put_varint(out, u64::from(self.bytes));
+        put_varint(out, self.version);
+        put_varint(out, self.expires_at);
+        out.extend_from_slice(&self.content_hash.to_le_bytes());
     }
 
-    pub(crate) fn decode(mut bytes: &[u8]) -> Option<Self> {
-        let bytes = &mut bytes;
+    /// Takes an encoded entry off the beginning.
+    pub(crate) fn take(bytes: &mut &[u8]) -> Option<Self> {
         let segment = u32::try_from(take_varint(bytes)?).ok()?;
         let offset = take_varint(bytes)?.checked_mul(ALIGNMENT as u64)?;
         let before = u32::try_from(take_varint(bytes)?).ok()?;
-        Some(Self {
+        let entry = Self {
             segment,
             offset: u32::try_from(offset).ok()?,
             first_segment: segment.checked_sub(before)?,
             bytes: u32::try_from(take_varint(bytes)?).ok()?,
             version: take_varint(bytes)?,
             expires_at: take_varint(bytes)?,
-            content_hash: u128::from_le_bytes((*bytes).try_into().ok()?),
-        })
+            content_hash: u128::from_le_bytes(*bytes.first_chunk()?),
+        };
+        *bytes = &bytes[size_of::<u128>()..];
+        Some(entry)
     }
 }
 
@@ -149,7 +150,8 @@ impl IndexKey {
         &self.0[POSITION_BYTES..]
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    /// The position, big-endian, and the key.
+    pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -166,6 +168,9 @@ impl std::borrow::Borrow<[u8]> for IndexKey {
     }
 }
 
+/// A key, and its new entry; `None` where it has none any more.
+pub type Change<'a> = (&'a IndexKey, Option<Entry>);
+
 /// Entries in ring order.
 pub type Entries<'a> = Box<dyn Iterator<Item = Result<(IndexKey, Entry)>> + 'a>;
 
@@ -175,8 +180,13 @@ pub trait Index: Send + Sync {
     /// The entry of a key.
     fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>>;
 
-    /// Stores or, with `None`, removes the entry of a key.
-    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()>;
+    /// Makes changes, which are in key order. Only one thread may at a time; others read meanwhile.
+    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()>;
+
+    /// Makes a single change.
+    fn put(&self, index: IndexId, key: &IndexKey, entry: Option<&Entry>) -> Result<()> {
+        self.apply(index, &mut std::iter::once((key, entry.copied())))
+    }
 
     /// The entries between two keys, the second excluded.
     fn range<'a>(&'a self, index: IndexId, from: Bound<&[u8]>, until: &[u8])
@@ -244,15 +254,17 @@ mod tests {
             content_hash: u128::MAX,
         };
         for entry in [small, large] {
-            let bytes = entry.encode();
+            let mut bytes = Vec::new();
+            entry.encode_into(&mut bytes);
             assert!(bytes.len() <= MAX_ENTRY_BYTES);
-            assert_eq!(Entry::decode(&bytes), Some(entry));
             for cut in 0..bytes.len() {
-                assert_eq!(Entry::decode(&bytes[..cut]), None);
+                assert_eq!(Entry::take(&mut &bytes[..cut]), None);
             }
-            assert_eq!(Entry::decode(&[&bytes[..], &[0]].concat()), None);
+            bytes.push(7);
+            let mut rest = bytes.as_slice();
+            assert_eq!((Entry::take(&mut rest), rest), (Some(entry), &[7][..]));
         }
-        assert_eq!(Entry::decode(&[0xff; 40]), None, "a varint without an end");
+        assert_eq!(Entry::take(&mut &[0xff; 40][..]), None, "a varint without an end");
     }
 
     #[test]

@@ -10,13 +10,16 @@ use std::ops::Bound;
 
 use parking_lot::RwLock;
 
-use super::{Entries, Entry, Index, IndexKey, LAST_KEY};
+use super::{Change, Entries, Entry, Index, IndexKey, LAST_KEY};
 use crate::command::IndexId;
 use crate::error::Result;
 use crate::log::Lsn;
 
 /// How many entries of a range are copied at a time: the checkpointer cannot put any meanwhile.
 const ENTRIES_AT_A_TIME: usize = 256;
+
+/// How many entries are copied from an index to another at a time.
+const COPIED_AT_A_TIME: usize = 10_000;
 
 type Table = BTreeMap<IndexKey, Entry>;
 
@@ -32,11 +35,15 @@ pub(crate) struct ParkedIndex {
 pub(crate) fn copy(from: &dyn Index, to: &dyn Index) -> Result<(u64, u64)> {
     let (mut key_bytes, mut entries) = (0, 0);
     for id in from.indexes()? {
-        for item in from.range(id, Bound::Unbounded, &LAST_KEY)? {
-            let (key, entry) = item?;
-            key_bytes += key.as_bytes().len() as u64;
-            entries += 1;
-            to.put(id, key.as_bytes(), Some(&entry))?;
+        let mut all = from.range(id, Bound::Unbounded, &LAST_KEY)?;
+        loop {
+            let some = all.by_ref().take(COPIED_AT_A_TIME).collect::<Result<Vec<_>>>()?;
+            if some.is_empty() {
+                break;
+            }
+            key_bytes += some.iter().map(|(key, _)| key.as_bytes().len() as u64).sum::<u64>();
+            entries += some.len() as u64;
+            to.apply(id, &mut some.iter().map(|(key, entry)| (key, Some(*entry))))?;
         }
     }
     to.flush(from.checkpoint()?)?;
@@ -57,12 +64,14 @@ impl Index for ParkedIndex {
         Ok(self.tables.read().get(&index).and_then(|table| table.get(key)).copied())
     }
 
-    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
+    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
         let mut tables = self.tables.write();
         let table = tables.entry(index).or_default();
-        match (entry, IndexKey::from_bytes(key)) {
-            (Some(entry), Some(key)) => _ = table.insert(key, *entry),
-            _ => _ = table.remove(key),
+        for (key, entry) in changes {
+            match entry {
+                Some(entry) => _ = table.insert(key.clone(), entry),
+                None => _ = table.remove(key),
+            }
         }
         Ok(())
     }
@@ -146,7 +155,7 @@ mod tests {
         };
         let keys: Vec<_> = (0..1000u32).map(|position| IndexKey::new(position, b"key")).collect();
         for (key, version) in keys.iter().zip(1..) {
-            index.put(7, key.as_bytes(), Some(&entry(version))).unwrap();
+            index.put(7, key, Some(&entry(version))).unwrap();
         }
         let range = |from, until: &IndexKey| -> Vec<_> {
             let range = index.range(7, from, until.as_bytes()).unwrap();

@@ -122,7 +122,7 @@ impl Sequencer {
         }
         let overlay = &self.shared.view.read().overlay;
         let generations = [Some(&overlay.active), overlay.frozen.as_deref()];
-        checkpoint::bytes_needed(generations.into_iter().flatten())
+        checkpoint::bytes_needed(&self.shared, generations.into_iter().flatten())
     }
 
     /// Checkpoints what is published before the disk has no more space for that. Removes and

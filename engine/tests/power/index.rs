@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use sherd_engine::index::{Entries, Entry, Index, IndexStore, MemoryStore, SledStore};
+use sherd_engine::index::{Change, Entries, Entry, Index, IndexStore, MemoryStore, SledStore};
 use sherd_engine::{Error, IndexId, Result};
 
 /// What sled may cache.
@@ -95,9 +95,11 @@ impl Index for TestStore {
         Index::get(&self.entries, index, key)
     }
 
-    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
-        self.entries.put(index, key, entry)?;
-        self.record(false);
+    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
+        for (key, entry) in changes {
+            self.entries.put(index, key, entry.as_ref())?;
+            self.record(false);
+        }
         Ok(())
     }
 
@@ -342,9 +344,11 @@ impl Index for CopiedIndex {
         self.index.get(index, key)
     }
 
-    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
-        self.index.put(index, key, entry)?;
-        self.copier.record(false);
+    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
+        for (key, entry) in changes {
+            self.index.put(index, key, entry.as_ref())?;
+            self.copier.record(false);
+        }
         Ok(())
     }
 

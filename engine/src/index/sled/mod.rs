@@ -1,4 +1,4 @@
-//! The index in sled, one tree for each index of the catalogue.
+//! The index in sled, one tree of [blocks](super::block) for each index of the catalogue.
 //!
 //! sled 0.34 is fast and ordered, and is not trusted with anything that cannot be rebuilt. What it
 //! is known for is met here:
@@ -11,6 +11,8 @@
 //! * `apply_batch` and transactions take a process-wide lock, and `flush_async` and the flushing
 //!   thread work behind the caller's back: none is used.
 
+mod table;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -21,9 +23,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use sled::{Db, IVec, Mode, Tree};
+use sled::{Db, IVec, Mode};
 
-use super::{Entries, Entry, Index, IndexKey, IndexStore};
+use self::table::Table;
+use super::{Change, Entries, Entry, Index, IndexKey, IndexStore};
 use crate::command::IndexId;
 use crate::error::{Error, Result};
 use crate::log::Lsn;
@@ -32,10 +35,17 @@ use crate::log::Lsn;
 const CHECKPOINT: &[u8] = b"checkpoint";
 
 /// What the name of an index's tree begins with; its id follows in decimal.
-const TREE_PREFIX: &str = "index-";
+const TREE_PREFIX: &str = "blocks-";
 
-/// The size of sled's own segments. They come free as a whole, so small ones waste less: under
-/// random overwrites two thirds of what sled's 512 KiB take.
+/// Of a tree that has an entry under each key instead of blocks, as early versions had.
+const EARLY_TREE_PREFIX: &str = "index-";
+
+/// How many entries of such a tree are converted at a time.
+const CONVERTED_AT_A_TIME: usize = 10_000;
+
+/// The size of sled's own segments. They come free as a whole, so small ones waste less; what is
+/// longer than a quarter of one, as pages of blocks hardly are, is a file of its own. It cannot be
+/// changed for files that there are.
 const SLED_SEGMENT_BYTES: usize = 64 * 1024;
 
 /// What the names of directories next to the index's end with: of one that was set aside, a number
@@ -112,7 +122,7 @@ impl SledStore {
 
 impl IndexStore for SledStore {
     fn open(&self) -> Result<Arc<dyn Index>> {
-        guard(|| {
+        let index = guard(|| {
             let db = sled::Config::new()
                 .path(&self.dir)
                 .cache_capacity(self.cache_bytes)
@@ -120,14 +130,17 @@ impl IndexStore for SledStore {
                 .segment_size(SLED_SEGMENT_BYTES)
                 .flush_every_ms(None)
                 .open()?;
-            let index = SledIndex { db, dir: self.dir.clone(), trees: RwLock::default() };
-            for name in index.db.tree_names() {
-                if let Some(id) = tree_id(&name) {
-                    index.trees.write().insert(id, index.db.open_tree(&name)?);
-                }
+            let index = SledIndex { db, dir: self.dir.clone(), tables: RwLock::default() };
+            Ok(index)
+        })?;
+        for name in index.db.tree_names() {
+            if let Some(id) = tree_id(&name, TREE_PREFIX) {
+                let tree = guard(|| index.db.open_tree(&name))?;
+                index.tables.write().insert(id, Arc::new(Table::open(tree)?));
             }
-            Ok(Arc::new(index) as Arc<dyn Index>)
-        })
+        }
+        index.convert_early_trees()?;
+        Ok(Arc::new(index))
     }
 
     fn share(&self) -> Arc<dyn IndexStore> {
@@ -168,41 +181,64 @@ fn remove_dir(dir: &Path) -> Result<()> {
 struct SledIndex {
     db: Db,
     dir: PathBuf,
-    trees: RwLock<HashMap<IndexId, Tree>>,
+    tables: RwLock<HashMap<IndexId, Arc<Table>>>,
 }
 
 impl SledIndex {
-    fn tree(&self, index: IndexId) -> Option<Tree> {
-        self.trees.read().get(&index).cloned()
+    fn table(&self, index: IndexId) -> Option<Arc<Table>> {
+        self.tables.read().get(&index).cloned()
     }
 
-    fn tree_or_new(&self, index: IndexId) -> sled::Result<Tree> {
-        if let Some(tree) = self.tree(index) {
-            return Ok(tree);
+    fn table_or_new(&self, index: IndexId) -> Result<Arc<Table>> {
+        if let Some(table) = self.table(index) {
+            return Ok(table);
         }
-        let tree = self.db.open_tree(tree_name(index))?;
-        self.trees.write().insert(index, tree.clone());
-        Ok(tree)
+        let tree = guard(|| self.db.open_tree(tree_name(index)))?;
+        let table = Arc::new(Table::open(tree)?);
+        self.tables.write().insert(index, Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Makes blocks of what an early version left. A crash on the way leaves the tree, to be
+    /// converted from its beginning.
+    fn convert_early_trees(&self) -> Result<()> {
+        for name in self.db.tree_names() {
+            let Some(id) = tree_id(&name, EARLY_TREE_PREFIX) else { continue };
+            self.drop_index(id)?;
+            let table = self.table_or_new(id)?;
+            let tree = guard(|| self.db.open_tree(&name))?;
+            let mut entries = tree.iter();
+            loop {
+                let some = entries.by_ref().take(CONVERTED_AT_A_TIME);
+                let some: Vec<_> = guard(|| some.collect::<sled::Result<_>>())?;
+                if some.is_empty() {
+                    break;
+                }
+                let decoded = some.iter().map(|(key, value)| {
+                    let entry = Entry::take(&mut value.as_ref());
+                    IndexKey::from_bytes(key).zip(entry).ok_or_else(|| {
+                        Error::Index("an entry of an early version cannot be decoded".into())
+                    })
+                });
+                let decoded = decoded.collect::<Result<Vec<_>>>()?;
+                table.apply(&mut decoded.iter().map(|(key, entry)| (key, Some(*entry))))?;
+            }
+            guard(|| self.db.drop_tree(&name))?;
+        }
+        Ok(())
     }
 }
 
 impl Index for SledIndex {
     fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
-        // The hot path: looks the tree up without cloning it.
-        let trees = self.trees.read();
-        let Some(tree) = trees.get(&index) else { return Ok(None) };
-        guard(|| tree.get(key))?.map(|value| decode(&value)).transpose()
+        // The hot path: looks the table up without cloning it.
+        let tables = self.tables.read();
+        let Some(table) = tables.get(&index) else { return Ok(None) };
+        table.get(key)
     }
 
-    fn put(&self, index: IndexId, key: &[u8], entry: Option<&Entry>) -> Result<()> {
-        guard(|| {
-            let tree = self.tree_or_new(index)?;
-            match entry {
-                Some(entry) => tree.insert(key, entry.encode())?,
-                None => tree.remove(key)?,
-            };
-            Ok(())
-        })
+    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
+        self.table_or_new(index)?.apply(changes)
     }
 
     fn range<'a>(
@@ -211,26 +247,32 @@ impl Index for SledIndex {
         from: Bound<&[u8]>,
         until: &[u8],
     ) -> Result<Entries<'a>> {
-        let Some(tree) = self.tree(index) else { return Ok(Box::new(std::iter::empty())) };
-        let mut range = guard(|| Ok(tree.range::<&[u8], _>((from, Bound::Excluded(until)))))?;
+        let Some(table) = self.table(index) else { return Ok(Box::new(std::iter::empty())) };
+        let until = until.to_vec();
+        let (items, mut next) = table.page(from, &until)?;
+        let mut items = items.into_iter();
         Ok(Box::new(std::iter::from_fn(move || {
-            let next = guard(|| range.next().transpose()).transpose()?;
-            Some(next.and_then(|(key, value)| {
-                let key = IndexKey::from_bytes(&key)
-                    .ok_or_else(|| Error::Index("a key is too short".into()))?;
-                Ok((key, decode(&value)?))
-            }))
+            loop {
+                if let Some(item) = items.next() {
+                    return Some(Ok(item));
+                }
+                let from = next.take()?;
+                match table.page(Bound::Included(&from), &until) {
+                    Ok((page, beyond)) => (items, next) = (page.into_iter(), beyond),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
         })))
     }
 
     fn drop_index(&self, index: IndexId) -> Result<()> {
-        self.trees.write().remove(&index);
+        self.tables.write().remove(&index);
         guard(|| self.db.drop_tree(tree_name(index)))?;
         Ok(())
     }
 
     fn indexes(&self) -> Result<Vec<IndexId>> {
-        Ok(self.trees.read().keys().copied().collect())
+        Ok(self.tables.read().keys().copied().collect())
     }
 
     fn flush(&self, checkpoint: Lsn) -> Result<()> {
@@ -267,12 +309,8 @@ fn tree_name(index: IndexId) -> String {
     format!("{TREE_PREFIX}{index}")
 }
 
-fn tree_id(name: &IVec) -> Option<IndexId> {
-    std::str::from_utf8(name).ok()?.strip_prefix(TREE_PREFIX)?.parse().ok()
-}
-
-fn decode(value: &[u8]) -> Result<Entry> {
-    Entry::decode(value).ok_or_else(|| Error::Index("an entry cannot be decoded".into()))
+fn tree_id(name: &IVec, prefix: &str) -> Option<IndexId> {
+    std::str::from_utf8(name).ok()?.strip_prefix(prefix)?.parse().ok()
 }
 
 /// Runs a call into sled; its errors and its panics are errors of the index.

@@ -1,0 +1,435 @@
+//! A table of the index: blocks in a tree of sled's.
+//!
+//! A block lies under its *fence*: it has the keys from there to the next fence. What else it holds,
+//! from the next fence on, does not count: so a block is split by putting the right part under a
+//! fence of its own, and then the left part alone; and merged by putting both under the left fence,
+//! and then removing the right one. Wherever sled comes back to after a crash, each key is in one
+//! block, and none is lost. A fence is never removed but so: what did not count before it would.
+//!
+//! The fences are in memory as well, some 40 bytes each, for a look-up to find the block.
+
+use std::collections::BTreeSet;
+use std::iter::Peekable;
+use std::mem;
+use std::ops::Bound;
+
+use parking_lot::RwLock;
+use sled::{IVec, Tree};
+
+use super::guard;
+use crate::error::{Error, Result};
+use crate::index::block::{self, Item};
+use crate::index::{Change, Entry, IndexKey};
+
+/// A longer block is split. sled logs a block with each change of it, and about every tenth time
+/// the some twelve that are on a page with it.
+const MAX_BLOCK_BYTES: usize = 1024;
+
+/// What the parts of a block that is split have about.
+const SPLIT_BLOCK_BYTES: usize = MAX_BLOCK_BYTES * 3 / 4;
+
+/// A shorter block is merged with the next one.
+const MIN_BLOCK_BYTES: usize = MAX_BLOCK_BYTES / 4;
+
+/// How many blocks are merged at a time: no reader finds the block of a key meanwhile.
+const ABSORBED_AT_A_TIME: usize = 32;
+
+/// Before every key.
+const FIRST_FENCE: &[u8] = &[0];
+
+/// Where blocks are kept by their fences. What was done last may be undone by a crash, and what
+/// before it as well, but never only what was done before.
+pub(super) trait Blocks {
+    fn get(&self, fence: &[u8]) -> Result<Option<IVec>>;
+    fn insert(&self, fence: &[u8], block: &[u8]) -> Result<()>;
+    fn remove(&self, fence: &[u8]) -> Result<()>;
+    fn fences(&self) -> Result<BTreeSet<IVec>>;
+}
+
+impl Blocks for Tree {
+    fn get(&self, fence: &[u8]) -> Result<Option<IVec>> {
+        guard(|| Self::get(self, fence))
+    }
+
+    fn insert(&self, fence: &[u8], block: &[u8]) -> Result<()> {
+        guard(|| Self::insert(self, fence, block)).map(drop)
+    }
+
+    fn remove(&self, fence: &[u8]) -> Result<()> {
+        guard(|| Self::remove(self, fence)).map(drop)
+    }
+
+    fn fences(&self) -> Result<BTreeSet<IVec>> {
+        // Copied: sled's keys hold the page that they were read from.
+        let copied = |key: sled::Result<IVec>| Ok(IVec::from(key?.as_ref()));
+        guard(|| self.iter().keys().map(copied).collect())
+    }
+}
+
+/// Blocks in a tree of sled's.
+pub(super) struct Table<B = Tree> {
+    blocks: B,
+    /// Written by the one who applies changes, which is one thread at a time.
+    fences: RwLock<BTreeSet<IVec>>,
+}
+
+impl<B: Blocks> Table<B> {
+    pub(super) fn open(blocks: B) -> Result<Self> {
+        let fences = blocks.fences()?;
+        Ok(Self { blocks, fences: RwLock::new(fences) })
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
+        // Held while the block is read: it is that of the fence.
+        let fences = self.fences.read();
+        let Some(fence) = fence_before(&fences, key) else { return Ok(None) };
+        block::find(&self.block(fence)?, key)
+    }
+
+    /// The entries from a key on, as far as the block with them goes; and where the next begins, if
+    /// that is before `until`.
+    pub(super) fn page(
+        &self,
+        from: Bound<&[u8]>,
+        until: &[u8],
+    ) -> Result<(Vec<Item>, Option<IVec>)> {
+        let fences = self.fences.read();
+        let first = match from {
+            Bound::Included(key) | Bound::Excluded(key) => key,
+            Bound::Unbounded => FIRST_FENCE,
+        };
+        let next = fence_after(&fences, first).filter(|next| next.as_ref() < until);
+        let Some(fence) = fence_before(&fences, first) else {
+            return Ok((Vec::new(), next.cloned()));
+        };
+        let end = next.map_or(until, AsRef::as_ref);
+        Ok((block::items(&self.block(fence)?, from, Some(end))?, next.cloned()))
+    }
+
+    /// Makes changes, which are in key order. Readers see each change done or not done, and all
+    /// other entries all the while.
+    pub(super) fn apply(&self, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
+        let mut changes = changes.peekable();
+        while let Some(&(key, _)) = changes.peek() {
+            self.apply_to_block(key, &mut changes)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the changes of the block that has `key`, the first one's; and of those after it as long
+    /// as what is left of the block is short.
+    fn apply_to_block<'a>(
+        &self,
+        key: &IndexKey,
+        changes: &mut Peekable<impl Iterator<Item = Change<'a>>>,
+    ) -> Result<()> {
+        let (fence, mut next) = {
+            let fences = self.fences.read();
+            let fence = fence_before(&fences, key.as_bytes()).cloned();
+            (fence, fence_after(&fences, key.as_bytes()).cloned())
+        };
+        let mut old = match &fence {
+            Some(fence) => block::items(&self.block(fence)?, Bound::Unbounded, next.as_deref())?,
+            None => Vec::new(),
+        };
+        let fence = fence.unwrap_or_else(|| FIRST_FENCE.into());
+        let mut absorbed = Vec::new();
+        loop {
+            let mut new = merge(old, next.as_deref(), changes);
+            let whole = block::encode(&new);
+            let beyond = next.take_if(|_| whole.len() < MIN_BLOCK_BYTES);
+            if beyond.is_none() || absorbed.len() == ABSORBED_AT_A_TIME {
+                self.replace(&fence, &mem::take(&mut absorbed), &new, whole)?;
+            }
+            let Some(beyond) = beyond else { return Ok(()) };
+            next = fence_after(&self.fences.read(), &beyond).cloned();
+            new.extend(block::items(&self.block(&beyond)?, Bound::Unbounded, next.as_deref())?);
+            old = new;
+            absorbed.push(beyond);
+        }
+    }
+
+    /// The block under a fence.
+    fn block(&self, fence: &[u8]) -> Result<IVec> {
+        let missing = || Error::Index("a block that there was is missing".into());
+        self.blocks.get(fence)?.ok_or_else(missing)
+    }
+
+    /// Puts entries, `whole` as one block, in the place of a block and of those after it that were
+    /// absorbed.
+    fn replace(
+        &self,
+        fence: &IVec,
+        absorbed: &[IVec],
+        items: &[Item],
+        whole: Vec<u8>,
+    ) -> Result<()> {
+        let blocks = if whole.len() <= MAX_BLOCK_BYTES {
+            vec![(fence.clone(), whole)]
+        } else {
+            split(fence, items)
+        };
+        if let [(_, block)] = &*blocks
+            && absorbed.is_empty()
+            && self.fences.read().contains(fence)
+        {
+            return self.blocks.insert(fence, block);
+        }
+        let mut fences = self.fences.write();
+        let kept: BTreeSet<IVec> = blocks.iter().map(|(fence, _)| fence.clone()).collect();
+        for (fence, block) in blocks.into_iter().rev() {
+            self.blocks.insert(&fence, &block)?;
+            fences.insert(fence);
+        }
+        for fence in absorbed.iter().filter(|fence| !kept.contains(*fence)) {
+            self.blocks.remove(fence)?;
+            fences.remove(fence);
+        }
+        Ok(())
+    }
+}
+
+/// Entries as several blocks, the first under the fence that there is.
+fn split(fence: &IVec, items: &[Item]) -> Vec<(IVec, Vec<u8>)> {
+    let mut blocks: Vec<(IVec, Vec<u8>)> = Vec::new();
+    let mut first = 0;
+    for (count, block) in block::split(items, SPLIT_BLOCK_BYTES) {
+        let fence = match first {
+            0 => fence.clone(),
+            first => block::separator(&items[first - 1].0, &items[first].0).into(),
+        };
+        blocks.push((fence, block));
+        first += count;
+    }
+    blocks
+}
+
+/// The old entries, which go up to `next`, with the changes before there made.
+fn merge<'a>(
+    old: Vec<Item>,
+    next: Option<&[u8]>,
+    changes: &mut Peekable<impl Iterator<Item = Change<'a>>>,
+) -> Vec<Item> {
+    let mut new = Vec::with_capacity(old.len() + 1);
+    let mut old = old.into_iter().peekable();
+    let is_here = |(key, _): &Change<'a>| next.is_none_or(|next| key.as_bytes() < next);
+    while let Some((key, entry)) = changes.next_if(is_here) {
+        while let Some(item) = old.next_if(|(before, _)| before < key) {
+            new.push(item);
+        }
+        _ = old.next_if(|(before, _)| before == key);
+        if let Some(entry) = entry {
+            new.push((key.clone(), entry));
+        }
+    }
+    new.extend(old);
+    new
+}
+
+/// The fence of the block that has a key.
+fn fence_before<'a>(fences: &'a BTreeSet<IVec>, key: &[u8]) -> Option<&'a IVec> {
+    fences.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()
+}
+
+/// The fence after a key.
+fn fence_after<'a>(fences: &'a BTreeSet<IVec>, key: &[u8]) -> Option<&'a IVec> {
+    fences.range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    type Model = BTreeMap<IndexKey, Entry>;
+
+    /// Blocks in memory, of which only so many writes more succeed.
+    #[derive(Clone, Default)]
+    struct Cut {
+        blocks: RefCell<BTreeMap<IVec, IVec>>,
+        writes: Cell<usize>,
+    }
+
+    impl Cut {
+        fn write(&self) -> Result<()> {
+            let left = self.writes.get().checked_sub(1).ok_or(Error::Closed)?;
+            self.writes.set(left);
+            Ok(())
+        }
+    }
+
+    impl Blocks for Cut {
+        fn get(&self, fence: &[u8]) -> Result<Option<IVec>> {
+            Ok(self.blocks.borrow().get(fence).cloned())
+        }
+
+        fn insert(&self, fence: &[u8], block: &[u8]) -> Result<()> {
+            self.write()?;
+            self.blocks.borrow_mut().insert(fence.into(), block.into());
+            Ok(())
+        }
+
+        fn remove(&self, fence: &[u8]) -> Result<()> {
+            self.write()?;
+            self.blocks.borrow_mut().remove(fence);
+            Ok(())
+        }
+
+        fn fences(&self) -> Result<BTreeSet<IVec>> {
+            Ok(self.blocks.borrow().keys().cloned().collect())
+        }
+    }
+
+    fn contents<B: Blocks>(table: &Table<B>) -> Model {
+        let mut found = Model::new();
+        let mut from = Some(IVec::from(&[0]));
+        while let Some(fence) = from {
+            let (items, next) = table.page(Bound::Included(&fence), &[0xff; 8]).unwrap();
+            for (key, entry) in items {
+                assert!(found.last_key_value().is_none_or(|(last, _)| *last < key), "{key:?}");
+                assert_eq!(table.get(key.as_bytes()).unwrap(), Some(entry));
+                found.insert(key, entry);
+            }
+            from = next;
+        }
+        found
+    }
+
+    /// Changes of keys of which many share a position; sometimes nearly all are removed.
+    fn random_changes(
+        rng: &mut fastrand::Rng,
+        model: &Model,
+        version: u64,
+    ) -> BTreeMap<IndexKey, Option<Entry>> {
+        let mut changes = BTreeMap::new();
+        if rng.u8(..) < 40 {
+            let (from, until) = (rng.u32(..300), rng.u32(..300));
+            let gone = model.keys().filter(|key| (from..until).contains(&key.position()));
+            changes.extend(gone.map(|key| (key.clone(), None)));
+        }
+        for _ in 0..rng.usize(1..200) {
+            let length = if rng.u8(..) < 3 { 900 } else { 0 };
+            let name = format!("key-{}{}", rng.u32(..8), "x".repeat(length));
+            let entry = Entry {
+                segment: rng.u32(1..200),
+                offset: rng.u32(8..100_000) * 8,
+                first_segment: 1,
+                bytes: rng.u32(..2000),
+                version,
+                expires_at: 0,
+                content_hash: rng.u128(..),
+            };
+            let entry = (rng.u8(..) > 90).then_some(entry);
+            changes.insert(IndexKey::new(rng.u32(..300), name.as_bytes()), entry);
+        }
+        changes
+    }
+
+    fn apply<B: Blocks>(
+        table: &Table<B>,
+        changes: &BTreeMap<IndexKey, Option<Entry>>,
+    ) -> Result<()> {
+        table.apply(&mut changes.iter().map(|(key, entry)| (key, *entry)))
+    }
+
+    #[test]
+    fn a_table_is_the_map_of_its_changes_wherever_a_crash_stops_them() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut model = Model::new();
+        let mut blocks = Cut::default();
+        let mut cuts = 0;
+        for version in 1..120 {
+            let changes = random_changes(&mut rng, &model, version);
+            let mut after = model.clone();
+            for (key, entry) in &changes {
+                match entry {
+                    Some(entry) => _ = after.insert(key.clone(), *entry),
+                    None => _ = after.remove(key),
+                }
+            }
+            // Cut off, opened again, and the changes made once more, as by a replay of the log.
+            for writes in [rng.usize(..20), rng.usize(..100), usize::MAX] {
+                blocks.writes.set(writes);
+                let table = Table::open(blocks.clone()).unwrap();
+                let whole = apply(&table, &changes).is_ok();
+                blocks = table.blocks;
+                let table = Table::open(blocks.clone()).unwrap();
+                let found = contents(&table);
+                for key in model.keys().chain(after.keys()).chain(found.keys()) {
+                    let states = [model.get(key), after.get(key)];
+                    assert!(states.contains(&found.get(key)), "{key:?}");
+                }
+                cuts += u32::from(!whole);
+                if whole {
+                    assert_eq!(found, after);
+                }
+            }
+            model = after;
+        }
+        assert!(cuts > 40, "{cuts}");
+        let bytes: usize = blocks.blocks.borrow().values().map(|block| block.len()).sum();
+        let blocks = blocks.blocks.borrow().len();
+        assert!(bytes / blocks > MIN_BLOCK_BYTES, "{bytes} bytes in {blocks} blocks");
+    }
+
+    #[test]
+    fn readers_see_every_entry_that_stays_while_blocks_are_split_and_merged() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = sled::open(dir.path()).unwrap();
+        let table = Table::open(db.open_tree("blocks-1").unwrap()).unwrap();
+        let entry = |version| Entry {
+            segment: 1,
+            offset: 64,
+            first_segment: 1,
+            bytes: 1,
+            version,
+            expires_at: 0,
+            content_hash: 0,
+        };
+        let key = |i: u32| IndexKey::new(i, b"key");
+        let lasting: BTreeMap<_, _> = (0..200).map(|i| (key(i * 50), Some(entry(1)))).collect();
+        apply(&table, &lasting).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let passes = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut passes = 0;
+                while !done.load(std::sync::atomic::Ordering::Acquire) {
+                    let found = contents_between(&table);
+                    assert!(lasting.keys().all(|key| found.contains(key)));
+                    for key in lasting.keys() {
+                        assert!(table.get(key.as_bytes()).unwrap().is_some());
+                    }
+                    passes += 1;
+                }
+                passes
+            });
+            for round in 2..8 {
+                let passing = (0..10_000).filter(|i| i % 50 != 0).map(key);
+                let new: BTreeMap<_, _> = passing.map(|key| (key, Some(entry(round)))).collect();
+                apply(&table, &new).unwrap();
+                let gone = new.into_keys().map(|key| (key, None)).collect();
+                apply(&table, &gone).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Release);
+            reader.join().unwrap()
+        });
+        assert!(passes > 0);
+        assert!(table.fences.read().len() < 60, "{} blocks", table.fences.read().len());
+    }
+
+    /// The keys as a scan finds them while they change.
+    fn contents_between(table: &Table) -> BTreeSet<IndexKey> {
+        let mut found = BTreeSet::new();
+        let mut from = Some(IVec::from(&[0]));
+        while let Some(fence) = from {
+            let (items, next) = table.page(Bound::Included(&fence), &[0xff; 8]).unwrap();
+            found.extend(items.into_iter().map(|(key, _)| key));
+            from = next;
+        }
+        found
+    }
+}
