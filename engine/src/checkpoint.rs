@@ -51,6 +51,9 @@ const INDEX_BYTES: u64 = 2 * 1024 * 1024;
 /// bytes with keys of 16.
 const PUT_BACK_BYTES: u64 = 110;
 
+/// What it takes for the key, as a multiple: a key may be in a fence as well.
+const PUT_BACK_WRITES: u64 = 3;
+
 /// With more documents, the index is not parked: some 150 bytes each, that is 600 MB of memory.
 const MAX_PARKED_DOCUMENTS: u64 = 4_000_000;
 
@@ -140,12 +143,12 @@ fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     shared.index.reopen(|index| whats_wrong(shared, snapshot, index))?;
     let written = {
         let index = shared.index.get()?;
-        shared.index_bytes.store(index.bytes_on_disk(), Ordering::Release);
         drain(&*index, &snapshot.generation).and_then(|()| index.flush(snapshot.lsn))
     };
     if let Err(error) = written {
         return Err(replace_index(shared, snapshot, error));
     }
+    note_index_bytes(shared);
     let tombstones = &snapshot.usage.tombstones;
     let segments = SegmentInfo::list(&shared.segments, tombstones, &snapshot.condemned);
     Manifest::of(shared.identity, snapshot.lsn, &snapshot.state, segments)
@@ -180,27 +183,49 @@ fn delete(shared: &Shared, condemned: &[u32]) {
 }
 
 /// What a checkpoint may take while the index is in memory: the manifest.
-pub(crate) const PARKED_BYTES: u64 = 64 * 1024;
+const PARKED_BYTES: u64 = 64 * 1024;
 
 /// What a checkpoint of generations may take.
-pub(crate) fn bytes_needed<'a>(
-    shared: &Shared,
-    generations: impl IntoIterator<Item = &'a Generation>,
-) -> u64 {
-    let (mut keys, mut entries) = (0, 0);
-    for generation in generations {
-        keys += generation.keys as u64;
-        entries += (generation.key_bytes + generation.keys * MAX_ENTRY_BYTES) as u64;
+pub(crate) struct Needed {
+    /// For blocks of the index that change.
+    rewritten: u64,
+    /// For entries that are new, and all else.
+    added: u64,
+}
+
+impl Needed {
+    pub(crate) fn of<'a>(
+        shared: &Shared,
+        generations: impl IntoIterator<Item = &'a Generation>,
+    ) -> Self {
+        if shared.index.parked().is_some() {
+            return Self { rewritten: 0, added: PARKED_BYTES };
+        }
+        let (mut keys, mut entries) = (0, 0);
+        for generation in generations {
+            keys += generation.keys as u64;
+            entries += (generation.key_bytes + generation.keys * MAX_ENTRY_BYTES) as u64;
+        }
+        let index_bytes = shared.index_bytes.load(Ordering::Acquire);
+        let rewritten = (keys * BLOCK_WRITES).min(index_bytes / REWRITTEN_SHARE);
+        Self { rewritten, added: entries * INDEX_WRITES + INDEX_BYTES }
     }
-    let index_bytes = shared.index_bytes.load(Ordering::Acquire);
-    let rewritten = (keys * BLOCK_WRITES).min(index_bytes / REWRITTEN_SHARE);
-    rewritten + entries * INDEX_WRITES + INDEX_BYTES
+
+    /// At the worst.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.rewritten + self.added
+    }
+
+    /// Where nothing else can bring more: entries are hardly ever as long as they may be.
+    fn least(&self) -> u64 {
+        self.rewritten + self.added / 2
+    }
 }
 
 /// What it takes to put an index on the disk.
 pub(crate) fn put_back_bytes(parked: &ParkedIndex) -> u64 {
     let (key_bytes, entries) = parked.size();
-    PUT_BACK_BYTES * entries + INDEX_WRITES * key_bytes + INDEX_BYTES
+    PUT_BACK_BYTES * entries + PUT_BACK_WRITES * key_bytes + INDEX_BYTES
 }
 
 /// Moves the index to memory where there is no space for a checkpoint. Whether it did.
@@ -240,9 +265,19 @@ fn put_back_if_possible(shared: &Shared) {
     match shared.index.put_back(&parked) {
         Ok(()) => {
             shared.space.note_parked(None);
+            note_index_bytes(shared);
+            let bytes = shared.index_bytes.load(Ordering::Acquire);
+            shared.renewed_index_bytes.store(bytes, Ordering::Release);
             tracing::info!(dir = %shared.dir.display(), "the index is on the disk again");
         }
         Err(error) => tracing::warn!(%error, "the index stays in memory"),
+    }
+}
+
+/// Remembers what the index takes on the disk.
+fn note_index_bytes(shared: &Shared) {
+    if let Ok(index) = shared.index.get() {
+        shared.index_bytes.store(index.bytes_on_disk(), Ordering::Release);
     }
 }
 
@@ -252,7 +287,10 @@ fn renew_if_mostly_empty(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
     let documents = snapshot.state.documents();
     let entries = documents.saturating_mul(MAX_ENTRY_BYTES as u64);
     let bytes = shared.index.get()?.bytes_on_disk();
-    if bytes > entries * RENEWED_SHARE + RENEWED_BYTES && documents <= MAX_PARKED_DOCUMENTS {
+    let much = entries * RENEWED_SHARE + RENEWED_BYTES;
+    // Of long keys it takes as much when it is new.
+    let more = 2 * shared.renewed_index_bytes.load(Ordering::Acquire);
+    if bytes > much.max(more) && documents <= MAX_PARKED_DOCUMENTS {
         shared.index.park()?;
         tracing::info!(bytes, documents, "the index is made anew: it was mostly empty");
         put_back_if_possible(shared);
@@ -265,9 +303,9 @@ fn renew_if_mostly_empty(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
 /// Where the checkpoint gives segments back, less than what it may take at the worst will do: it
 /// would wait for what only it can bring.
 fn check_space(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
-    let parked = shared.index.parked().is_some();
-    let worst = if parked { PARKED_BYTES } else { bytes_needed(shared, [&*snapshot.generation]) };
-    let needed = if snapshot.condemned.is_empty() { worst } else { worst / 2 };
+    let needed = Needed::of(shared, [&*snapshot.generation]);
+    let worst = needed.bytes();
+    let needed = if snapshot.condemned.is_empty() { worst } else { needed.least() };
     let free = || {
         let failed = |error| Error::io("ask for the free space of", &shared.dir, error);
         shared.fs.free_bytes(&shared.dir).map_err(failed)

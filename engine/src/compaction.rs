@@ -341,7 +341,7 @@ impl Compactor {
 
     /// Whether writes come in faster than space comes back.
     fn is_behind(&self, space: &Space) -> bool {
-        let room = self.room_for_a_victim(space);
+        let room = self.room_for_a_victim(space).min(u64::from(self.options.segment_bytes) / 2);
         self.written(space) + space.condemned > self.limit(space) + room
     }
 

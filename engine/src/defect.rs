@@ -56,6 +56,8 @@ defects! {
     DeletedWhileInUse,
     /// A tombstone is dropped while an older record of its key is there.
     TombstoneDropped,
+    /// A document that is moved forgets that older segments hold records of its key.
+    FirstSegmentForgotten,
     /// A rebuild takes the older of two records of a key.
     OlderRecordWins,
 }

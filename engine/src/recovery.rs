@@ -202,6 +202,7 @@ pub(crate) fn recover(
         unowned: AtomicBool::new(unowned),
         active_bytes: AtomicU64::new(u64::from(log_writer.place().1)),
         index_bytes: AtomicU64::new(index_bytes),
+        renewed_index_bytes: AtomicU64::new(0),
         damaged: Mutex::default(),
         space,
         checkpoint_error: Mutex::default(),

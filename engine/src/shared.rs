@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) active_bytes: AtomicU64,
     /// What the index took on disk at the last checkpoint.
     pub(crate) index_bytes: AtomicU64,
+    /// What it took when it was put back on the disk last; 0 for never.
+    pub(crate) renewed_index_bytes: AtomicU64,
     /// Segments that cannot be compacted, for they are damaged or cannot be read, and why.
     pub(crate) damaged: Mutex<BTreeMap<u32, Arc<str>>>,
     pub(crate) space: Arc<Space>,

@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::fs::{Failure, FaultFs, Kind, Operation, SimFs};
 use sherd_engine::index::{IndexStore, MemoryStore};
-use sherd_engine::{Command, Engine, Error, IndexSettings, Options};
+use sherd_engine::{Command, Defect, Defects, Engine, Error, IndexSettings, Options};
 
 /// Compacts until there is no garbage left, and returns how many segments went.
 fn compact_all(engine: &Engine) -> usize {
@@ -114,6 +114,54 @@ fn a_removal_outlives_its_segment_while_an_older_record_is_there() {
         assert_eq!(contents(&engine).len(), 61);
     }
     panic!("compaction comes to no end");
+}
+
+/// Written, overwritten, moved, removed: the first record lies in a cold segment, and all others go
+/// before it.
+fn moved_and_removed(defects: Defects) -> Option<String> {
+    let machine = Machine::default();
+    let open = || machine.open_with(Options { defects, ..options() });
+    let (mut engine, _) = open().unwrap();
+    set_up(&engine);
+    put(&engine, "moved", "first");
+    for i in 0..40 {
+        put(&engine, &format!("cold{i}"), "stays as it is, so that its segment has no garbage");
+    }
+    let overwrite = |engine: &Engine| {
+        for _ in 0..30 {
+            put(engine, "hot", "is overwritten all the time, which fills segments with garbage");
+        }
+    };
+    overwrite(&engine);
+    put(&engine, "moved", "second");
+    overwrite(&engine);
+    let lies_in = segments_with(&machine, b"second")[0];
+    while segments_with(&machine, b"second").contains(&lies_in) {
+        engine.compact().unwrap().unwrap();
+    }
+    one(&engine, remove("moved"));
+    overwrite(&engine);
+    while let Some(compacted) = engine.compact().unwrap() {
+        drop(engine);
+        machine.fs.crash(|| false);
+        machine.index.set_aside().unwrap();
+        engine = match open() {
+            Ok((engine, _)) => engine,
+            Err(error) => return Some(error.to_string()),
+        };
+        if get(&engine, "moved").is_some() {
+            return Some(format!("back after {compacted:?}"));
+        }
+    }
+    None
+}
+
+#[test]
+fn a_removal_outweighs_all_records_of_a_document_that_was_moved() {
+    assert_eq!(moved_and_removed(Defects::default()), None);
+    let forgotten = moved_and_removed(Defects::from(Defect::FirstSegmentForgotten));
+    println!("{forgotten:?}");
+    assert!(forgotten.is_some(), "the order of the segments does not show it");
 }
 
 #[test]

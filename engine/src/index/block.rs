@@ -123,11 +123,14 @@ pub(super) fn split(items: &[Item], bytes: usize) -> Vec<(usize, Vec<u8>)> {
     let mut first = 0;
     let mut block = Vec::new();
     for (i, item) in items.iter().enumerate() {
-        if block.len() >= each {
+        let before = block.len();
+        append(&mut block, (i > first).then(|| &items[i - 1].0), item);
+        if before >= each || (before > 0 && block.len() > bytes) {
+            block.truncate(before);
             blocks.push((i - first, std::mem::take(&mut block)));
             first = i;
+            append(&mut block, None, item);
         }
-        append(&mut block, (i > first).then(|| &items[i - 1].0), item);
     }
     blocks.push((items.len() - first, block));
     blocks

@@ -5,7 +5,7 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use super::Sequencer;
-use crate::checkpoint::{self, Snapshot};
+use crate::checkpoint::{Needed, Snapshot};
 use crate::defect::Defect;
 use crate::engine::Durability;
 use crate::error::{Error, Result};
@@ -117,12 +117,9 @@ impl Sequencer {
 
     /// What a checkpoint of all that is published may take.
     pub(super) fn next_checkpoint_bytes(&self) -> u64 {
-        if self.shared.index.parked().is_some() {
-            return checkpoint::PARKED_BYTES;
-        }
         let overlay = &self.shared.view.read().overlay;
         let generations = [Some(&overlay.active), overlay.frozen.as_deref()];
-        checkpoint::bytes_needed(&self.shared, generations.into_iter().flatten())
+        Needed::of(&self.shared, generations.into_iter().flatten()).bytes()
     }
 
     /// Checkpoints what is published before the disk has no more space for that. Removes and

@@ -4,6 +4,7 @@
 use super::Sequencer;
 use crate::command::{IndexId, Outcome};
 use crate::compaction::Survivor;
+use crate::defect::Defect;
 use crate::effect::{Effect, Put, Reason, Remove, Tombstone};
 use crate::engine::Completion;
 use crate::error::Result;
@@ -59,7 +60,10 @@ impl Sequencer {
         let Some(found) = current.filter(|entry| entry.place() == found.0.place()) else {
             return Ok(());
         };
-        let replaced = self.replaced(&found);
+        let mut replaced = self.replaced(&found);
+        if self.options.defects.has(Defect::FirstSegmentForgotten) {
+            replaced.first_segment = replaced.segment;
+        }
         let (segment, offset) = self.next_place();
         let first_segment = replaced.first_segment;
         self.record(&Effect::Put(Put {

@@ -6,7 +6,8 @@
 //! and then removing the right one. Wherever sled comes back to after a crash, each key is in one
 //! block, and none is lost. A fence is never removed but so: what did not count before it would.
 //!
-//! The fences are in memory as well, some 40 bytes each, for a look-up to find the block.
+//! The fences are in memory as well, for a look-up to find the block: some 40 bytes each, more where
+//! keys at one position begin alike.
 
 use std::collections::BTreeSet;
 use std::iter::Peekable;
@@ -21,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::index::block::{self, Item};
 use crate::index::{Change, Entry, IndexKey};
 
-/// A longer block is split. sled logs a block with each change of it, and about every tenth time
+/// A longer block is split, unless it is of a single entry. sled logs a block with each change of it, and about every tenth time
 /// the some twelve that are on a page with it.
 const MAX_BLOCK_BYTES: usize = 1024;
 
@@ -30,6 +31,10 @@ const SPLIT_BLOCK_BYTES: usize = MAX_BLOCK_BYTES * 3 / 4;
 
 /// A shorter block is merged with the next one.
 const MIN_BLOCK_BYTES: usize = MAX_BLOCK_BYTES / 4;
+
+/// How many changes are made of a block at a time: where it is split, no reader finds the block of a
+/// key meanwhile.
+const MERGED_AT_A_TIME: usize = 256;
 
 /// How many blocks are merged at a time: no reader finds the block of a key meanwhile.
 const ABSORBED_AT_A_TIME: usize = 32;
@@ -182,8 +187,9 @@ impl<B: Blocks> Table<B> {
             fences.insert(fence);
         }
         for fence in absorbed.iter().filter(|fence| !kept.contains(*fence)) {
-            self.blocks.remove(fence)?;
+            // First: should sled fail, the block before has the entries.
             fences.remove(fence);
+            self.blocks.remove(fence)?;
         }
         Ok(())
     }
@@ -204,7 +210,7 @@ fn split(fence: &IVec, items: &[Item]) -> Vec<(IVec, Vec<u8>)> {
     blocks
 }
 
-/// The old entries, which go up to `next`, with the changes before there made.
+/// The old entries, which go up to `next`, with the first changes before there made.
 fn merge<'a>(
     old: Vec<Item>,
     next: Option<&[u8]>,
@@ -213,7 +219,8 @@ fn merge<'a>(
     let mut new = Vec::with_capacity(old.len() + 1);
     let mut old = old.into_iter().peekable();
     let is_here = |(key, _): &Change<'a>| next.is_none_or(|next| key.as_bytes() < next);
-    while let Some((key, entry)) = changes.next_if(is_here) {
+    for _ in 0..MERGED_AT_A_TIME {
+        let Some((key, entry)) = changes.next_if(is_here) else { break };
         while let Some(item) = old.next_if(|(before, _)| before < key) {
             new.push(item);
         }
