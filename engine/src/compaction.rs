@@ -31,11 +31,11 @@ use crate::defect::Defect;
 use crate::effect::{self, Effect, Remove, Replaced, Tombstone};
 use crate::engine::{Completion, Options};
 use crate::error::{Error, Result};
-use crate::index::{Entry, IndexKey};
+use crate::index::IndexKey;
 use crate::log::{Located, SEGMENT_HEADER_BYTES, Segment, Source, read_segment};
 use crate::queue::{Queue, Task};
 use crate::read;
-use crate::shared::Shared;
+use crate::shared::{LookedUp, Shared};
 use crate::usage::BySegment;
 
 /// How often the compactor looks for work when nothing tells it to.
@@ -94,19 +94,8 @@ pub(crate) enum Request {
 
 /// What of a segment lives on.
 pub(crate) enum Survivor {
-    Document {
-        index: IndexId,
-        key: IndexKey,
-        /// Its entry, as it was looked up.
-        found: (Entry, u64),
-        document: Bytes,
-    },
-    Tombstone {
-        index: IndexId,
-        key: IndexKey,
-        version: Version,
-        replaced: Replaced,
-    },
+    Document { index: IndexId, key: IndexKey, found: LookedUp, document: Bytes },
+    Tombstone { index: IndexId, key: IndexKey, version: Version, replaced: Replaced },
 }
 
 impl Survivor {

@@ -174,7 +174,10 @@ impl Engine {
             let shared = Arc::clone(&shared);
             thread::Builder::new()
                 .name("checkpointer".to_owned())
-                .spawn(move || checkpoint::run(&shared, &snapshots, &report_sender))
+                .spawn(move || {
+                    give_way();
+                    checkpoint::run(&shared, &snapshots, &report_sender);
+                })
                 .map_err(spawn_failed)?
         };
         let (ask_compactor, requests) = mpsc::channel();
@@ -182,13 +185,19 @@ impl Engine {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let options = options.clone();
             let compactor = Compactor { shared, queue, options, requests };
-            let run = move || compactor.run();
+            let run = move || {
+                give_way();
+                compactor.run();
+            };
             thread::Builder::new().name("compactor".to_owned()).spawn(run).map_err(spawn_failed)?
         };
         let (keep_sweeping, open) = mpsc::channel();
         let sweeper = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
-            let run = move || Sweeper { shared, queue, open }.run();
+            let run = move || {
+                give_way();
+                Sweeper { shared, queue, open }.run();
+            };
             thread::Builder::new().name("sweeper".to_owned()).spawn(run).map_err(spawn_failed)?
         };
         let scout = {
@@ -342,5 +351,16 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.queue.close(true);
         _ = self.join();
+    }
+}
+
+/// Has the calling thread give way to those that answer callers: what it does may wait. Only on Linux
+/// is a priority a thread's own.
+fn give_way() {
+    const LEAST_PRIORITY: i32 = 19;
+    if cfg!(target_os = "linux")
+        && let Err(error) = rustix::process::setpriority_process(None, LEAST_PRIORITY)
+    {
+        tracing::debug!(%error, "a thread in the background has the priority of all others");
     }
 }

@@ -13,6 +13,7 @@ use crate::compaction::Survivor;
 use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::index::IndexKey;
+use crate::shared::LookedUp;
 
 /// What the sequencer is asked.
 pub(crate) enum Task {
@@ -21,8 +22,8 @@ pub(crate) enum Task {
     Relocate(Vec<Survivor>, Completion),
     /// Of the compactor: to remove what lies outside the owned ranges.
     Sweep(Vec<(IndexId, IndexKey)>, Completion),
-    /// Of the sweeper: to remove what has expired.
-    Expire(Vec<(IndexId, IndexKey)>, Completion),
+    /// Of the sweeper: to remove what has expired, as it was looked up.
+    Expire(Vec<(IndexId, IndexKey, LookedUp)>, Completion),
     /// A checkpoint of all that came before; the answer is sent.
     Checkpoint(SyncSender<Result<()>>),
     /// A checkpoint at the next occasion, without waiting for it.

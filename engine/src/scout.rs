@@ -14,9 +14,9 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::command::IndexId;
-use crate::index::{Entry, IndexKey};
+use crate::index::IndexKey;
 use crate::residents::Taken;
-use crate::shared::Shared;
+use crate::shared::{LookedUp, Shared};
 
 /// How many victims are found ahead: more than a batch needs, and few enough to be those that would
 /// be chosen now.
@@ -29,8 +29,7 @@ const REST: Duration = Duration::from_millis(20);
 pub(crate) struct Candidate {
     pub(crate) victim: Taken,
     pub(crate) key: IndexKey,
-    /// Its entry, and the state of the overlay's `drops` as of which it was.
-    pub(crate) found: (Entry, u64),
+    pub(crate) found: LookedUp,
 }
 
 /// What the scout has found.

@@ -25,6 +25,10 @@ use crate::state::{Change, Removals, State};
 use crate::usage::Usage;
 use crate::{IndexId, Stat};
 
+/// An entry as it was looked up, and the state of [`Overlay::drops`] as of which it was: as long as
+/// that stays, the index says the same of the key.
+pub(crate) type LookedUp = (Entry, u64);
+
 /// What sequencer, checkpointer, compactor, sweeper and readers share.
 pub(crate) struct Shared {
     /// What is published. The sequencer writes it once for each batch, the checkpointer when it
@@ -125,7 +129,7 @@ impl Shared {
         &self,
         index: IndexId,
         key: &IndexKey,
-        (before, drops): (Entry, u64),
+        (before, drops): LookedUp,
     ) -> Result<Option<Entry>> {
         let known = {
             let overlay = &self.view.read().overlay;

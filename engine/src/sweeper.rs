@@ -85,18 +85,19 @@ impl Sweeper {
 
     /// Removes the documents of tags that have expired by `now`. `false` where none has.
     fn remove(&self, index: IndexId, tags: &[Tag], now: u64) -> Result<bool> {
-        let mut keys: Vec<(IndexId, IndexKey)> = Vec::with_capacity(tags.len());
+        let mut found = Vec::with_capacity(tags.len());
         for tag in tags {
-            let (entries, _) = self.shared.entries_of(index, *tag)?;
+            let (entries, drops) = self.shared.entries_of(index, *tag)?;
             let expired = |(_, entry): &(IndexKey, Entry)| has_expired(entry.expires_at, now);
-            keys.extend(entries.into_iter().filter(expired).map(|(key, _)| (index, key)));
+            let expired = entries.into_iter().filter(expired);
+            found.extend(expired.map(|(key, entry)| (index, key, (entry, drops))));
         }
-        if keys.is_empty() {
+        if found.is_empty() {
             return Ok(false);
         }
         let (sender, done) = mpsc::sync_channel(1);
         let answer: Completion = Box::new(move |result| _ = sender.send(result));
-        self.queue.push(Task::Expire(keys, answer));
+        self.queue.push(Task::Expire(found, answer));
         done.recv().unwrap_or(Err(Error::Closed))?;
         Ok(true)
     }

@@ -195,7 +195,7 @@ impl Sequencer {
                     Task::Command(command, done) => self.handle(command, done),
                     Task::Relocate(survivors, done) => self.relocate(&survivors, done),
                     Task::Sweep(keys, done) => self.sweep(&keys, done),
-                    Task::Expire(keys, done) => self.expire(&keys, done),
+                    Task::Expire(found, done) => self.expire(&found, done),
                     Task::Checkpoint(done) => {
                         self.commit();
                         _ = done.send(self.checkpoint_now());

@@ -15,6 +15,7 @@ use crate::index::{Entry, IndexKey};
 use crate::limits::Expiry;
 use crate::log::{Purpose, record};
 use crate::residents::Taken;
+use crate::shared::LookedUp;
 use crate::state::Change;
 
 /// What to go back to when something fails half-way.
@@ -297,6 +298,19 @@ impl Sequencer {
         match self.batch.pending.get(&(index, key.clone())) {
             Some(entry) => Ok(*entry),
             None => self.shared.entry(index, key),
+        }
+    }
+
+    /// The same of a key that was looked up before.
+    pub(super) fn current_again(
+        &self,
+        index: IndexId,
+        key: &IndexKey,
+        found: LookedUp,
+    ) -> Result<Option<Entry>> {
+        match self.batch.pending.get(&(index, key.clone())) {
+            Some(entry) => Ok(*entry),
+            None => self.shared.look_up_again(index, key, found),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::engine::Completion;
 use crate::error::Result;
 use crate::index::{Entry, IndexKey};
 use crate::log::{Purpose, record};
+use crate::shared::LookedUp;
 use crate::state::Change;
 
 impl Sequencer {
@@ -47,16 +48,13 @@ impl Sequencer {
         &mut self,
         index: IndexId,
         key: &IndexKey,
-        found: (Entry, u64),
+        found: LookedUp,
         document: &[u8],
     ) -> Result<()> {
         if !self.state.indexes.contains_key(&index) {
             return Ok(());
         }
-        let current = match self.batch.pending.get(&(index, key.clone())) {
-            Some(entry) => *entry,
-            None => self.shared.look_up_again(index, key, found)?,
-        };
+        let current = self.current_again(index, key, found)?;
         let Some(found) = current.filter(|entry| entry.place() == found.0.place()) else {
             return Ok(());
         };

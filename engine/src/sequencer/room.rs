@@ -22,6 +22,7 @@ use crate::limits::{IndexSettings, Policy};
 use crate::log::{Purpose, record};
 use crate::residents::{Tag, Taken};
 use crate::scout::Candidate;
+use crate::shared::LookedUp;
 
 /// How many documents are evicted with one batch where a limit is lowered.
 const EVICTIONS_AT_A_TIME: usize = 256;
@@ -248,13 +249,9 @@ impl Sequencer {
         let next = || if scouted { self.shared.scout.next(group) } else { None };
         while let Some(Candidate { victim, key, found }) = next() {
             let Some(taken) = residents.take_if_unchanged(victim) else { continue };
-            let place = (taken.index, key);
-            let entry = match self.batch.pending.get(&place) {
-                Some(entry) => Ok(*entry),
-                None => self.shared.look_up_again(place.0, &place.1, found),
-            };
+            let entry = self.current_again(taken.index, &key, found);
             match entry.inspect_err(|_| residents.restore(taken))? {
-                Some(entry) => return Ok(Some((taken, place.1, entry))),
+                Some(entry) => return Ok(Some((taken, key, entry))),
                 None => continue,
             }
         }
@@ -299,22 +296,22 @@ impl Sequencer {
     }
 
     /// Removes documents that have expired: of the sweeper.
-    pub(super) fn expire(&mut self, keys: &[(IndexId, IndexKey)], done: Completion) {
-        let result = self.try_expire(keys);
+    pub(super) fn expire(&mut self, found: &[(IndexId, IndexKey, LookedUp)], done: Completion) {
+        let result = self.try_expire(found);
         self.batch.answers.push((done, result.map(|()| Outcome::Done)));
     }
 
-    fn try_expire(&mut self, keys: &[(IndexId, IndexKey)]) -> Result<()> {
+    fn try_expire(&mut self, found: &[(IndexId, IndexKey, LookedUp)]) -> Result<()> {
         self.shared.poison.check()?;
         self.check_backlog()?;
-        let bytes = keys.iter().map(|(_, key)| effect::record_bytes(key.key().len()));
+        let bytes = found.iter().map(|(_, key, _)| effect::record_bytes(key.key().len()));
         self.make_room(bytes.sum(), Purpose::Upkeep)?;
         self.now = self.shared.clock.now();
-        for (index, key) in keys {
+        for (index, key, found) in found {
             if !self.state.indexes.contains_key(index) {
                 continue;
             }
-            if let Some(found) = self.current(*index, key)?
+            if let Some(found) = self.current_again(*index, key, *found)?
                 && has_expired(found.expires_at, self.now)
             {
                 let start = self.batch.bytes.len();

@@ -32,11 +32,10 @@ const SPLIT_BLOCK_BYTES: usize = MAX_BLOCK_BYTES * 3 / 4;
 /// A shorter block is merged with the next one.
 const MIN_BLOCK_BYTES: usize = MAX_BLOCK_BYTES / 4;
 
-/// How many changes are made of a block at a time: where it is split, no reader finds the block of a
-/// key meanwhile.
-const MERGED_AT_A_TIME: usize = 256;
+/// How many changes are made of a block at a time, which bounds the memory.
+const MERGED_AT_A_TIME: usize = 10_000;
 
-/// How many blocks are merged at a time: no reader finds the block of a key meanwhile.
+/// How many blocks are merged at a time.
 const ABSORBED_AT_A_TIME: usize = 32;
 
 /// Before every key.
@@ -180,15 +179,15 @@ impl<B: Blocks> Table<B> {
         {
             return self.blocks.insert(fence, block);
         }
-        let mut fences = self.fences.write();
+        // sled may take its time: the lock is held for the fences alone. Between any two steps each
+        // fence that there is has its keys up to the next one.
         let kept: BTreeSet<IVec> = blocks.iter().map(|(fence, _)| fence.clone()).collect();
         for (fence, block) in blocks.into_iter().rev() {
             self.blocks.insert(&fence, &block)?;
-            fences.insert(fence);
+            self.fences.write().insert(fence);
         }
         for fence in absorbed.iter().filter(|fence| !kept.contains(*fence)) {
-            // First: should sled fail, the block before has the entries.
-            fences.remove(fence);
+            self.fences.write().remove(fence);
             self.blocks.remove(fence)?;
         }
         Ok(())
