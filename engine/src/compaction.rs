@@ -330,7 +330,11 @@ impl Compactor {
 
     /// Whether writes come in faster than space comes back.
     fn is_behind(&self, space: &Space) -> bool {
-        let room = self.room_for_a_victim(space).min(u64::from(self.options.segment_bytes) / 2);
+        // A victim that is being copied has its room. Where there are many segments, some of that is
+        // for what else is in motion.
+        let segment_bytes = u64::from(self.options.segment_bytes);
+        let many = (space.live / (2 * segment_bytes)).max(1);
+        let room = self.room_for_a_victim(space) / many;
         self.written(space) + space.condemned > self.limit(space) + room
     }
 
