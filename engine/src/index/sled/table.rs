@@ -22,8 +22,8 @@ use crate::error::{Error, Result};
 use crate::index::block::{self, Item};
 use crate::index::{Change, Entry, IndexKey};
 
-/// A longer block is split, unless it is of a single entry. sled logs a block with each change of it, and about every tenth time
-/// the some twelve that are on a page with it.
+/// A longer block is split, unless it is of a single entry. sled logs a block with each change of
+/// it, and about every tenth time the some twelve that are on a page with it.
 const MAX_BLOCK_BYTES: usize = 1024;
 
 /// What the parts of a block that is split have about.
