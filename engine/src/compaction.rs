@@ -51,6 +51,12 @@ const CHUNK_BYTES: usize = 32 * 1024;
 /// The records that are appended with one batch when there is none.
 const LARGEST_CHUNK_BYTES: usize = 256 * 1024;
 
+/// How many puts of a segment are sorted, to be looked up: some 100 bytes of memory each.
+const PUTS_AT_A_TIME: usize = 100_000;
+
+/// How many of them are looked up at a time.
+const KEYS_AT_A_TIME: usize = 256;
+
 /// How many documents outside the owned ranges are removed with one batch.
 const SWEEP_KEYS: usize = 256;
 
@@ -62,7 +68,10 @@ const SPACE_PERCENT: u64 = 160;
 /// Segments may take so much, in percent of the live records, where the index leaves them less of
 /// [`SPACE_PERCENT`], as it does with very small documents: with less garbage, compaction copies too
 /// much for what it frees.
-const LEAST_SPACE_PERCENT: u64 = 120;
+const LEAST_SPACE_PERCENT: u64 = 110;
+
+/// By how much the index may have grown before the next checkpoint tells, in percent.
+const INDEX_GROWTH_PERCENT: u64 = 10;
 
 /// A segment with less garbage, in percent of its length, is not worth the copying.
 const LEAST_GARBAGE_PERCENT: u64 = 10;
@@ -114,6 +123,22 @@ pub(crate) struct Compactor {
     pub(crate) queue: Arc<Queue>,
     pub(crate) options: Options,
     pub(crate) requests: Receiver<Request>,
+}
+
+/// What of a segment may live on.
+enum Stored {
+    Put(StoredPut),
+    Tombstone(Survivor),
+}
+
+/// A document as it was put, there or not.
+#[derive(Clone)]
+struct StoredPut {
+    index: IndexId,
+    key: IndexKey,
+    /// The segment and the offset.
+    place: (u32, u32),
+    document: Bytes,
 }
 
 /// A sealed segment to compact, and how urgent that is.
@@ -313,6 +338,7 @@ impl Compactor {
     fn limit(&self, space: &Space) -> u64 {
         let segment_bytes = u64::from(self.options.segment_bytes);
         let index_bytes = self.shared.index_bytes.load(Ordering::Acquire);
+        let index_bytes = index_bytes * (100 + INDEX_GROWTH_PERCENT) / 100;
         let allowed = (space.live * SPACE_PERCENT / 100).saturating_sub(index_bytes);
         let allowed = allowed.max(space.live * LEAST_SPACE_PERCENT / 100);
         (allowed + segment_bytes / 4 * 5).saturating_sub(self.room_for_a_victim(space))
@@ -378,12 +404,20 @@ impl Compactor {
             bytes: 0,
             moved: 0,
         };
+        let mut puts = Vec::new();
         read_segment(source, segment.first_lsn, Some(victim.length), |located| {
-            if let Some(survivor) = self.survivor(segment, located, &bytes)? {
-                chunk.push(survivor)?;
+            match self.decode(segment, located, &bytes)? {
+                Some(Stored::Put(put)) => puts.push(put),
+                Some(Stored::Tombstone(tombstone)) => chunk.push(tombstone)?,
+                None => {}
             }
-            Ok(())
+            if puts.len() == PUTS_AT_A_TIME {
+                self.push_live(&mut puts, &mut chunk)
+            } else {
+                Ok(())
+            }
         })?;
+        self.push_live(&mut puts, &mut chunk)?;
         chunk.append()?;
         if self.options.defects.has(Defect::DeletedBeforeCheckpoint) {
             _ = self.shared.fs.remove(&segment.path);
@@ -392,27 +426,23 @@ impl Compactor {
         Ok(chunk.moved)
     }
 
-    /// What of a record lives on.
-    fn survivor(
+    /// What of a record may live on.
+    fn decode(
         &self,
         segment: &Segment,
         Located { offset, record }: Located<'_>,
         bytes: &Bytes,
-    ) -> Result<Option<Survivor>> {
+    ) -> Result<Option<Stored>> {
         let effect = Effect::decode(record.kind, record.payload)
             .map_err(|what| Error::corrupt(&segment.path, offset as usize, what))?;
         Ok(match effect {
             Effect::Put(_) if self.options.defects.has(Defect::DeletedWhileInUse) => None,
-            Effect::Put(put) => {
-                let place = (segment.number, offset);
-                let key = IndexKey::new(put.position, put.key);
-                let (found, drops) = self.shared.look_up(put.index, &key)?;
-                let live = found.filter(|entry| entry.place() == place);
-                live.map(|entry| {
-                    let document = bytes.slice_ref(put.document);
-                    Survivor::Document { index: put.index, key, found: (entry, drops), document }
-                })
-            }
+            Effect::Put(put) => Some(Stored::Put(StoredPut {
+                index: put.index,
+                key: IndexKey::new(put.position, put.key),
+                place: (segment.number, offset),
+                document: bytes.slice_ref(put.document),
+            })),
             Effect::Remove(removal) => self.tombstone(segment, record.lsn, &removal),
             Effect::Tombstone(Tombstone { version, removal }) => {
                 self.tombstone(segment, version, &removal)
@@ -422,13 +452,40 @@ impl Compactor {
         })
     }
 
+    /// Has those documents appended that still lie where they were put. They come in key order, for
+    /// the look-ups of neighbours are cheap.
+    fn push_live(&self, puts: &mut Vec<StoredPut>, chunk: &mut Chunk<'_>) -> Result<()> {
+        puts.sort_unstable_by(|a, b| (a.index, &a.key).cmp(&(b.index, &b.key)));
+        for of_index in puts.chunk_by(|a, b| a.index == b.index) {
+            for some in of_index.chunks(KEYS_AT_A_TIME) {
+                let index = some[0].index;
+                let keys: Vec<&IndexKey> = some.iter().map(|put| &put.key).collect();
+                let (entries, drops) = self.shared.look_up_all(index, &keys)?;
+                for (put, entry) in some.iter().zip(entries) {
+                    let Some(entry) = entry.filter(|entry| entry.place() == put.place) else {
+                        continue;
+                    };
+                    let StoredPut { key, document, .. } = put.clone();
+                    chunk.push(Survivor::Document {
+                        index,
+                        key,
+                        found: (entry, drops),
+                        document,
+                    })?;
+                }
+            }
+        }
+        puts.clear();
+        Ok(())
+    }
+
     /// The tombstone of a removal that is still needed.
     fn tombstone(
         &self,
         victim: &Segment,
         version: Version,
         removal: &Remove<'_>,
-    ) -> Option<Survivor> {
+    ) -> Option<Stored> {
         let Remove { index, position, replaced, key, .. } = *removal;
         if !self.shared.view.read().state.indexes.contains_key(&index) {
             return None;
@@ -440,7 +497,8 @@ impl Compactor {
         let needed = self.shared.segments.any(older, is_there);
         let needed = needed && !self.options.defects.has(Defect::TombstoneDropped);
         let key = IndexKey::new(position, key);
-        needed.then_some(Survivor::Tombstone { index, key, version, replaced })
+        let tombstone = Survivor::Tombstone { index, key, version, replaced };
+        needed.then_some(Stored::Tombstone(tombstone))
     }
 
     /// Removes the documents outside the owned ranges, if there are any.

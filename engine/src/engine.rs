@@ -166,6 +166,8 @@ impl Engine {
         let lock = recovery::lock(fs.as_ref(), dir)?;
         let Recovered { shared, log, report } =
             recovery::recover(fs, dir, lock, store, &options, IndexUse::IfUsable)?;
+        // From here on it does not go back, whoever asks for it first.
+        shared.clock.now();
         let queue = Arc::new(Queue::default());
         let (snapshot_sender, snapshots) = mpsc::channel();
         let (report_sender, reports) = mpsc::channel();

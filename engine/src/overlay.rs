@@ -37,7 +37,7 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     /// What is known of a key: `None` to ask the index, `Some(None)` when it was removed.
-    pub(crate) fn get(&self, index: IndexId, key: &[u8]) -> Option<Option<Entry>> {
+    pub(crate) fn get(&self, index: IndexId, key: &IndexKey) -> Option<Option<Entry>> {
         let frozen = self.frozen.as_deref();
         [Some(&self.active), frozen]
             .into_iter()
@@ -68,12 +68,17 @@ impl Overlay {
         from: Bound<&'a [u8]>,
         until: &'a [u8],
     ) -> impl Iterator<Item = impl Iterator<Item = (&'a IndexKey, &'a Option<Entry>)>> {
+        let from = from.map(IndexKey::bound);
         let generations = [Some(&self.active), self.frozen.as_deref()];
         generations
             .into_iter()
             .flatten()
             .filter_map(move |generation| generation.tables.get(&index))
-            .map(move |table| table.range::<[u8], _>((from, Bound::Excluded(until))))
+            // That the end is told by looking is cheaper than to look for it as well.
+            .map(move |table| {
+                let range = table.range((from.clone(), Bound::Unbounded));
+                range.take_while(move |(key, _)| key.as_bytes() < until)
+            })
     }
 
     /// Makes the active generation the frozen one. There must be no frozen one.

@@ -40,7 +40,7 @@ impl Shared {
         let (known, drops) = {
             let view = self.view.read();
             check_readable(&view.state, index, key.position(), key.position() + 1)?;
-            (view.overlay.get(index, key.as_bytes()), view.overlay.drops)
+            (view.overlay.get(index, key), view.overlay.drops)
         };
         let cached = self.cache.get(index, key);
         let alive = |document: Document| {
@@ -91,14 +91,27 @@ impl Shared {
         tag: Tag,
     ) -> Result<(Vec<(IndexKey, Entry)>, u64)> {
         let (start, end) = (tag.position().to_be_bytes(), (tag.position() + 1).to_be_bytes());
-        let view = self.view.read();
-        let on_disk = self.index.get()?;
-        let entries = merged(&view.overlay, &*on_disk, index, Bound::Included(&start), &end)?;
-        let is_of_tag = |item: &Result<(IndexKey, Entry)>| {
-            item.as_ref().map_or(true, |(key, _)| Tag::of(key) == tag)
+        // All that is known of the keys at the position, the latest first: they are few.
+        let mut known: Vec<(IndexKey, Option<Entry>)> = Vec::new();
+        let mut note = |key: &IndexKey, entry| {
+            if known.iter().all(|(other, _)| other != key) {
+                known.push((key.clone(), entry));
+            }
         };
-        let entries = entries.filter(is_of_tag).collect::<Result<_>>()?;
-        Ok((entries, view.overlay.drops))
+        let drops = {
+            let overlay = &self.view.read().overlay;
+            for range in overlay.ranges(index, Bound::Included(&start), &end) {
+                range.for_each(|(key, entry)| note(key, *entry));
+            }
+            overlay.drops
+        };
+        for item in self.index.get()?.range(index, Bound::Included(&start), &end)? {
+            let (key, entry) = item?;
+            note(&key, Some(entry));
+        }
+        let there = known.into_iter().filter_map(|(key, entry)| Some((key, entry?)));
+        let entries = there.filter(|(key, _)| Tag::of(key) == tag).collect();
+        Ok((entries, drops))
     }
 
     /// Makes the residents remember the published documents of an index.

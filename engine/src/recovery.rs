@@ -620,7 +620,7 @@ impl Replay {
             // Only a tombstone may come after newer ones: it was moved behind them.
             Effect::Tombstone(Tombstone { version, removal }) => {
                 let key = IndexKey::new(removal.position, removal.key);
-                let found = match self.view.overlay.get(removal.index, key.as_bytes()) {
+                let found = match self.view.overlay.get(removal.index, &key) {
                     Some(entry) => entry,
                     None => index.get(removal.index, key.as_bytes())?,
                 };
@@ -631,7 +631,7 @@ impl Replay {
             }
             _ => return Ok(()),
         };
-        let held = || self.view.overlay.get(id, key.as_bytes()).flatten().is_some();
+        let held = || self.view.overlay.get(id, &key).flatten().is_some();
         if self.older_wins && entry.is_some() && held() {
             return Ok(());
         }
@@ -731,7 +731,7 @@ fn decode<'a>(segment: &Segment, located: Located<'a>) -> Result<Effect<'a>> {
 /// A change that replaces what the index says.
 fn believe(index: &dyn Index, overlay: &Overlay, change: Change) -> Result<Change> {
     let Change::Document { index: id, key, entry, reason, .. } = change else { return Ok(change) };
-    let held = match overlay.get(id, key.as_bytes()) {
+    let held = match overlay.get(id, &key) {
         Some(held) => held,
         None => index.get(id, key.as_bytes())?,
     };

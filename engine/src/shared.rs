@@ -115,13 +115,31 @@ impl Shared {
     pub(crate) fn look_up(&self, index: IndexId, key: &IndexKey) -> Result<(Option<Entry>, u64)> {
         let (known, drops) = {
             let overlay = &self.view.read().overlay;
-            (overlay.get(index, key.as_bytes()), overlay.drops)
+            (overlay.get(index, key), overlay.drops)
         };
         let entry = match known {
             Some(entry) => entry,
             None => self.index.get()?.get(index, key.as_bytes())?,
         };
         Ok((entry, drops))
+    }
+
+    /// The same of some keys, which are in their order.
+    pub(crate) fn look_up_all(
+        &self,
+        index: IndexId,
+        keys: &[&IndexKey],
+    ) -> Result<(Vec<Option<Entry>>, u64)> {
+        let (known, drops): (Vec<_>, _) = {
+            let overlay = &self.view.read().overlay;
+            (keys.iter().map(|key| overlay.get(index, key)).collect(), overlay.drops)
+        };
+        let of_keys = || keys.iter().copied().zip(&known);
+        let unknown: Vec<_> =
+            of_keys().filter(|(_, known)| known.is_none()).map(|(key, _)| key).collect();
+        let mut on_disk = self.index.get()?.get_all(index, &unknown)?.into_iter();
+        let entry = |known: Option<_>| known.unwrap_or_else(|| on_disk.next().flatten());
+        Ok((known.iter().copied().map(entry).collect(), drops))
     }
 
     /// The published entry of a key that was looked up before.
@@ -134,7 +152,7 @@ impl Shared {
         let known = {
             let overlay = &self.view.read().overlay;
             let unchanged = (overlay.drops == drops).then_some(Some(before));
-            overlay.get(index, key.as_bytes()).or(unchanged)
+            overlay.get(index, key).or(unchanged)
         };
         match known {
             Some(entry) => Ok(entry),

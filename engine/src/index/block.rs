@@ -12,9 +12,11 @@
 //!
 //! and the [`Entry`]. Nothing in between and nothing behind.
 
+use std::iter::Peekable;
 use std::ops::Bound;
 
-use super::{Entry, IndexKey, POSITION_BYTES, put_varint, take_varint};
+use super::key::POSITION_BYTES;
+use super::{Change, Entry, IndexKey, put_varint, take_varint};
 use crate::error::{Error, Result};
 
 /// A key with its entry.
@@ -34,6 +36,11 @@ impl<'a> Reader<'a> {
 
     /// The next entry; `None` at the end. Its key is in `self.key`.
     fn next(&mut self) -> Result<Option<Entry>> {
+        Ok(self.next_encoded()?.map(|(entry, _)| entry))
+    }
+
+    /// The same, and the bytes of the entry.
+    fn next_encoded(&mut self) -> Result<Option<(Entry, &'a [u8])>> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -43,7 +50,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn take(&mut self) -> Option<Entry> {
+    fn take(&mut self) -> Option<(Entry, &'a [u8])> {
         let before = position_of(&self.key);
         let further = u32::try_from(take_varint(&mut self.rest)?).ok()?;
         let position = before.checked_add(further)?;
@@ -58,7 +65,9 @@ impl<'a> Reader<'a> {
         self.key.truncate(kept);
         self.key[..POSITION_BYTES].copy_from_slice(&position.to_be_bytes());
         self.key.extend_from_slice(new);
-        Entry::take(&mut self.rest)
+        let from_here = self.rest;
+        let entry = Entry::take(&mut self.rest)?;
+        Some((entry, &from_here[..from_here.len() - self.rest.len()]))
     }
 }
 
@@ -77,6 +86,23 @@ pub(super) fn find(block: &[u8], key: &[u8]) -> Result<Option<Entry>> {
         }
     }
     Ok(None)
+}
+
+/// Appends what a block has of each of some keys, which are in their order.
+pub(super) fn find_all(
+    block: &[u8],
+    keys: &[&IndexKey],
+    found: &mut Vec<Option<Entry>>,
+) -> Result<()> {
+    let mut reader = Reader::new(block);
+    let mut next = reader.next()?;
+    for key in keys {
+        while next.is_some() && reader.key.as_slice() < key.as_bytes() {
+            next = reader.next()?;
+        }
+        found.push(next.filter(|_| reader.key == key.as_bytes()));
+    }
+    Ok(())
 }
 
 /// The entries of a block between two keys; without the second, to the end.
@@ -103,15 +129,48 @@ pub(super) fn items(block: &[u8], from: Bound<&[u8]>, until: Option<&[u8]>) -> R
     Ok(items)
 }
 
+/// Writes a block from its beginning.
+#[derive(Default)]
+struct Writer {
+    block: Vec<u8>,
+    /// The key written last, none at the beginning.
+    key: Vec<u8>,
+}
+
+impl Writer {
+    /// Appends an entry, which `encode` writes. Its key, as [`IndexKey`] has it, is greater than the
+    /// one before.
+    fn push(&mut self, key: &[u8], encode: impl FnOnce(&mut Vec<u8>)) {
+        let further = position_of(key).wrapping_sub(position_of(&self.key));
+        let before = self.key.get(POSITION_BYTES..).unwrap_or_default();
+        let of_key = key.get(POSITION_BYTES..).unwrap_or_default();
+        let shared = before.iter().zip(of_key).take_while(|(before, now)| before == now).count();
+        let new = &of_key[shared..];
+        put_varint(&mut self.block, u64::from(further));
+        put_varint(&mut self.block, shared as u64);
+        put_varint(&mut self.block, new.len() as u64);
+        self.block.extend_from_slice(new);
+        encode(&mut self.block);
+        self.key.clear();
+        self.key.extend_from_slice(key);
+    }
+
+    fn push_item(&mut self, (key, entry): &Item) {
+        self.push(key.as_bytes(), |block| entry.encode_into(block));
+    }
+
+    /// What was written; begins anew.
+    fn take(&mut self) -> Vec<u8> {
+        self.key.clear();
+        std::mem::take(&mut self.block)
+    }
+}
+
 /// A block of entries in key order.
 pub(super) fn encode(items: &[Item]) -> Vec<u8> {
-    let mut block = Vec::new();
-    let mut before = None;
-    for item in items {
-        append(&mut block, before, item);
-        before = Some(&item.0);
-    }
-    block
+    let mut writer = Writer::default();
+    items.iter().for_each(|item| writer.push_item(item));
+    writer.take()
 }
 
 /// Entries in key order as several blocks of about equal length, no longer than `bytes` unless an
@@ -121,32 +180,55 @@ pub(super) fn split(items: &[Item], bytes: usize) -> Vec<(usize, Vec<u8>)> {
     let each = whole / whole.div_ceil(bytes).max(1);
     let mut blocks = Vec::new();
     let mut first = 0;
-    let mut block = Vec::new();
+    let mut writer = Writer::default();
     for (i, item) in items.iter().enumerate() {
-        let before = block.len();
-        append(&mut block, (i > first).then(|| &items[i - 1].0), item);
-        if before >= each || (before > 0 && block.len() > bytes) {
-            block.truncate(before);
-            blocks.push((i - first, std::mem::take(&mut block)));
+        let before = writer.block.len();
+        writer.push_item(item);
+        if before >= each || (before > 0 && writer.block.len() > bytes) {
+            writer.block.truncate(before);
+            blocks.push((i - first, writer.take()));
             first = i;
-            append(&mut block, None, item);
+            writer.push_item(item);
         }
     }
-    blocks.push((items.len() - first, block));
+    blocks.push((items.len() - first, writer.take()));
     blocks
 }
 
-fn append(block: &mut Vec<u8>, before: Option<&IndexKey>, (key, entry): &Item) {
-    let position = before.map_or(0, IndexKey::position);
-    put_varint(block, u64::from(key.position() - position));
-    let shared = before.map_or(0, |before| {
-        before.key().iter().zip(key.key()).take_while(|(before, now)| before == now).count()
-    });
-    let new = &key.key()[shared..];
-    put_varint(block, shared as u64);
-    put_varint(block, new.len() as u64);
-    block.extend_from_slice(new);
-    entry.encode_into(block);
+/// A block of the entries of another one that come before `until`, with the first changes before
+/// there made, some `most` of them.
+pub(super) fn merge<'a>(
+    old: &[u8],
+    until: Option<&[u8]>,
+    changes: &mut Peekable<impl Iterator<Item = Change<'a>>>,
+    most: usize,
+) -> Result<Vec<u8>> {
+    let mut reader = Reader::new(old);
+    let mut writer = Writer { block: Vec::with_capacity(old.len() + 64), ..Writer::default() };
+    let mut next = reader.next_encoded()?;
+    let is_here = |(key, _): &Change<'a>| until.is_none_or(|until| key.as_bytes() < until);
+    for _ in 0..most {
+        let Some((key, change)) = changes.next_if(is_here) else { break };
+        while let Some((_, entry)) = next
+            && reader.key.as_slice() < key.as_bytes()
+        {
+            writer.push(&reader.key, |block| block.extend_from_slice(entry));
+            next = reader.next_encoded()?;
+        }
+        if next.is_some() && reader.key == key.as_bytes() {
+            next = reader.next_encoded()?;
+        }
+        if let Some(entry) = change {
+            writer.push(key.as_bytes(), |block| entry.encode_into(block));
+        }
+    }
+    while let Some((_, entry)) = next
+        && until.is_none_or(|until| reader.key.as_slice() < until)
+    {
+        writer.push(&reader.key, |block| block.extend_from_slice(entry));
+        next = reader.next_encoded()?;
+    }
+    Ok(writer.take())
 }
 
 /// The least beginning of `key` that is greater than `before`, which is less than `key`.

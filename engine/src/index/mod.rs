@@ -6,12 +6,15 @@
 
 mod block;
 mod handle;
+mod key;
 mod memory;
 mod parked;
 mod roomy;
 mod sled;
 
 pub(crate) use handle::Handle;
+pub use key::IndexKey;
+pub(crate) use key::LAST_KEY;
 pub use memory::MemoryStore;
 pub(crate) use parked::{ParkedIndex, copy};
 pub(crate) use roomy::{Leftover, RoomyStore};
@@ -20,7 +23,7 @@ pub use sled::SledStore;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::command::{IndexId, Key, Version};
+use crate::command::{IndexId, Version};
 use crate::effect;
 use crate::error::Result;
 use crate::log::Lsn;
@@ -116,58 +119,6 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A key of the index: the position, big-endian, then the key's bytes. Byte order is ring order,
-/// so a range of the ring is one contiguous scan.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IndexKey(Box<[u8]>);
-
-const POSITION_BYTES: usize = 4;
-
-/// After every key.
-pub(crate) const LAST_KEY: [u8; 8] = [0xff; 8];
-
-impl IndexKey {
-    pub(crate) fn new(position: u32, key: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(POSITION_BYTES + key.len());
-        bytes.extend_from_slice(&position.to_be_bytes());
-        bytes.extend_from_slice(key);
-        Self(bytes.into())
-    }
-
-    /// Of bytes that an index kept; `None` where they are too short to be a key.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() > POSITION_BYTES).then(|| Self(bytes.into()))
-    }
-
-    pub(crate) fn position(&self) -> u32 {
-        let mut position = [0; POSITION_BYTES];
-        position.copy_from_slice(&self.0[..POSITION_BYTES]);
-        u32::from_be_bytes(position)
-    }
-
-    /// The key without its position.
-    pub(crate) fn key(&self) -> &[u8] {
-        &self.0[POSITION_BYTES..]
-    }
-
-    /// The position, big-endian, and the key.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl From<&Key> for IndexKey {
-    fn from(key: &Key) -> Self {
-        Self::new(key.position, &key.bytes)
-    }
-}
-
-impl std::borrow::Borrow<[u8]> for IndexKey {
-    fn borrow(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// A key, and its new entry; `None` where it has none any more.
 pub type Change<'a> = (&'a IndexKey, Option<Entry>);
 
@@ -179,6 +130,12 @@ pub type Entries<'a> = Box<dyn Iterator<Item = Result<(IndexKey, Entry)>> + 'a>;
 pub trait Index: Send + Sync {
     /// The entry of a key.
     fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>>;
+
+    /// The entries of some keys, which are in key order: those of neighbours come for little more than
+    /// that of one.
+    fn get_all(&self, index: IndexId, keys: &[&IndexKey]) -> Result<Vec<Option<Entry>>> {
+        keys.iter().map(|key| self.get(index, key.as_bytes())).collect()
+    }
 
     /// Makes changes, which are in key order. Only one thread may at a time; others read meanwhile.
     fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()>;
@@ -265,13 +222,5 @@ mod tests {
             assert_eq!((Entry::take(&mut rest), rest), (Some(entry), &[7][..]));
         }
         assert_eq!(Entry::take(&mut &[0xff; 40][..]), None, "a varint without an end");
-    }
-
-    #[test]
-    fn keys_order_by_position_and_then_by_key() {
-        let keys = [(0, "b"), (255, "a"), (256, "a"), (256, "aa"), (9_999_999, "")];
-        let keys = keys.map(|(position, key)| IndexKey::new(position, key.as_bytes()));
-        assert!(keys.is_sorted());
-        assert_eq!((keys[3].position(), keys[3].key()), (256, &b"aa"[..]));
     }
 }

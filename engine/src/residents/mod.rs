@@ -201,6 +201,13 @@ impl Residents {
         self.dropped.read()
     }
 
+    /// Whether a document is surely not there, after all that was evaluated: all documents of the
+    /// index are remembered, and none of its tag. Not so while victims are taken and not removed.
+    pub(crate) fn lacks(&self, index: IndexId, key: &IndexKey) -> bool {
+        self.tracker(index)
+            .is_some_and(|tracker| tracker.policy().evicts_all() && !tracker.has(Tag::of(key)))
+    }
+
     /// Takes the document to evict from some indexes of one policy, if there is any.
     pub(crate) fn take_victim(&self, among: &[IndexId], newest: Version) -> Option<Taken> {
         // Whoever reads it meanwhile comes too late.

@@ -102,6 +102,12 @@ impl Tracker {
         self.policy.evicts_all() || expires_at != 0
     }
 
+    /// Whether a document of a tag is remembered.
+    pub(super) fn has(&self, tag: Tag) -> bool {
+        let hash = tag.hash();
+        self.stripes[stripe(hash)].lock().find(tag, hash).is_some()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.documents.load(Ordering::Relaxed)
     }

@@ -165,7 +165,7 @@ impl Sequencer {
         };
         let ttl = of_index.settings.ttl;
         let key = IndexKey::from(key);
-        let found = self.current(index, &key)?;
+        let found = self.present(index, &key)?;
         let alive = found.filter(|entry| !has_expired(entry.expires_at, self.now));
         let version = alive.map(|entry| entry.version);
         match mutation {
@@ -291,6 +291,20 @@ impl Sequencer {
         self.batch.undo.push(undo);
         self.change_document((index, key), None, Some(replaced), reason);
         lsn
+    }
+
+    /// The entry of a key after all that was evaluated, expired or not. Only while no victim is taken
+    /// that is not removed.
+    fn present(&self, index: IndexId, key: &IndexKey) -> Result<Option<Entry>> {
+        // Of most new keys of a cache, the residents tell it for less than the index takes.
+        if self.shared.residents.lacks(index, key) {
+            debug_assert!(
+                !matches!(self.current(index, key), Ok(Some(_))),
+                "residents lack {key:?}"
+            );
+            return Ok(None);
+        }
+        self.current(index, key)
     }
 
     /// The entry of a key after all that was evaluated, expired or not.

@@ -122,7 +122,10 @@ impl Sequencer {
             match self.evict(index, shortage, Some(key), &mut spared) {
                 Ok(true) => {
                     self.room_for_evictions.left -= self.batch.bytes.len() - begun;
-                    found = self.current(index, key)?;
+                    // Expired, it may have been what went.
+                    if let Some(&entry) = self.batch.pending.get(&(index, key.clone())) {
+                        found = entry;
+                    }
                 }
                 Ok(false) => break Err(shortage.error()),
                 Err(error) => break Err(error),

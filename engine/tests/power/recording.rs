@@ -342,7 +342,13 @@ impl Workload {
         *self.burst.lock() = Some((engine.clone(), places));
         // The sequencer is held until all are queued: so they are one batch, every time.
         let (release, held) = mpsc::channel::<()>();
-        engine.submit(nothing(), Box::new(move |_| _ = held.recv()));
+        let (at_it, is_held) = mpsc::channel();
+        let hold = move |_| {
+            _ = at_it.send(());
+            _ = held.recv();
+        };
+        engine.submit(nothing(), Box::new(hold));
+        _ = is_held.recv();
         let (sender, answers) = mpsc::channel();
         for (i, command) in commands.iter().enumerate() {
             let (sender, marks, fs) = (sender.clone(), self.marks.clone(), self.fs.clone());

@@ -237,6 +237,13 @@ impl Index for SledIndex {
         table.get(key)
     }
 
+    fn get_all(&self, index: IndexId, keys: &[&IndexKey]) -> Result<Vec<Option<Entry>>> {
+        match self.table(index) {
+            Some(table) => table.get_all(keys),
+            None => Ok(vec![None; keys.len()]),
+        }
+    }
+
     fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
         self.table_or_new(index)?.apply(changes)
     }

@@ -90,6 +90,24 @@ impl<B: Blocks> Table<B> {
         block::find(&self.block(fence)?, key)
     }
 
+    /// The entries of keys in their order; each block is read once.
+    pub(super) fn get_all(&self, keys: &[&IndexKey]) -> Result<Vec<Option<Entry>>> {
+        let mut found = Vec::with_capacity(keys.len());
+        while let Some(first) = keys.get(found.len()) {
+            // Held while the block is read: it is that of the fence.
+            let fences = self.fences.read();
+            let next = fence_after(&fences, first.as_bytes());
+            let is_here = |key: &&IndexKey| next.is_none_or(|next| key.as_bytes() < next.as_ref());
+            let here = &keys[found.len()..];
+            let here = &here[..here.partition_point(is_here).max(1)];
+            match fence_before(&fences, first.as_bytes()) {
+                Some(fence) => block::find_all(&self.block(fence)?, here, &mut found)?,
+                None => found.resize(found.len() + here.len(), None),
+            }
+        }
+        Ok(found)
+    }
+
     /// The entries from a key on, as far as the block with them goes; and where the next begins, if
     /// that is before `until`.
     pub(super) fn page(
@@ -133,22 +151,23 @@ impl<B: Blocks> Table<B> {
             (fence, fence_after(&fences, key.as_bytes()).cloned())
         };
         let mut old = match &fence {
-            Some(fence) => block::items(&self.block(fence)?, Bound::Unbounded, next.as_deref())?,
-            None => Vec::new(),
+            Some(fence) => self.block(fence)?,
+            None => IVec::default(),
         };
         let fence = fence.unwrap_or_else(|| FIRST_FENCE.into());
         let mut absorbed = Vec::new();
         loop {
-            let mut new = merge(old, next.as_deref(), changes);
-            let whole = block::encode(&new);
+            let whole = block::merge(&old, next.as_deref(), changes, MERGED_AT_A_TIME)?;
             let beyond = next.take_if(|_| whole.len() < MIN_BLOCK_BYTES);
-            if beyond.is_none() || absorbed.len() == ABSORBED_AT_A_TIME {
-                self.replace(&fence, &mem::take(&mut absorbed), &new, whole)?;
+            let Some(beyond) = beyond else { return self.replace(&fence, &absorbed, whole) };
+            if absorbed.len() == ABSORBED_AT_A_TIME {
+                self.replace(&fence, &mem::take(&mut absorbed), whole.clone())?;
             }
-            let Some(beyond) = beyond else { return Ok(()) };
             next = fence_after(&self.fences.read(), &beyond).cloned();
-            new.extend(block::items(&self.block(&beyond)?, Bound::Unbounded, next.as_deref())?);
-            old = new;
+            let more = block::items(&self.block(&beyond)?, Bound::Unbounded, next.as_deref())?;
+            let mut items = block::items(&whole, Bound::Unbounded, None)?;
+            items.extend(more);
+            old = block::encode(&items).into();
             absorbed.push(beyond);
         }
     }
@@ -159,26 +178,18 @@ impl<B: Blocks> Table<B> {
         self.blocks.get(fence)?.ok_or_else(missing)
     }
 
-    /// Puts entries, `whole` as one block, in the place of a block and of those after it that were
-    /// absorbed.
-    fn replace(
-        &self,
-        fence: &IVec,
-        absorbed: &[IVec],
-        items: &[Item],
-        whole: Vec<u8>,
-    ) -> Result<()> {
-        let blocks = if whole.len() <= MAX_BLOCK_BYTES {
+    /// Puts a block, or several where it is too long, in the place of one and of those after it that
+    /// were absorbed.
+    fn replace(&self, fence: &IVec, absorbed: &[IVec], whole: Vec<u8>) -> Result<()> {
+        let is_short = whole.len() <= MAX_BLOCK_BYTES;
+        if is_short && absorbed.is_empty() && self.fences.read().contains(fence) {
+            return self.blocks.insert(fence, &whole);
+        }
+        let blocks = if is_short {
             vec![(fence.clone(), whole)]
         } else {
-            split(fence, items)
+            split(fence, &block::items(&whole, Bound::Unbounded, None)?)
         };
-        if let [(_, block)] = &*blocks
-            && absorbed.is_empty()
-            && self.fences.read().contains(fence)
-        {
-            return self.blocks.insert(fence, block);
-        }
         // sled may take its time: the lock is held for the fences alone. Between any two steps each
         // fence that there is has its keys up to the next one.
         let kept: BTreeSet<IVec> = blocks.iter().map(|(fence, _)| fence.clone()).collect();
@@ -207,29 +218,6 @@ fn split(fence: &IVec, items: &[Item]) -> Vec<(IVec, Vec<u8>)> {
         first += count;
     }
     blocks
-}
-
-/// The old entries, which go up to `next`, with the first changes before there made.
-fn merge<'a>(
-    old: Vec<Item>,
-    next: Option<&[u8]>,
-    changes: &mut Peekable<impl Iterator<Item = Change<'a>>>,
-) -> Vec<Item> {
-    let mut new = Vec::with_capacity(old.len() + 1);
-    let mut old = old.into_iter().peekable();
-    let is_here = |(key, _): &Change<'a>| next.is_none_or(|next| key.as_bytes() < next);
-    for _ in 0..MERGED_AT_A_TIME {
-        let Some((key, entry)) = changes.next_if(is_here) else { break };
-        while let Some(item) = old.next_if(|(before, _)| before < key) {
-            new.push(item);
-        }
-        _ = old.next_if(|(before, _)| before == key);
-        if let Some(entry) = entry {
-            new.push((key.clone(), entry));
-        }
-    }
-    new.extend(old);
-    new
 }
 
 /// The fence of the block that has a key.
@@ -369,6 +357,10 @@ mod tests {
                     let states = [model.get(key), after.get(key)];
                     assert!(states.contains(&found.get(key)), "{key:?}");
                 }
+                let keys = [model.keys(), after.keys()].into_iter().flatten();
+                let keys: Vec<_> = keys.collect::<BTreeSet<_>>().into_iter().collect();
+                let one_by_one = keys.iter().map(|key| found.get(*key).copied());
+                assert!(table.get_all(&keys).unwrap().into_iter().eq(one_by_one));
                 cuts += u32::from(!whole);
                 if whole {
                     assert_eq!(found, after);
@@ -409,6 +401,8 @@ mod tests {
                     for key in lasting.keys() {
                         assert!(table.get(key.as_bytes()).unwrap().is_some());
                     }
+                    let keys: Vec<_> = lasting.keys().collect();
+                    assert!(table.get_all(&keys).unwrap().iter().all(Option::is_some));
                     passes += 1;
                 }
                 passes
