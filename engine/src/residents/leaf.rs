@@ -22,7 +22,7 @@ const GROWTH_SLOTS: usize = 6;
 const GHOSTS_COMPARED: u8 = 4;
 
 /// A position, and sixteen bits of the key's hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tag([u8; 5]);
 
 impl Tag {

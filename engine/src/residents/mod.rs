@@ -268,9 +268,13 @@ impl Residents {
     /// Documents of an index that have expired by `now`, in milliseconds since 1970: up to some
     /// `most` of them, not named again unless they are put off.
     pub(crate) fn take_due(&self, index: IndexId, now: u64, most: usize) -> Vec<Tag> {
-        match self.tracker(index) {
-            Some(tracker) if tracker.is_due(now) => tracker.take_due(now, most),
-            _ => Vec::new(),
+        self.tracker(index).map_or_else(Vec::new, |tracker| tracker.take_due(now, most))
+    }
+
+    /// Has those taken next be neighbours, where many have expired.
+    pub(crate) fn order_due(&self, index: IndexId, now: u64) {
+        if let Some(tracker) = self.tracker(index) {
+            tracker.order_due(now);
         }
     }
 

@@ -140,8 +140,11 @@ impl Sequencer {
                 }
                 let indexes = self.state.indexes.iter();
                 // Where none evicts any of them may tell so.
-                let by_bytes =
-                    |(_, of): &(&IndexId, &IndexState)| (evicts(&self.state, of), of.totals.bytes);
+                let by_bytes = |(id, of): &(&IndexId, &IndexState)| {
+                    // Of an index with the policy `ttl` nothing may expire.
+                    let any = self.shared.residents.documents(&[**id]) > 0;
+                    (any && evicts(&self.state, of), of.totals.bytes)
+                };
                 let (&largest, _) = indexes.max_by_key(by_bytes)?;
                 Some((largest, Shortage::Shard { used, limit, allowed: limit, needed: 0 }))
             }
