@@ -52,6 +52,7 @@ fn power_lost_at_any_step_leaves_a_prefix_with_all_that_was_acknowledged() {
     if let Err(failure) = explored {
         panic!("SHERD_POWER_LOSS_REPLAY={}: {}", failure.place, failure.what);
     }
+    assert!(counts.evictions > 0, "no workload evicts");
     assert!(counts.cut_recoveries * 10 >= counts.states, "a tenth of the recoveries is cut off");
 }
 

@@ -46,6 +46,8 @@ const WRITTEN_AFTER: f64 = 0.3;
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
     pub workloads: u64,
+    /// How many documents these evicted.
+    pub evictions: u64,
     pub points: u64,
     /// Points of which all states were tried.
     pub exhaustive: u64,
@@ -62,12 +64,13 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} states of {} crash points in {} workloads; of {} points every state; \
+            "{} states of {} crash points in {} workloads with {} evictions; of {} points every state; \
              {} recoveries cut off as well; {} written to and cut off again; \
              {} indexes rebuilt; indexes: {:?}",
             self.states,
             self.points,
             self.workloads,
+            self.evictions,
             self.exhaustive,
             self.cut_recoveries,
             self.written_after,
@@ -155,6 +158,7 @@ fn explore_workload(
     let failed = |what| Failure { place: at(None), what };
     let recorded = guarded(|| record(seed, workload, defects));
     let recording = recorded.map_err(failed)?;
+    counts.evictions += recording.evicted;
     let mut medium = Medium::default();
     let mut follower = Follower::default();
     let mut index = IndexPast::default();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sherd_engine::{
-    Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Scan, Stat,
+    Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Policy, Scan,
+    Stat,
 };
 
 use super::{Check, RING};
@@ -77,7 +78,7 @@ impl Model {
     }
 
     /// The bytes and the documents of an index.
-    fn totals(&self, index: u32) -> (u64, u64) {
+    pub fn totals(&self, index: u32) -> (u64, u64) {
         let documents = self.documents.iter().filter(|(place, _)| place.0 == index);
         let bytes = documents.clone().map(|(place, text)| (place.2.len() + text.len()) as u64);
         (bytes.sum(), documents.count() as u64)
@@ -94,6 +95,20 @@ impl Model {
         fits(bytes, bytes_before, settings.max_bytes)
             && fits(documents, documents_before, settings.max_documents)
             && fits(self.used(), before.used(), Some(self.limit()))
+    }
+
+    /// The document that an index evicts to make room for another, if it evicts: the one written
+    /// first. Documents begin with a number that counts them.
+    fn first_written(&self, other: &Place) -> Option<&Place> {
+        let evicts = self.settings[&other.0].policy == Some(Policy::Fifo);
+        let documents = self.documents.iter().filter(|_| evicts);
+        let documents = documents.filter(|(place, _)| place.0 == other.0 && *place != other);
+        documents.min_by_key(|(_, text)| *text).map(|(place, _)| place)
+    }
+
+    /// Whether an index evicts.
+    pub fn evicts(&self) -> bool {
+        self.settings.values().any(|settings| settings.policy == Some(Policy::Fifo))
     }
 
     fn set_expiry(&mut self, place: &Place, expiry: Expiry, now: u64) {
@@ -161,10 +176,18 @@ impl Model {
                 if !holds {
                     return None;
                 }
-                let document = text(document);
-                after.set_expiry(&place, *expiry, now);
-                after.documents.insert(place, document.as_str().into());
-                after.has_room(self, *index).then_some(after)
+                let document: Text = text(document).as_str().into();
+                let mut before = self.clone();
+                loop {
+                    let mut after = before.clone();
+                    after.set_expiry(&place, *expiry, now);
+                    after.documents.insert(place.clone(), Arc::clone(&document));
+                    if after.has_room(&before, *index) {
+                        return Some(after);
+                    }
+                    let victim = before.first_written(&place)?.clone();
+                    before.remove(&victim);
+                }
             }
             // Each document is like no other, so its bytes tell its version.
             Mutation::Touch { document, expiry, .. } => {

@@ -130,6 +130,8 @@ pub struct Recording {
     pub marks: Marks,
     pub history: History,
     pub options: Options,
+    /// How many documents were evicted.
+    pub evicted: u64,
 }
 
 /// What kinds of things a workload does.
@@ -139,12 +141,19 @@ pub struct Mix {
     interval: bool,
     /// Processes of this workload end by faults of the disk.
     faults: bool,
+    /// Most indexes of this workload evict.
+    evicts: bool,
     bursts: usize,
 }
 
 impl Mix {
     pub fn of_workload(number: u64) -> Self {
-        Self { interval: number % 6 == 5, faults: number % 3 == 1, bursts: 36 }
+        Self {
+            interval: number % 6 == 5,
+            faults: number % 3 == 1,
+            evicts: number.is_multiple_of(2),
+            bursts: 36,
+        }
     }
 }
 
@@ -190,6 +199,7 @@ fn record_with(
         acknowledged: 0,
         serial: 0,
         bursts: 0,
+        evicted: 0,
         next_index: 1,
         next_epoch: 1,
         burst: Arc::default(),
@@ -199,11 +209,11 @@ fn record_with(
         let bursts = workload.rng.random_range(mix.bursts / 3..=mix.bursts);
         workload.live(bursts)?;
     }
-    let Workload { fs, marks, history, mut options, mut rng, .. } = workload;
+    let Workload { fs, marks, history, mut options, mut rng, evicted, .. } = workload;
     options.clock = Clock::settable(Arc::new(AtomicU64::new(BEGINNING)));
     let (_, steps) = fs.journal();
     let events = interleave(steps, &mut rng, |mark| marks.boundary(mark));
-    Ok(Recording { events, marks, history, options })
+    Ok(Recording { events, marks, history, options, evicted })
 }
 
 type UnderWay = Arc<Mutex<Option<(Engine, BTreeSet<Place>)>>>;
@@ -222,6 +232,7 @@ struct Workload {
     acknowledged: State,
     serial: u64,
     bursts: usize,
+    evicted: u64,
     next_index: u32,
     next_epoch: u64,
     /// The engine and the places of the batch under way, for the reader.
@@ -261,6 +272,7 @@ impl Workload {
         let ended = self.work(&engine, bursts);
         self.fs.observe(None);
         *self.burst.lock() = None;
+        self.evicted = engine.stat().counts.evicted;
         if ended? == Ending::Close {
             // Its writer may have been stopped by a fault.
             _ = engine.close();
@@ -482,15 +494,23 @@ impl Workload {
                 vec![Command::Assign(self.assignment(ranges))]
             }
             12..15 => {
-                // Refused, where it is less than is used.
-                let limit = (model.used() + self.rng.random_range(0..2000)).saturating_sub(300);
+                // Refused, where it is less than is used. What would be evicted for it is another's
+                // test.
+                let below = if model.evicts() { 0 } else { 300 };
+                let limit = (model.used() + self.rng.random_range(0..2000)).saturating_sub(below);
                 vec![Command::SetLimit { limit, policy: None }]
             }
             15..19 => vec![Command::SetLimit { limit: u64::MAX, policy: None }],
             19..23 => {
                 let ids: Vec<_> = model.indexes.keys().copied().collect();
                 let id = *ids.choose(&mut self.rng).unwrap();
-                let (settings, force) = (self.settings(), self.rng.random());
+                let (mut settings, force) = (self.settings(), self.rng.random());
+                if settings.policy == Some(Policy::Fifo) {
+                    let (bytes, documents) = model.totals(id);
+                    settings.max_bytes = settings.max_bytes.map(|limit| limit.max(bytes));
+                    settings.max_documents =
+                        settings.max_documents.map(|limit| limit.max(documents));
+                }
                 vec![Command::SetIndex { id, settings, force }]
             }
             _ => (0..self.rng.random_range(1..4)).map(|_| self.mutate(1..5)).collect(),
@@ -513,12 +533,20 @@ impl Workload {
     }
 
     fn settings(&mut self) -> IndexSettings {
-        let rng = &mut self.rng;
+        let (evicts, rng) = (self.mix.evicts, &mut self.rng);
+        let ttl = rng.random_bool(0.3).then(|| rng.random_range(1..300));
+        if evicts && rng.random_bool(0.7) {
+            // The one policy of which it can be told beforehand what goes.
+            let policy = Some(Policy::Fifo);
+            let max_bytes = rng.random_bool(0.3).then(|| rng.random_range(300..2000));
+            let max_documents = rng.random_bool(0.7).then(|| rng.random_range(1..8));
+            return IndexSettings { max_bytes, max_documents, policy, ttl };
+        }
         IndexSettings {
             max_bytes: rng.random_bool(0.2).then(|| rng.random_range(1000..6000)),
             max_documents: rng.random_bool(0.2).then(|| rng.random_range(5..24)),
             policy: rng.random_bool(0.2).then_some(Policy::Reject),
-            ttl: rng.random_bool(0.3).then(|| rng.random_range(1..300)),
+            ttl,
         }
     }
 
