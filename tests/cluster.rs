@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use sherd_client::Client;
-use support::{Process, eventually, run, sherd};
+use support::{Cluster, Process, eventually, run, sherd};
 
 /// The config file of Pyshard's README, byte for byte.
 const SEED_CONFIG: &str = r#"{
@@ -245,4 +245,75 @@ fn a_config_that_differs_later_is_reported_and_not_applied() {
     let mut second = bootstrap(dir.path(), &config.to_string(), Some(0));
     assert_eq!(map(&mut second), before);
     assert!(eventually(|| second.stderr().contains("differs")), "{}", second.stderr());
+}
+
+/// However the documents lie and in whichever order they came, a digest tells whether they are the same.
+#[test]
+fn a_digest_is_the_same_whatever_the_shards_the_ranges_and_the_hash_method() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
+    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+    let mut config = config_on(ports);
+    config["hash_method"] = json!("xxh3");
+    for i in 0..2 {
+        config["shards"][i]["size"] = json!(1 << 20);
+    }
+    config["shards"][0]["end"] = json!(0.125);
+    config["shards"][1]["start"] = json!(0.125);
+    let mut bootstrap = bootstrap(dir.path(), &config.to_string(), Some(0));
+    let address = bootstrap.wait_ready().to_string();
+    let other = Cluster::start_with(["--port", "0", "--shards", "3"]);
+    let on = |arguments: &[&str], input: &str| {
+        run(sherd().args(["-b", &address]).args(arguments), input)
+    };
+    let there = |arguments: &[&str]| run(&mut other.command(arguments), "");
+    let rows: Vec<String> = (0..200).map(|i| format!("key{i}|{{\"value\": {i}}}\n")).collect();
+    on(&["write", "i", "--force"], &rows.concat()).expect(0);
+    // Another order, some of them twice, one more that goes again.
+    let reversed: String = rows.iter().rev().map(String::as_str).collect();
+    other.feed(["write", "i", "--force"], "key7|7\nanother|0\n").expect(0);
+    other.feed(["write", "i", "--overwrite"], &reversed).expect(0);
+    let digest = on(&["digest"], "").expect(0);
+    let is_hex = |digest: &str| {
+        let digits = digest.strip_suffix('\n').unwrap_or_default();
+        digits.len() == 32 && digits.chars().all(|digit| digit.is_ascii_hexdigit())
+    };
+    assert!(is_hex(&digest) && digest != format!("{:032x}\n", 0), "{digest:?}");
+    assert_ne!(other.run(["digest"]).expect(0), digest, "one document more");
+    other.run(["remove", "i", "another"]).expect(0);
+    assert_eq!(other.run(["digest"]).expect(0), digest);
+    assert_eq!(other.run(["digest", "i"]).expect(0), digest, "there is one index");
+
+    // A document, a key, an index's name, a time to live: each makes another.
+    for (change, back) in [
+        (
+            &["write", "i", "key7", "8", "--overwrite"][..],
+            &["write", "i", "key7", "{\"value\": 7}", "--overwrite"][..],
+        ),
+        (&["touch", "i", "key7", "--ttl", "1h"], &["touch", "i", "key7", "--persist"]),
+        (&["index", "create", "empty"], &["index", "drop", "empty"]),
+    ] {
+        there(change).expect(0);
+        let changed = other.run(["digest", "--json"]).expect(0);
+        let changed: Value = serde_json::from_str(&changed).unwrap();
+        let same = changed["digest"] == digest.trim();
+        assert_eq!(same, change[0] == "index", "{change:?}");
+        assert_eq!(changed["documents"], json!(200));
+        assert_eq!(changed["indexes"]["i"]["digest"], changed["digest"], "others are empty");
+        there(back).expect(0);
+        assert_eq!(other.run(["digest"]).expect(0), digest, "{back:?}");
+    }
+
+    // After a restart it is the same; without a shard there is none.
+    shards[0].kill();
+    let refused = on(&["digest"], "");
+    assert!(refused.stderr.contains("shard0"), "{}", refused.stderr);
+    refused.expect(1);
+    shards[0] = shard(dir.path(), "shard0", ports[0]);
+    shards[0].wait_ready();
+    assert_eq!(on(&["digest"], "").expect(0), digest);
+    let missing = on(&["digest", "j"], "");
+    assert!(missing.stderr.contains("\"j\""), "{}", missing.stderr);
+    missing.expect(3);
+    bootstrap.stop();
 }

@@ -172,7 +172,7 @@ impl State {
             Command::SetShard { shard, size, policy, at } => {
                 let position = self.map.shards.iter().position(|known| known.name == *shard);
                 let Some(position) = position else {
-                    let what = format!("there is no shard {shard:?}");
+                    let what = format!("there is no shard {shard:?}; `sherd map` names them");
                     return Err(WireError::bad_request("shard", what));
                 };
                 if *size == Some(0) {
@@ -200,7 +200,11 @@ impl State {
             let limits = [("max_bytes", share.max_bytes), ("max_documents", share.max_documents)];
             for (field, limit) in limits {
                 if limit == Some(0) && !ranges.is_empty() {
-                    let what = format!("too low: nothing of it is left for shard {:?}", shard.name);
+                    let what = format!(
+                        "too low: nothing of it is left for shard {:?}, whose share is by the width \
+                         of its ranges",
+                        shard.name
+                    );
                     return Err(WireError::bad_request(&format!("settings.{field}"), what));
                 }
             }
@@ -275,21 +279,20 @@ impl State {
         for shard in &config.shards {
             match map.shard(&shard.name) {
                 None => found.push(format!("shard {:?}: only in the config", shard.name)),
-                Some(ours) if ours.address() != shard.address() => found.push(format!(
-                    "shard {:?}: host, port: the cluster has {}, the config {}",
-                    shard.name,
-                    ours.address(),
-                    shard.address()
-                )),
-                Some(ours) if ours.size != shard.size => found.push(format!(
-                    "shard {:?}: size: the cluster has {}, the config {}",
-                    shard.name, ours.size, shard.size
-                )),
-                Some(ours) if ours.policy != shard.policy => found.push(format!(
-                    "shard {:?}: policy: the cluster has {}, the config {}",
-                    shard.name, ours.policy, shard.policy
-                )),
-                Some(_) => {}
+                Some(ours) => {
+                    let fields = [
+                        ("host, port", ours.address(), shard.address()),
+                        ("size", ours.size.to_string(), shard.size.to_string()),
+                        ("policy", ours.policy.to_string(), shard.policy.to_string()),
+                    ];
+                    let different = fields.into_iter().filter(|(_, ours, theirs)| ours != theirs);
+                    found.extend(different.map(|(field, ours, theirs)| {
+                        let name = &shard.name;
+                        format!(
+                            "shard {name:?}: {field}: the cluster has {ours}, the config {theirs}"
+                        )
+                    }));
+                }
             }
         }
         for shard in &map.shards {

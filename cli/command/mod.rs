@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod cat;
+mod digest;
 mod has;
 mod index;
 mod keys;
@@ -88,6 +89,7 @@ pub(crate) enum Command {
     Cat(cat::Cat),
     Keys(keys::Keys),
     Stat(stat::Stat),
+    Digest(digest::Digest),
     Map(map::Map),
     Verify(verify::Verify),
     Rebuild(rebuild::Rebuild),
@@ -122,6 +124,7 @@ impl Command {
             Self::Cat(cat) => cat.run(context).await,
             Self::Keys(keys) => keys.run(context).await,
             Self::Stat(stat) => stat.run(context).await,
+            Self::Digest(digest) => digest.run(context).await,
             Self::Map(map) => map.run(context).await,
             Self::Verify(verify) => verify.run(context).await,
             Self::Rebuild(rebuild) => rebuild.run(context).await,

@@ -43,4 +43,4 @@ pub use error::{Error, OutcomeUnknown};
 pub use reply::{Document, Item, Page, ShardReply};
 pub use scan::{Scan, ScanOptions};
 pub use sherd_protocol::message::Condition;
-pub use sherd_protocol::{Change, Expiry, IndexSettings, Policy, SettingsChange};
+pub use sherd_protocol::{Change, Digest, Expiry, IndexSettings, Policy, SettingsChange};

@@ -14,8 +14,9 @@
 //! removals end, so that one round through the log ends all.
 //!
 //! How much of its time the compactor works grows with the garbage, from a fifth to all. Beyond that
-//! it is *behind*, and the sequencer waits for it a little before each batch. On a full disk it
-//! takes nearly all garbage there is.
+//! it is *behind*, and the sequencer waits for it a little before each batch. Both are looked at with
+//! every few records that are moved: a segment may take long, where the processor is busy with other
+//! things. On a full disk it takes nearly all garbage there is.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -141,17 +142,20 @@ struct StoredPut {
     document: Bytes,
 }
 
-/// A sealed segment to compact, and how urgent that is.
+/// A sealed segment to compact.
 struct Victim {
     segment: Arc<Segment>,
     length: u32,
-    /// The share of its time that the compactor works, in percent.
-    share: u64,
+    /// Somebody waits for it.
+    awaited: bool,
 }
 
 /// What is to be appended with one batch.
 struct Chunk<'a> {
     compactor: &'a Compactor,
+    /// Somebody waits for it.
+    awaited: bool,
+    /// The share of its time that the compactor works, in percent.
     share: u64,
     /// When the work on it began.
     begun: Instant,
@@ -181,6 +185,9 @@ impl Chunk<'_> {
             self.compactor.ask(|done| Task::Relocate(survivors, done))?;
         }
         self.moved += std::mem::take(&mut self.bytes) as u64;
+        if !self.awaited {
+            self.share = self.compactor.look_at_urgency(self.moved);
+        }
         self.compactor.pause(self.begun, self.share);
         self.begun = Instant::now();
         Ok(())
@@ -261,7 +268,7 @@ impl Compactor {
             // Writes wait only for what comes: a victim's end, or that of a checkpoint.
             let checkpoints = self.shared.checkpoint_error.lock().is_none();
             let something_comes = victim.is_some() || (space.condemned > 0 && checkpoints);
-            let behind = something_comes && self.is_behind(&space);
+            let behind = something_comes && self.is_behind(&space, 0);
             self.shared.compaction_behind.store(behind, Ordering::Relaxed);
             let Some(victim) = victim else { return Ok(()) };
             let begun = Instant::now();
@@ -275,8 +282,7 @@ impl Compactor {
                 moved => moved?,
             };
             tracing::debug!(
-                segment = victim.segment.number, bytes = victim.length, moved,
-                share = victim.share, elapsed = ?begun.elapsed(), "compacted a segment"
+                segment = victim.segment.number, bytes = victim.length, moved, elapsed = ?begun.elapsed(), "compacted a segment"
             );
             self.queue.push(Task::CheckpointSoon);
         }
@@ -291,7 +297,7 @@ impl Compactor {
             return Ok(None);
         };
         let Sealed { segment, length, .. } = sealed;
-        let victim = Victim { segment: Arc::clone(segment), length: *length, share: 100 };
+        let victim = Victim { segment: Arc::clone(segment), length: *length, awaited: true };
         let moved = self.compact(&victim)?;
         let (done, checkpointed) = mpsc::sync_channel(1);
         self.queue.push(Task::Checkpoint(done));
@@ -354,35 +360,55 @@ impl Compactor {
         space.sealed_bytes() + self.shared.active_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether writes come in faster than space comes back.
-    fn is_behind(&self, space: &Space) -> bool {
+    /// Whether writes come in faster than space comes back. `moved` bytes were appended of the victim
+    /// that is being copied.
+    fn is_behind(&self, space: &Space, moved: u64) -> bool {
         // A victim that is being copied has its room. Where there are many segments, some of that is
         // for what else is in motion.
         let segment_bytes = u64::from(self.options.segment_bytes);
         let many = (space.live / (2 * segment_bytes)).max(1);
         let room = self.room_for_a_victim(space) / many;
-        self.written(space) + space.condemned > self.limit(space) + room
+        self.written(space) + space.condemned > self.limit(space) + room + moved
     }
 
     /// Which segment is to be compacted now, if any.
     fn due(&self, space: &Space) -> Option<Victim> {
         let segment_bytes = u64::from(self.options.segment_bytes);
-        let headway = space.live * HEADWAY_PERCENT / 100 + segment_bytes;
         let is_full = self.shared.space.is_full();
-        let over = if is_full {
-            headway
-        } else {
-            (self.written(space) + headway).saturating_sub(self.limit(space)).min(headway)
-        };
+        let is_due = self.share(space, 0) > 0;
         let most_tombstones = space.live * TOMBSTONE_PERCENT / 100 + segment_bytes / 4;
         let least = if is_full { LEAST_GARBAGE_PERCENT_FULL } else { LEAST_GARBAGE_PERCENT };
-        let victim = (over > 0).then(|| space.most_garbage(least)).flatten().or_else(|| {
+        let victim = is_due.then(|| space.most_garbage(least)).flatten().or_else(|| {
             // Behind a segment that stays no round would end them.
             let all_go = self.shared.damaged.lock().is_empty();
             all_go.then(|| space.oldest_for_tombstones(most_tombstones)).flatten()
         })?;
-        let share = LEAST_SHARE_PERCENT + (100 - LEAST_SHARE_PERCENT) * over / headway;
-        Some(Victim { segment: Arc::clone(&victim.segment), length: victim.length, share })
+        let Sealed { segment, length, .. } = victim;
+        Some(Victim { segment: Arc::clone(segment), length: *length, awaited: false })
+    }
+
+    /// The share of its time that the compactor works, in percent, 0 where it need not; `moved` as
+    /// above.
+    fn share(&self, space: &Space, moved: u64) -> u64 {
+        let headway = space.live * HEADWAY_PERCENT / 100 + u64::from(self.options.segment_bytes);
+        let over = if self.shared.space.is_full() {
+            headway
+        } else {
+            let allowed = self.limit(space) + moved;
+            (self.written(space) + headway).saturating_sub(allowed).min(headway)
+        };
+        if over == 0 {
+            return 0;
+        }
+        LEAST_SHARE_PERCENT + (100 - LEAST_SHARE_PERCENT) * over / headway
+    }
+
+    /// While a segment is copied, of which `moved` bytes were appended: sees whether writes are to wait.
+    /// Returns the share of its time that the compactor works.
+    fn look_at_urgency(&self, moved: u64) -> u64 {
+        let space = self.space();
+        self.shared.compaction_behind.store(self.is_behind(&space, moved), Ordering::Relaxed);
+        self.share(&space, moved).max(LEAST_SHARE_PERCENT)
     }
 
     /// Has everything appended that outlives a segment, and condemns it. Returns how many bytes
@@ -398,7 +424,8 @@ impl Compactor {
         let source = Source { path: &segment.path, bytes: &bytes, checksum: &self.shared.checksum };
         let mut chunk = Chunk {
             compactor: self,
-            share: victim.share,
+            awaited: victim.awaited,
+            share: if victim.awaited { 100 } else { self.look_at_urgency(0) },
             begun: Instant::now(),
             survivors: Vec::new(),
             bytes: 0,

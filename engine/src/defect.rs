@@ -58,6 +58,10 @@ defects! {
     TombstoneDropped,
     /// A document that is moved forgets that older segments hold records of its key.
     FirstSegmentForgotten,
+    /// An eviction stands for itself, and not in the group of the write that it makes room for.
+    EvictionSplit,
+    /// A victim that was found beforehand is evicted, whatever became of it since.
+    StaleVictimEvicted,
     /// A rebuild takes the older of two records of a key.
     OlderRecordWins,
 }

@@ -29,7 +29,7 @@ use crate::{IndexId, Stat};
 /// that stays, the index says the same of the key.
 pub(crate) type LookedUp = (Entry, u64);
 
-/// What sequencer, checkpointer, compactor, sweeper and readers share.
+/// What sequencer, checkpointer, compactor, sweeper, scout and readers share.
 pub(crate) struct Shared {
     /// What is published. The sequencer writes it once for each batch, the checkpointer when it
     /// drops what it drained; readers hold it for a look-up or for a part of a page.
@@ -174,6 +174,7 @@ impl Shared {
                 name: index.name.as_ref().to_owned(),
                 documents: index.totals.documents,
                 used: index.totals.bytes,
+                digest: index.totals.digest,
                 settings: index.settings,
                 counts: counts(index.removals, self.residents.traffic(id)),
             })

@@ -2,8 +2,9 @@
 //!
 //! That a document has expired is seen by whoever reads it; the sweeper only gives its space back.
 //! Which have, the [residents](crate::residents) know by the second, so nothing is searched. Where
-//! they are many, they go in ring order: neighbours lie in one block of the index. It works for a share of its time, more if much is to be done, and a few hundred documents at a time,
-//! each batch of removals being one of the sequencer's.
+//! they are many, they go in ring order: neighbours lie in one block of the index. It works for a
+//! share of its time, at the lowest priority, and a few hundred documents at a time, each batch of
+//! removals being one of the sequencer's.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -24,7 +25,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long it waits after a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// About how many documents are removed with one batch.
+/// About how many expired documents are put in order at a time. Five bytes of memory each.
+const DOCUMENTS_IN_ORDER: usize = 100_000;
+
+/// How many of them are looked up, and removed with one batch.
 const DOCUMENTS_AT_A_TIME: usize = 256;
 
 /// The share of its time that the sweeper works, in percent.
@@ -58,31 +62,32 @@ impl Sweeper {
     }
 
     fn sweep(&self) -> Result<()> {
-        for index in self.shared.residents.ids() {
-            loop {
-                let begun = Instant::now();
-                let now = self.shared.clock.now();
-                let residents = &self.shared.residents;
-                residents.order_due(index, now);
-                let tags = residents.take_due(index, now, DOCUMENTS_AT_A_TIME);
-                if tags.is_empty() {
-                    break;
-                }
-                let removed = self.remove(index, &tags, now);
-                // What is removed is not known any more, and so not put off.
-                for tag in tags {
-                    residents.put_off(index, tag);
-                }
-                if !removed? {
-                    break;
-                }
-                let pause = begun.elapsed() * (100 - SHARE_PERCENT) / SHARE_PERCENT;
-                if !matches!(self.open.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
-                    return Err(Error::Closed);
-                }
+        let mut goes_on = true;
+        // Index by index in turn: one of many expired documents does not keep the others waiting.
+        while goes_on {
+            goes_on = false;
+            for index in self.shared.residents.ids() {
+                goes_on |= self.sweep_some(index)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes expired documents of an index. Returns whether it had any.
+    fn sweep_some(&self, index: IndexId) -> Result<bool> {
+        let now = self.shared.clock.now();
+        let mut tags = self.shared.residents.due(index, now, DOCUMENTS_IN_ORDER);
+        tags.sort_unstable();
+        let mut any = false;
+        for some in tags.chunks(DOCUMENTS_AT_A_TIME) {
+            let begun = Instant::now();
+            any |= self.remove(index, some, now)?;
+            let pause = begun.elapsed() * (100 - SHARE_PERCENT) / SHARE_PERCENT;
+            if !matches!(self.open.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+                return Err(Error::Closed);
+            }
+        }
+        Ok(any)
     }
 
     /// Removes the documents of tags that have expired by `now`. `false` where none has.

@@ -147,19 +147,21 @@ fn later_mutations_of_a_batch_see_what_has_expired_before_them() {
     let (world, engine) = started();
     put_until(&engine, INDEX, "k", "document", Expiry::After(SECOND));
     world.time.advance(SECOND);
-    let outcomes = mutate(
-        &engine,
-        vec![
-            write("k", "one", Condition::Absent),
-            write_to(INDEX, "gone", "at once", Expiry::At(1)),
-            write("gone", "again", Condition::Present),
-            write("gone", "again", Condition::Absent),
-        ],
-        true,
-    );
+    let mutations = vec![
+        write("k", "one", Condition::Absent),
+        write_to(INDEX, "gone", "at once", Expiry::At(1)),
+        write("gone", "again", Condition::Present),
+        write("gone", "again", Condition::Absent),
+    ];
     // A document that has expired when it is written is not there for the next either.
+    let outcomes = mutate(&engine, mutations.clone(), true);
     assert_eq!(outcomes[2], MutationOutcome::ConditionFailed(None));
-    assert_eq!(names(&engine).len(), 0);
+    assert_eq!(names(&engine).len(), 0, "all or none");
+    let outcomes = mutate(&engine, mutations, false);
+    assert_eq!(outcomes[2], MutationOutcome::ConditionFailed(None));
+    let written = |outcome: &MutationOutcome| matches!(outcome, MutationOutcome::Written(_));
+    assert_eq!(outcomes.iter().map(written).collect::<Vec<_>>(), [true, true, false, true]);
+    assert_eq!(names(&engine).len(), 2);
 }
 
 #[test]

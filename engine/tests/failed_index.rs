@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use sherd_engine::fs::SimFs;
 use sherd_engine::index::{Change, Entries, Entry, Index, IndexStore, MemoryStore};
-use sherd_engine::{Command, Engine, Error, IndexId, Result, Scan};
+use sherd_engine::{Command, Engine, Error, IndexId, IndexSettings, Policy, Result, Scan};
 
 /// Tells that an opening begins, and when it may go on.
 type Gate = (Sender<()>, Receiver<()>);
@@ -301,4 +301,26 @@ fn a_range_given_up_while_the_index_fails_does_not_come_back() {
     }
     assign(3, RING).unwrap();
     assert_eq!(contents(&engine).len(), kept);
+}
+
+/// What may expire or be evicted is read from the index when a policy changes; where that fails, again
+/// with the next command of that kind.
+#[test]
+fn documents_that_could_not_be_read_for_a_new_policy_are_read_later() {
+    let (fs, store) = (SimFs::new(), Failing::default());
+    let engine = store.open_engine(&fs);
+    engine.execute(Command::Assign(assignment(1, &[(0, RING)], u64::MAX))).unwrap();
+    let settings = |policy, ttl| IndexSettings { policy: Some(policy), ttl, ..Default::default() };
+    let set = |settings| {
+        engine.execute(Command::SetIndex { id: INDEX, settings, force: false }).unwrap();
+        engine.stat().tracked_documents
+    };
+    create_index(&engine, INDEX, settings(Policy::Lru, Some(3_600_000)));
+    put(&engine, "k", "document");
+    engine.checkpoint().unwrap();
+    assert_eq!(engine.stat().tracked_documents, 1);
+    store.broken.store(true, Ordering::SeqCst);
+    assert_eq!(set(settings(Policy::Ttl, None)), 0, "it could not be read");
+    store.broken.store(false, Ordering::SeqCst);
+    assert_eq!(set(settings(Policy::Ttl, Some(1000))), 1);
 }

@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use sherd_protocol::message::*;
-use sherd_protocol::{Expiry, HashMethod, IndexSettings, Position, Range, WireError};
+use sherd_protocol::{Digest, Expiry, HashMethod, IndexSettings, Position, Range, WireError};
 use sherd_server::{Config, MAX_PAGE_DOCUMENTS};
 
 const DOCUMENT: &[u8] = b"\xabhello world";
@@ -268,9 +268,14 @@ async fn stat_says_what_is_there() {
     assert_eq!(stat.ranges, [Range::FULL]);
     let index = |id, name: &str, documents, used| {
         let (settings, counts) = (IndexSettings::default(), Counts::default());
-        IndexStat { id, name: name.to_owned(), documents, used, settings, counts }
+        let digest = Digest::default();
+        IndexStat { id, name: name.to_owned(), documents, used, digest, settings, counts }
     };
-    assert_eq!(stat.indexes, [index(2, "another", 0, 0), index(1, INDEX, 100, used)]);
+    let undigested = |index: &IndexStat| IndexStat { digest: Digest::default(), ..index.clone() };
+    let indexes: Vec<_> = stat.indexes.iter().map(undigested).collect();
+    assert_eq!(indexes, [index(2, "another", 0, 0), index(1, INDEX, 100, used)]);
+    let nothing = stat.indexes.iter().map(|index| index.digest == Digest::default());
+    assert!(nothing.eq([true, false]));
     assert_eq!((stat.locked_by, stat.poisoned), (None, None));
     assert!(stat.durable_lsn >= 103 && stat.segments >= 1 && stat.log_bytes > 0);
     assert_eq!((stat.connections, stat.pid), (1, std::process::id()));

@@ -20,16 +20,11 @@ pub enum WireError {
          away, then try again"
     )]
     IndexHeld { index: String, shards: String },
-    #[error(
-        "the shard is full: {used} of {limit} bytes are used and the write needs {needed} more; \
-         remove documents or raise the limit with `sherd shard set`"
-    )]
+    /// Also of a limit, which needs nothing, that is lower than what is used.
+    #[error("{}", quota_exceeded(*used, *limit, *needed))]
     QuotaExceeded { used: u64, limit: u64, needed: u64 },
     /// A limit of the index is met: the shard's share of it.
-    #[error(
-        "index {index:?} is full at this shard: {used} of {limit} {what} are used and the write \
-         needs {needed} more; remove documents or raise the limit with `sherd index set {index}`"
-    )]
+    #[error("{}", index_full(index, what, *used, *limit, *needed))]
     IndexFull { index: String, what: String, used: u64, limit: u64, needed: u64 },
     /// The key is outside the shard's ranges. The client refreshes its map to at least `epoch`.
     #[error("the key belongs to another shard at map epoch {epoch}")]
@@ -113,4 +108,31 @@ impl WireError {
                 | Self::Busy { .. }
         )
     }
+}
+
+fn quota_exceeded(used: u64, limit: u64, needed: u64) -> String {
+    if needed == 0 {
+        return format!(
+            "the shard uses {used} bytes, more than the new limit of {limit}, and nothing (more) is \
+             evicted; remove documents, or set a policy that evicts first"
+        );
+    }
+    format!(
+        "the shard is full: {used} of {limit} bytes are used and the write needs {needed} more; \
+         remove documents or raise the limit with `sherd shard set`"
+    )
+}
+
+fn index_full(index: &str, what: &str, used: u64, limit: u64, needed: u64) -> String {
+    if needed == 0 {
+        return format!(
+            "index {index:?} uses {used} {what} at one shard, more than its share of the new limit, \
+             {limit}, and nothing (more) is evicted; remove documents, or set a policy that evicts \
+             first"
+        );
+    }
+    format!(
+        "index {index:?} is full at this shard: {used} of {limit} {what} are used and the write \
+         needs {needed} more; remove documents or raise the limit with `sherd index set {index}`"
+    )
 }

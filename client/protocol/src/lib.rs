@@ -7,11 +7,13 @@
 //! * [`document`]: what a well-formed document is, checked without decoding it;
 //! * [`ring`]: how a key becomes a position;
 //! * [`range_map`]: which shard owns which positions, at which epoch;
+//! * [`digest`]: whether two sets of documents are the same;
 //! * [`limits`]: what bounds shards and indexes, and when documents expire.
 //!
 //! `docs/protocol.md` specifies the same for readers who write a client in another language; its
 //! worked examples are checked against this crate.
 
+pub mod digest;
 pub mod document;
 pub mod frame;
 #[cfg(feature = "fuzzing")]
@@ -25,6 +27,7 @@ pub mod ring;
 
 mod error;
 
+pub use digest::Digest;
 pub use document::MAX_DOCUMENT_BYTES;
 pub use error::{BadRequest, WireError};
 pub use frame::{DEFAULT_MAX_FRAME_BYTES, FrameError};

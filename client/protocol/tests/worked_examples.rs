@@ -319,6 +319,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                         name: "test_index".to_owned(),
                         documents: 1,
                         used: 16,
+                        digest: sherd_protocol::Digest(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
                         settings,
                         counts: Counts { hits: 5, ..Counts::default() },
                     }],

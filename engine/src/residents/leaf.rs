@@ -146,6 +146,12 @@ impl Leaf {
         ranked.max_by_key(|(rank, _)| *rank)
     }
 
+    /// The documents that have expired by `now`, a second.
+    fn expired(&self, now: u32) -> impl Iterator<Item = Tag> {
+        let slots = self.tags.iter().zip(&self.expiry);
+        slots.filter(move |(_, expiry)| **expiry != 0 && **expiry <= now).map(|(tag, _)| *tag)
+    }
+
     /// When the first of the documents expires that have not by `now`, a second; 0 for never.
     fn next_due(&self, now: u32) -> u32 {
         self.expiry.iter().copied().filter(|&expiry| expiry > now).min().unwrap_or(0)
@@ -230,8 +236,14 @@ impl Table {
         }
     }
 
-    pub(super) fn remove(&mut self, tag: Tag, hash: u64) -> Option<Slot> {
-        let (leaf, place) = self.find(tag, hash)?;
+    /// Removes a slot of a tag: of several the one with that expiry, if there is one.
+    pub(super) fn remove(&mut self, tag: Tag, hash: u64, expiry: Option<u32>) -> Option<Slot> {
+        let (leaf, first) = self.find(tag, hash)?;
+        let is_it = |place: &usize| {
+            let slot = leaf.slot(*place);
+            slot.tag == tag && expiry.is_none_or(|expiry| expiry == slot.expiry)
+        };
+        let place = (first..leaf.len()).find(is_it).unwrap_or(first);
         let slot = leaf.remove(place);
         self.slots -= 1;
         if self.slots < (self.leaves.len() - 1) * MEAN_SLOTS / 2 {
@@ -301,11 +313,13 @@ impl Table {
             let mut entry = self.schedule.first_entry()?;
             let second = *entry.key();
             let leaves = &self.leaves;
-            entry
-                .get_mut()
-                .retain(|&place| leaves.get(place as usize).is_some_and(|leaf| leaf.due == second));
-            if !entry.get().is_empty() {
-                return Some(second);
+            let is_due =
+                |place: u32| leaves.get(place as usize).is_some_and(|leaf| leaf.due == second);
+            while let Some(&last) = entry.get().last() {
+                if is_due(last) {
+                    return Some(second);
+                }
+                entry.get_mut().pop();
             }
             entry.remove();
         }
@@ -316,13 +330,39 @@ impl Table {
         let Some(second) = self.next_due().filter(|&second| second <= now) else { return false };
         let Some(place) = self.schedule.get_mut(&second).and_then(Vec::pop) else { return false };
         let leaf = &mut self.leaves[place as usize];
-        let expired = |expiry: u32| expiry != 0 && expiry <= now;
-        let slots = leaf.tags.iter().zip(&leaf.expiry);
-        found.extend(slots.filter(|(_, expiry)| expired(**expiry)).map(|(tag, _)| *tag));
+        found.extend(leaf.expired(now));
         leaf.due = 0;
         let next = leaf.next_due(now);
         self.schedule(place as usize, next);
         true
+    }
+
+    /// Finds documents that have expired by `now`, until there are `most`. Leaves that have none any more
+    /// are scheduled anew.
+    pub(super) fn due(&mut self, now: u32, most: usize, found: &mut Vec<Tag>) {
+        let mut passed = Vec::new();
+        'all: for (&second, places) in self.schedule.range(..=now) {
+            for &place in places {
+                if found.len() >= most {
+                    break 'all;
+                }
+                let Some(leaf) = self.leaves.get(place as usize) else { continue };
+                if leaf.due != second {
+                    continue;
+                }
+                let before = found.len();
+                found.extend(leaf.expired(now));
+                if found.len() == before {
+                    passed.push(place as usize);
+                }
+            }
+        }
+        for place in passed {
+            let leaf = &mut self.leaves[place];
+            leaf.due = 0;
+            let next = leaf.next_due(now);
+            self.schedule(place, next);
+        }
     }
 
     /// A slot that expires no later than any other, and when that is known to be so: its leaf is

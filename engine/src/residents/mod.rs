@@ -1,5 +1,5 @@
 //! What is remembered of documents in memory, to evict the right ones and to find the expired ones:
-//! some 12 to 18 bytes each (`docs/limits.md`), and nothing where no policy and no time to live asks
+//! some 10 to 16 bytes each (`docs/limits.md`), and nothing where no policy and no time to live asks
 //! for it.
 //!
 //! The sequencer alone adds and removes, as it evaluates, so that this and the evaluated state are
@@ -11,7 +11,7 @@ mod tracker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -60,6 +60,8 @@ struct OfIndex {
     counters: Counters,
     /// `None` where nothing is to be remembered yet.
     tracker: RwLock<Option<Arc<Tracker>>>,
+    /// The documents that there were could not be read.
+    incomplete: AtomicBool,
 }
 
 /// A document that is to be evicted. It is not remembered any more.
@@ -87,6 +89,20 @@ impl Residents {
         // Without a policy documents that expire are remembered, from the first one on.
         let tracker = policy.evicts_all().then(|| Arc::new(Tracker::new(policy)));
         *of_index.tracker.write() = tracker;
+        of_index.incomplete.store(false, Ordering::Relaxed);
+    }
+
+    /// Remembers nothing of the documents that an index has: they cannot be read.
+    pub(crate) fn begin_without(&self, index: IndexId) {
+        self.begin(index, Policy::Reject);
+        if let Some(of_index) = self.indexes.read().get(&index) {
+            of_index.incomplete.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets all indexes but those.
+    pub(crate) fn keep_only(&self, is_there: impl Fn(IndexId) -> bool) {
+        self.indexes.write().retain(|&index, _| is_there(index));
     }
 
     /// Forgets an index.
@@ -99,13 +115,14 @@ impl Residents {
     /// Whether the documents of an index are remembered for that policy, or are to be so from the
     /// first one that expires on.
     pub(crate) fn serves(&self, index: IndexId, policy: Policy) -> bool {
-        match (self.tracker(index), self.indexes.read().contains_key(&index)) {
-            (Some(tracker), _) => {
-                let order = |policy: Policy| if policy.evicts_all() { Some(policy) } else { None };
-                order(tracker.policy()) == order(policy)
-            }
-            (None, known) => known && !policy.evicts_all(),
+        let indexes = self.indexes.read();
+        let Some(of_index) = indexes.get(&index) else { return false };
+        if of_index.incomplete.load(Ordering::Relaxed) {
+            return false;
         }
+        let order = |policy: Policy| if policy.evicts_all() { Some(policy) } else { None };
+        let held = of_index.tracker.read().as_ref().and_then(|tracker| order(tracker.policy()));
+        held == order(policy)
     }
 
     fn tracker(&self, index: IndexId) -> Option<Arc<Tracker>> {
@@ -158,7 +175,7 @@ impl Residents {
             (false, None) => {}
             (false, Some(expires_at)) => tracker.insert(tag, version, expires_at, self.tick()),
             (true, Some(expires_at)) => tracker.rewrite(tag, version, expires_at, self.tick()),
-            (true, None) => tracker.remove(tag),
+            (true, None) => tracker.remove(tag, before.unwrap_or(0)),
         }
     }
 
@@ -211,9 +228,13 @@ impl Residents {
     /// Takes the document to evict from some indexes of one policy, if there is any.
     pub(crate) fn take_victim(&self, among: &[IndexId], newest: Version) -> Option<Taken> {
         // Whoever reads it meanwhile comes too late.
-        let Taken { index, slot } = self.victim(among, newest)?;
-        let slot = self.tracker(index)?.evict(slot.tag)?;
-        Some(Taken { index, slot })
+        self.take(self.victim(among, newest)?)
+    }
+
+    /// Takes a document that was found to be a victim, accessed since or not.
+    pub(crate) fn take(&self, victim: Taken) -> Option<Taken> {
+        let slot = self.tracker(victim.index)?.evict(victim.slot.tag)?;
+        Some(Taken { slot, ..victim })
     }
 
     /// How many documents are remembered of some indexes.
@@ -271,11 +292,10 @@ impl Residents {
         self.tracker(index).map_or_else(Vec::new, |tracker| tracker.take_due(now, most))
     }
 
-    /// Has those taken next be neighbours, where many have expired.
-    pub(crate) fn order_due(&self, index: IndexId, now: u64) {
-        if let Some(tracker) = self.tracker(index) {
-            tracker.order_due(now);
-        }
+    /// Documents of an index that have expired by `now`: up to some `most` of them, which are named
+    /// until they are removed.
+    pub(crate) fn due(&self, index: IndexId, now: u64, most: usize) -> Vec<Tag> {
+        self.tracker(index).map_or_else(Vec::new, |tracker| tracker.due(now, most))
     }
 
     /// Sees to it that an expired document is named again.

@@ -49,10 +49,6 @@ const ACCESSES_TO_HALVE: u64 = 20;
 /// is for, and is forgotten after six halvings.
 const MAX_FREQUENCY: u32 = 63;
 
-/// How many expired documents are put in ring order at a time, to be removed: neighbours lie in one
-/// block of the index, and go with it. Five bytes of memory each.
-const DUE_AT_A_TIME: usize = 200_000;
-
 const FREQUENCY_SHIFT: u32 = 24;
 
 /// The bits below the frequency.
@@ -72,10 +68,8 @@ pub(super) struct Tracker {
     stripes: [Mutex<Table>; STRIPES],
     documents: AtomicUsize,
     accesses: AtomicU64,
-    /// No document expires before this second but those of `due`; `u64::MAX` for never.
+    /// No document expires before this second; `u64::MAX` for never.
     next_due: AtomicU64,
-    /// Documents that have expired and are to be removed, in ring order from the last one on.
-    due: Mutex<Vec<Tag>>,
 }
 
 /// The number of a stripe, from bits of the hash that choose no leaf.
@@ -96,7 +90,6 @@ impl Tracker {
             documents: AtomicUsize::new(0),
             accesses: AtomicU64::new(0),
             next_due: AtomicU64::new(u64::MAX),
-            due: Mutex::default(),
         }
     }
 
@@ -152,9 +145,11 @@ impl Tracker {
         self.note_due(slot.expiry);
     }
 
-    pub(super) fn remove(&self, tag: Tag) {
+    /// Forgets a document that expires then, 0 for never.
+    pub(super) fn remove(&self, tag: Tag, expires_at: u64) {
         let hash = tag.hash();
-        if self.stripes[stripe(hash)].lock().remove(tag, hash).is_some() {
+        let expiry = second(expires_at);
+        if self.stripes[stripe(hash)].lock().remove(tag, hash, Some(expiry)).is_some() {
             self.documents.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -177,7 +172,7 @@ impl Tracker {
     }
 
     fn evict_from(&self, table: &mut Table, tag: Tag, hash: u64) -> Option<Slot> {
-        let slot = table.remove(tag, hash)?;
+        let slot = table.remove(tag, hash, None)?;
         self.documents.fetch_sub(1, Ordering::Relaxed);
         if self.policy == Policy::Lfu
             && let Some(leaf) = table.leaf_of(hash)
@@ -295,44 +290,41 @@ impl Tracker {
         })
     }
 
-    /// Puts many documents that have expired by `now`, in milliseconds, in order, unless there are
-    /// some in order still.
-    pub(super) fn order_due(&self, now: u64) {
-        if self.is_due(now) && self.due.lock().is_empty() {
-            let mut found = self.find_due(now, DUE_AT_A_TIME);
-            found.sort_unstable_by(|a, b| b.cmp(a));
-            self.due.lock().append(&mut found);
-        }
-    }
-
-    /// Documents that have expired by `now`, in milliseconds: some `most` of them, which are not
-    /// named again; first those that were put in order.
-    pub(super) fn take_due(&self, now: u64, most: usize) -> Vec<Tag> {
-        let ordered = {
-            let mut due = self.due.lock();
-            let rest = due.len().saturating_sub(most);
-            due.split_off(rest)
-        };
-        match ordered.is_empty() && self.is_due(now) {
-            true => self.find_due(now, most),
-            false => ordered,
-        }
-    }
-
-    /// Whether a document may have expired by `now`, in milliseconds, besides those in order.
+    /// Whether a document may have expired by `now`, in milliseconds.
     fn is_due(&self, now: u64) -> bool {
         self.next_due.load(Ordering::Relaxed) <= now / 1000
     }
 
-    fn find_due(&self, now: u64, most: usize) -> Vec<Tag> {
-        let now_second = u32::try_from(now / 1000).unwrap_or(u32::MAX);
+    /// Documents that have expired by `now`, in milliseconds: some `most` of them, which are not
+    /// named again.
+    pub(super) fn take_due(&self, now: u64, most: usize) -> Vec<Tag> {
+        self.find_due(
+            now,
+            |table, now, found| {
+                while found.len() < most && table.take_due(now, found) {}
+            },
+        )
+    }
+
+    /// Documents that have expired by `now`, in milliseconds: some `most` of them, which are named
+    /// until they are removed.
+    pub(super) fn due(&self, now: u64, most: usize) -> Vec<Tag> {
+        let of_stripe = most.div_ceil(STRIPES);
+        self.find_due(now, |table, now, found| table.due(now, found.len() + of_stripe, found))
+    }
+
+    fn find_due(&self, now: u64, find: impl Fn(&mut Table, u32, &mut Vec<Tag>)) -> Vec<Tag> {
         let mut found = Vec::new();
+        if !self.is_due(now) {
+            return found;
+        }
+        let now_second = u32::try_from(now / 1000).unwrap_or(u32::MAX);
         // Whoever adds a document meanwhile names its second after this.
         self.next_due.store(u64::MAX, Ordering::Relaxed);
         let mut next = u64::MAX;
         for stripe in &self.stripes {
             let mut table = stripe.lock();
-            while found.len() < most && table.take_due(now_second, &mut found) {}
+            find(&mut table, now_second, &mut found);
             next = next.min(table.next_due().map_or(u64::MAX, u64::from));
         }
         self.next_due.fetch_min(next, Ordering::Relaxed);
@@ -352,8 +344,7 @@ impl Tracker {
 
     /// The bytes that it takes in memory.
     pub(super) fn memory(&self) -> usize {
-        let due = self.due.lock().capacity() * size_of::<Tag>();
-        due + self.stripes.iter().map(|stripe| stripe.lock().memory()).sum::<usize>()
+        self.stripes.iter().map(|stripe| stripe.lock().memory()).sum()
     }
 }
 

@@ -29,7 +29,8 @@ impl Sequencer {
 
     /// When to look again although no command came.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.is_lowering() {
+        let lower_again = self.lower_again.filter(|_| self.is_lowering());
+        if self.is_lowering() && lower_again.is_none() {
             return Some(Instant::now());
         }
         let sync = match self.options.durability {
@@ -44,7 +45,7 @@ impl Sequencer {
         let running = self.checkpoint_running.then(|| Instant::now() + Duration::from_millis(100));
         let idle = if self.checkpoint_running { running } else { idle };
         let space = self.shared.space.is_full().then(|| self.last_space_check + SPACE_INTERVAL);
-        [sync, idle, space].into_iter().flatten().min()
+        [sync, idle, space, lower_again].into_iter().flatten().min()
     }
 
     /// Finds out whether a full disk has space again, also when nobody writes.

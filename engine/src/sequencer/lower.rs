@@ -7,6 +7,8 @@
 //! A limit that comes with an assignment, or is set by force, is in force at once: what is used beyond
 //! it is evicted in the background, also after a restart, and meanwhile no write adds to it.
 
+use std::time::{Duration, Instant};
+
 use super::Sequencer;
 use super::room::Shortage;
 use crate::command::{IndexId, Outcome};
@@ -15,6 +17,9 @@ use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::limits::{IndexSettings, Policy};
 use crate::state::{Change, IndexState, State, Totals};
+
+/// How long evicting waits for a lower limit after a failure: of the index, say, or of the disk.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A limit that is recorded once it is met.
 pub(super) struct Lowering {
@@ -200,17 +205,24 @@ impl Sequencer {
 
     /// Evicts some documents for a lower limit, and records it once it is met.
     pub(super) fn lower_on(&mut self) {
-        if !self.is_lowering() {
+        if !self.is_lowering() || self.lower_again.is_some_and(|at| Instant::now() < at) {
             return;
         }
+        self.lower_again = None;
         self.now = self.shared.clock.now();
         match self.lowering.take() {
             Some(lowering) => self.lower_as_asked(lowering),
             None => match self.lower_by(Self::excess_in_force) {
                 Ok(goes_on) => self.over_limit = goes_on,
-                Err(error) => {
-                    tracing::warn!(%error, "the shard stays over a limit that it was given");
+                Err(error @ (Error::QuotaExceeded { .. } | Error::IndexFull { .. })) => {
+                    tracing::warn!(%error, "the shard stays over a limit: no policy evicts more");
                     self.over_limit = false;
+                }
+                // Only a restart helps, and that goes on with it.
+                Err(Error::Poisoned { .. }) => self.over_limit = false,
+                Err(error) => {
+                    tracing::warn!(%error, "the shard stays over a limit for now");
+                    self.lower_again = Some(Instant::now() + RETRY_AFTER);
                 }
             },
         }
@@ -235,6 +247,7 @@ impl Sequencer {
     fn lower_by(&mut self, excess: impl Fn(&Self) -> Option<(IndexId, Shortage)>) -> Result<bool> {
         let Some((_, shortage)) = excess(self) else { return Ok(false) };
         self.shared.poison.check()?;
+        self.check_backlog()?;
         if !self.evict_some(excess)? {
             return Err(shortage.error());
         }

@@ -103,6 +103,8 @@ pub(crate) struct Sequencer {
     lowering: Option<Lowering>,
     /// A limit in force may be exceeded.
     over_limit: bool,
+    /// Evicting for a lower limit failed, and is tried again then.
+    lower_again: Option<Instant>,
 }
 
 /// To and from the other threads of the engine.
@@ -168,6 +170,7 @@ impl Sequencer {
             lowering: None,
             // A kill may have come before a limit was met.
             over_limit: true,
+            lower_again: None,
         }
     }
 

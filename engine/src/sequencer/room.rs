@@ -14,13 +14,14 @@ use super::Sequencer;
 use super::mutate::holds;
 use crate::clock::has_expired;
 use crate::command::{IndexId, Mutation, Outcome, Version};
+use crate::defect::Defect;
 use crate::effect::{self, Reason};
 use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::limits::{IndexSettings, Policy};
 use crate::log::{Purpose, record};
-use crate::residents::{Tag, Taken};
+use crate::residents::{Residents, Tag, Taken};
 use crate::scout::Candidate;
 use crate::shared::LookedUp;
 
@@ -60,8 +61,9 @@ impl RoomForEvictions {
     }
 }
 
-/// From so many documents on victims are found beforehand: those found are then few of them.
-const SCOUTED_DOCUMENTS: usize = 2_000;
+/// From so many documents on victims are found beforehand. The scout takes none, and finds the first
+/// of a leaf each time that it looks there: of fewer leaves it would find the same ones again.
+const SCOUTED_DOCUMENTS: usize = 10_000;
 
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +123,9 @@ impl Sequencer {
             let begun = self.batch.bytes.len();
             match self.evict(index, shortage, Some(key), &mut spared) {
                 Ok(true) => {
+                    if self.options.defects.has(Defect::EvictionSplit) {
+                        record::seal(&mut self.batch.bytes[begun..], self.log.checksum());
+                    }
                     self.room_for_evictions.left -= self.batch.bytes.len() - begun;
                     // Expired, it may have been what went.
                     if let Some(&entry) = self.batch.pending.get(&(index, key.clone())) {
@@ -204,15 +209,19 @@ impl Sequencer {
             Shortage::Index { .. } => vec![index],
         };
         for id in in_reach {
-            let mut removed = false;
-            for tag in self.shared.residents.take_due(id, self.now, 1) {
-                if removed || !self.remove_expired(id, tag)? {
-                    self.shared.residents.put_off(id, tag);
-                } else {
-                    removed = true;
+            let tags = self.shared.residents.take_due(id, self.now, 1);
+            let mut removed = Ok(false);
+            for &tag in &tags {
+                removed = self.remove_expired(id, tag);
+                if !matches!(removed, Ok(false)) {
+                    break;
                 }
             }
-            if removed {
+            // What is removed is not known any more, and so not put off.
+            for tag in tags {
+                self.shared.residents.put_off(id, tag);
+            }
+            if removed? {
                 return Ok(true);
             }
         }
@@ -251,18 +260,21 @@ impl Sequencer {
         let residents = &self.shared.residents;
         let next = || if scouted { self.shared.scout.next(group) } else { None };
         while let Some(Candidate { victim, key, found }) = next() {
-            let Some(taken) = residents.take_if_unchanged(victim) else { continue };
+            let stale = self.options.defects.has(Defect::StaleVictimEvicted);
+            let take = if stale { Residents::take } else { Residents::take_if_unchanged };
+            let Some(taken) = take(residents, victim) else { continue };
             let entry = self.current_again(taken.index, &key, found);
             match entry.inspect_err(|_| residents.restore(taken))? {
                 Some(entry) => return Ok(Some((taken, key, entry))),
-                None => continue,
+                // There may be another document of the tag, whose slot this is.
+                None => residents.restore(taken),
             }
         }
         while let Some(taken) = residents.take_victim(group, newest) {
             let found = self.find(taken.index, taken.slot.tag);
             match found.inspect_err(|_| residents.restore(taken))? {
                 Some((key, entry)) => return Ok(Some((taken, key, entry))),
-                // Its fellow of the same tag went before it.
+                // No document has the tag.
                 None => continue,
             }
         }
@@ -444,7 +456,7 @@ impl Sequencer {
             };
             if let Err(error) = filled {
                 tracing::warn!(index = %of_index.name, %error, "documents cannot be evicted yet");
-                residents.begin(id, Policy::Reject);
+                residents.begin_without(id);
             }
         }
     }

@@ -24,8 +24,8 @@ use rand::{Rng, SeedableRng};
 use sherd_engine::fs::Fault;
 use sherd_engine::index::IndexStore;
 use sherd_engine::{
-    Command, Condition, Engine, Error, Expiry, IndexId, IndexSettings, Key, Mutation,
-    MutationOutcome, Options, Outcome, Policy, Result,
+    Command, Condition, Defect, Defects, Engine, Error, Expiry, IndexId, IndexSettings, Key,
+    Mutation, MutationOutcome, Options, Outcome, Policy, Result,
 };
 
 const OTHER: IndexId = 2;

@@ -1,8 +1,8 @@
 //! `stat`: what the shard says of itself.
 
 use sherd_node::Responder;
-use sherd_protocol::Range;
 use sherd_protocol::message::{Counts, IndexStat, ShardAnswer, ShardStat};
+use sherd_protocol::{Digest, Range};
 
 use super::settings;
 use crate::shard::Shard;
@@ -36,6 +36,7 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
             name: index.name,
             documents: index.documents,
             used: index.used,
+            digest: Digest(index.digest),
             settings: settings::on_the_wire(&index.settings),
             counts: counts(index.counts),
         })

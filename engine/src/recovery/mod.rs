@@ -9,14 +9,15 @@
 //! Recovery changes nothing of the log before it has read to its end, and what it changes then can be
 //! changed again: a crash on the way recovers again.
 
+mod log;
+mod replay;
+
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
@@ -24,24 +25,20 @@ use parking_lot::{Mutex, RwLock};
 use crate::cache::DocumentCache;
 use crate::checkpoint;
 use crate::defect::{Defect, Defects};
-use crate::effect::{self, Effect, Put, Reason, Remove, Replaced, Tombstone};
 use crate::engine::{INDEX_DIR, Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
-use crate::index::{self, Entry, Index, IndexKey, IndexStore, Leftover, ParkedIndex, RoomyStore};
-use crate::log::record::Checksum;
-use crate::log::{
-    LOG_DIR, Located, LogWriter, Lsn, SEGMENT_HEADER_BYTES, SPARE, Segment, SegmentEnd, Segments,
-    Source, read_header, read_segment, segment_name, segment_number,
-};
+use crate::index::{self, Index, IndexStore, Leftover, ParkedIndex, RoomyStore};
+use crate::log::{LOG_DIR, LogWriter, SPARE, Segment, SegmentEnd, segment_number};
 use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
-use crate::read::{self, Recount};
 use crate::residents::Residents;
 use crate::scout::Scout;
 use crate::shared::{Poison, Shared, View};
 use crate::space::Space;
-use crate::state::Change;
+
+use self::log::Log;
+pub(crate) use self::replay::Replay;
 
 /// The file whose lock keeps a second process out, in the data directory.
 pub(crate) const LOCK_FILE: &str = "LOCK";
@@ -251,206 +248,6 @@ fn random_identity() -> Result<u128> {
     }
 }
 
-/// The segments as they are found, before anything is replayed.
-struct Log {
-    dir: PathBuf,
-    segments: Arc<Segments>,
-    checksum: Checksum,
-    /// In the order of their numbers. All but the last one are sealed.
-    found: Vec<Arc<Segment>>,
-    /// Files of segments that were deleted, but for the file.
-    leftovers: Vec<PathBuf>,
-}
-
-impl Log {
-    /// Opens the segments and checks that their headers make a chain and that none is missing
-    /// that was not deleted.
-    fn open(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<Self> {
-        let failed = |error| Error::io("list the log", dir, error);
-        let names = fs.list(dir).map_err(failed)?;
-        let mut files: BTreeMap<u32, PathBuf> = BTreeMap::new();
-        for name in names {
-            if let Some(number) = segment_number(&name) {
-                files.insert(number, dir.join(name));
-            }
-        }
-        let listed: BTreeMap<u32, u32> =
-            manifest.segments.iter().map(|segment| (segment.number, segment.length)).collect();
-        if let Some(number) = listed.keys().find(|number| !files.contains_key(number)) {
-            let path = dir.join(segment_name(*number));
-            return Err(Error::corrupt(path, 0, "a segment that the manifest names is missing"));
-        }
-        let last_listed = listed.keys().next_back().copied().unwrap_or(0);
-        let is_there = |number: &u32| listed.contains_key(number) || *number > last_listed;
-        let (files, leftovers): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            files.into_iter().partition(|(number, _)| is_there(number));
-        let last = files.keys().next_back().copied();
-        let segments = Arc::new(Segments::default());
-        let mut found: Vec<Arc<Segment>> = Vec::new();
-        for (number, path) in files {
-            let may_be_cut_off = Some(number) == last && number > last_listed;
-            let Some((segment, previous_length)) =
-                open_segment(fs, path, number, manifest, may_be_cut_off)?
-            else {
-                break;
-            };
-            let previous = found.last();
-            let deleted_between = previous.map_or(0, |segment| segment.number) + 1 != number;
-            if deleted_between && number > last_listed {
-                let path = &segment.path;
-                return Err(Error::corrupt(path, 0, "the segment before this one is missing"));
-            }
-            if let Some(previous) = previous {
-                let listed_length = listed.get(&previous.number).copied().unwrap_or(0);
-                if !deleted_between && listed_length > 0 && listed_length != previous_length {
-                    let what = "the manifest gives another length of the segment before";
-                    return Err(Error::corrupt(&segment.path, 40, what));
-                }
-                let length = if deleted_between { listed_length } else { previous_length };
-                // It is cut to this length.
-                if (length as usize) < SEGMENT_HEADER_BYTES {
-                    let what =
-                        format!("its length is given as {length}, though another follows it");
-                    return Err(Error::corrupt(&previous.path, 0, &what));
-                }
-                _ = previous.sealed.set(length);
-            }
-            found.push(segments.add(segment));
-        }
-        let checksum = Checksum::of(manifest.identity);
-        let leftovers = leftovers.into_values().collect();
-        Ok(Self { dir: dir.to_owned(), segments, checksum, found, leftovers })
-    }
-
-    /// Cuts sealed segments to their length. What is behind was never part of them, see
-    /// `LogWriter::make_room`.
-    fn cut_sealed(&self) -> Result<()> {
-        for segment in &self.found {
-            let Some(&sealed) = segment.sealed.get() else { continue };
-            let cut = || {
-                if segment.file.length()? > u64::from(sealed) {
-                    segment.file.set_len(u64::from(sealed))?;
-                }
-                Ok(())
-            };
-            cut().map_err(|error| Error::io("seal a segment", &segment.path, error))?;
-        }
-        Ok(())
-    }
-
-    /// Removes the files of deleted segments. Where that fails, the next opening tries again.
-    fn remove_leftovers(&self, fs: &dyn Fs) {
-        for path in &self.leftovers {
-            if let Err(error) = fs.remove(path) {
-                tracing::warn!(path = %path.display(), %error, "a deleted segment stays");
-            }
-        }
-    }
-
-    /// Reads the log to its end: whether the index can be rebuilt from it.
-    fn check(&self, manifest: &Manifest) -> Result<()> {
-        let check = |segment: &Segment, located: Located<'_>| decode(segment, located).map(drop);
-        self.read(1..=manifest.checkpoint_lsn, check)?;
-        self.replay(manifest.checkpoint_lsn, check)?;
-        Ok(())
-    }
-
-    /// Visits the records of `lsns`, in order, and returns where the last segment read ends.
-    fn read(
-        &self,
-        lsns: RangeInclusive<Lsn>,
-        mut visit: impl FnMut(&Segment, Located<'_>) -> Result<()>,
-    ) -> Result<Option<(Arc<Segment>, SegmentEnd)>> {
-        let begin = self.found.partition_point(|segment| segment.first_lsn <= *lsns.start());
-        let mut last: Option<(Arc<Segment>, SegmentEnd)> = None;
-        for segment in &self.found[begin.saturating_sub(1)..] {
-            if segment.first_lsn > *lsns.end() {
-                break;
-            }
-            if let Some((previous, end)) = &last
-                && previous.number + 1 == segment.number
-                && end.next_lsn != segment.first_lsn
-            {
-                let what = "the segment's last LSN is not the one before the next segment's first";
-                return Err(Error::corrupt(&previous.path, end.offset as usize, what));
-            }
-            let bytes = read_file(segment)?;
-            let sealed = segment.sealed.get().copied();
-            let source = Source { path: &segment.path, bytes: &bytes, checksum: &self.checksum };
-            let end = read_segment(source, segment.first_lsn, sealed, |located| {
-                if lsns.contains(&located.record.lsn) { visit(segment, located) } else { Ok(()) }
-            })?;
-            last = Some((Arc::clone(segment), end));
-        }
-        Ok(last)
-    }
-
-    /// Visits the records after `lsn` to the end of the log.
-    fn replay(
-        &self,
-        after: Lsn,
-        visit: impl FnMut(&Segment, Located<'_>) -> Result<()>,
-    ) -> Result<Option<(Arc<Segment>, SegmentEnd)>> {
-        let last = self.read(after + 1..=Lsn::MAX, visit)?;
-        let next_lsn = last.as_ref().map_or(1, |(_, end)| end.next_lsn);
-        if next_lsn <= after {
-            let (path, offset) = match &last {
-                Some((segment, end)) => (segment.path.clone(), end.offset as usize),
-                None => (self.dir.clone(), 0),
-            };
-            let what = format!(
-                "the log ends with LSN {}, but everything to LSN {after} was durable",
-                next_lsn - 1
-            );
-            return Err(Error::corrupt(path, offset, &what));
-        }
-        Ok(last)
-    }
-}
-
-fn open_segment(
-    fs: &dyn Fs,
-    path: PathBuf,
-    number: u32,
-    manifest: &Manifest,
-    may_be_cut_off: bool,
-) -> Result<Option<(Segment, u32)>> {
-    let failed = |error| Error::io("open a segment", &path, error);
-    let file = fs.open(&path).map_err(failed)?;
-    let mut header = [0; SEGMENT_HEADER_BYTES];
-    match file.read_exact_at(&mut header, 0) {
-        Ok(()) => {}
-        // Cut off inside its header, it never held a record.
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof && may_be_cut_off => {
-            return Ok(None);
-        }
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-            return Err(Error::corrupt(&path, 0, "the segment's header is cut off"));
-        }
-        Err(error) => return Err(failed(error)),
-    }
-    let header = read_header(&path, &header)?;
-    if header.number != number {
-        return Err(Error::corrupt(&path, 12, "the segment has the name of another"));
-    }
-    if header.identity != manifest.identity {
-        return Err(Error::corrupt(&path, 16, "the segment is of another data directory"));
-    }
-    let first_lsn = header.first_lsn;
-    let segment = Segment { number, first_lsn, path, file, sealed: OnceLock::new() };
-    Ok(Some((segment, header.previous_length)))
-}
-
-fn read_file(segment: &Segment) -> Result<Vec<u8>> {
-    let read = || {
-        let length = usize::try_from(segment.file.length()?).map_err(std::io::Error::other)?;
-        let mut bytes = vec![0; length];
-        segment.file.read_exact_at(&mut bytes, 0)?;
-        Ok(bytes)
-    };
-    read().map_err(|error| Error::io("read a segment", &segment.path, error))
-}
-
 /// What a replay comes to.
 struct Replayed {
     view: View,
@@ -585,165 +382,12 @@ fn rebuild(
     Ok(Replayed { view: replay.view, index, end, records: replay.records })
 }
 
-/// A state that grows by the records of the log.
-pub(crate) struct Replay {
-    pub(crate) view: View,
-    records: u64,
-    scratch: Vec<u8>,
-    /// Asked what was there before, only by [`Defect::TotalsFromIndex`].
-    believed: Option<Arc<dyn Index>>,
-    /// [`Defect::OlderRecordWins`].
-    older_wins: bool,
-}
-
-impl Replay {
-    pub(crate) fn new(view: View) -> Self {
-        Self { view, records: 0, scratch: Vec::new(), believed: None, older_wins: false }
-    }
-
-    /// Takes a record before the checkpoint: places its document, and leaves the state, which is
-    /// the manifest's, as it is. The records before may have been deleted, and so may the index.
-    fn place(&mut self, segment: &Segment, located: Located<'_>, index: &dyn Index) -> Result<()> {
-        let (id, key, entry) = match decode(segment, located)? {
-            // Of the records of a key, each is newer than the ones before it, or the same moved.
-            Effect::Put(put) => {
-                let Some(of_index) = self.view.state.indexes.get(&put.index) else {
-                    return Ok(());
-                };
-                let name = Arc::clone(&of_index.name);
-                let entry = self.entry(segment, located, &put, &name);
-                (put.index, IndexKey::new(put.position, put.key), Some(entry))
-            }
-            Effect::Remove(removal) => {
-                (removal.index, IndexKey::new(removal.position, removal.key), None)
-            }
-            // Only a tombstone may come after newer ones: it was moved behind them.
-            Effect::Tombstone(Tombstone { version, removal }) => {
-                let key = IndexKey::new(removal.position, removal.key);
-                let found = match self.view.overlay.get(removal.index, &key) {
-                    Some(entry) => entry,
-                    None => index.get(removal.index, key.as_bytes())?,
-                };
-                if found.is_none_or(|entry| entry.version > version) {
-                    return Ok(());
-                }
-                (removal.index, key, None)
-            }
-            _ => return Ok(()),
-        };
-        let held = || self.view.overlay.get(id, &key).flatten().is_some();
-        if self.older_wins && entry.is_some() && held() {
-            return Ok(());
-        }
-        if self.view.state.indexes.contains_key(&id) {
-            self.view.overlay.put(id, key, entry);
-        }
-        self.records += 1;
-        Ok(())
-    }
-
-    /// Counts the documents, and makes the residents remember them.
-    fn recount(
-        &self,
-        index: &dyn Index,
-        log: &Log,
-        end: Option<&(Arc<Segment>, SegmentEnd)>,
-        residents: &Residents,
-    ) -> Result<Recount> {
-        let state = &self.view.state;
-        for (&id, of_index) in &state.indexes {
-            residents.begin(id, state.policy(of_index));
-        }
-        let newest = end.map_or(0, |(_, end)| end.next_lsn - 1);
-        read::recount(&self.view, index, &log.segments, |id, key, entry| {
-            residents.fill(id, key, entry, newest);
-        })
-    }
-
-    /// Takes a record after the checkpoint.
-    pub(crate) fn apply(&mut self, segment: &Segment, located: Located<'_>) -> Result<()> {
-        let tombstone =
-            Change::Tombstone { segment: segment.number, bytes: located.record.length as u32 };
-        let change = match decode(segment, located)? {
-            Effect::Put(put) => {
-                let index = self.view.state.indexes.get(&put.index).ok_or_else(|| {
-                    let what = "a document of an unknown index";
-                    Error::corrupt(&segment.path, located.offset as usize, what)
-                })?;
-                let name = Arc::clone(&index.name);
-                let entry = Some(self.entry(segment, located, &put, &name));
-                let key = IndexKey::new(put.position, put.key);
-                let (index, replaced) = (put.index, put.replaced);
-                Change::Document { index, key, entry, replaced, reason: Reason::Asked }
-            }
-            Effect::Remove(Remove { index, position, replaced, reason, key }) => {
-                self.view.apply(tombstone);
-                let key = IndexKey::new(position, key);
-                Change::Document { index, key, entry: None, replaced: Some(replaced), reason }
-            }
-            Effect::Tombstone(_) => tombstone,
-            Effect::CreateIndex(fields) => Change::Control(Effect::CreateIndex(fields)),
-            Effect::SetIndex(fields) => Change::Control(Effect::SetIndex(fields)),
-            Effect::DropIndex(fields) => Change::Control(Effect::DropIndex(fields)),
-            Effect::Assign(fields) => Change::Control(Effect::Assign(fields)),
-            Effect::Lock(fields) => Change::Control(Effect::Lock(fields)),
-            Effect::Release => Change::Control(Effect::Release),
-            Effect::SetLimit(fields) => Change::Control(Effect::SetLimit(fields)),
-        };
-        let change = match &self.believed {
-            Some(index) => believe(index.as_ref(), &self.view.overlay, change)?,
-            None => change,
-        };
-        self.view.apply(change);
-        self.records += 1;
-        Ok(())
-    }
-
-    /// The entry of a put.
-    fn entry(
-        &mut self,
-        segment: &Segment,
-        located: Located<'_>,
-        put: &Put<'_>,
-        index_name: &str,
-    ) -> Entry {
-        let Put { key, document, expires_at, version, .. } = *put;
-        let scratch = &mut self.scratch;
-        let content_hash = effect::content_hash(scratch, index_name, key, expires_at, document);
-        Entry {
-            segment: segment.number,
-            offset: located.offset,
-            first_segment: put.replaced.map_or(segment.number, |replaced| replaced.first_segment),
-            bytes: (key.len() + document.len()) as u32,
-            version,
-            expires_at,
-            content_hash,
-        }
-    }
-}
-
-fn decode<'a>(segment: &Segment, located: Located<'a>) -> Result<Effect<'a>> {
-    let Located { offset, record } = located;
-    Effect::decode(record.kind, record.payload)
-        .map_err(|what| Error::corrupt(&segment.path, offset as usize, what))
-}
-
-/// A change that replaces what the index says.
-fn believe(index: &dyn Index, overlay: &Overlay, change: Change) -> Result<Change> {
-    let Change::Document { index: id, key, entry, reason, .. } = change else { return Ok(change) };
-    let held = match overlay.get(id, &key) {
-        Some(held) => held,
-        None => index.get(id, key.as_bytes())?,
-    };
-    let replaced = held.as_ref().map(Replaced::from);
-    Ok(Change::Document { index: id, key, entry, replaced, reason })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fs::SimFs;
     use crate::index::MemoryStore;
+    use crate::log::segment_name;
     use crate::{
         Assignment, Command, Condition, Engine, Expiry, IndexSettings, Key, Mutation, Policy,
     };

@@ -1,0 +1,109 @@
+//! `sherd digest`: whether two clusters hold the same.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde::Serialize;
+use sherd_client::{Client, Digest as Sum};
+
+use crate::error::Error;
+use crate::output::{Output, say};
+
+use super::{Context, parse_index};
+
+/// Print a digest of the documents: 32 hexadecimal digits
+///
+/// The same for the same index names, keys, documents and times of expiry, whatever the shards, the
+/// range map, the hash method and the order of the writes. Of all indexes together unless one is
+/// named. What is written meanwhile is in it or not; a document that has expired counts until it is
+/// removed, as in `stat`. All shards must answer.
+///
+/// With --json, also of each index, and how many documents there are.
+#[derive(Debug, Args)]
+pub(crate) struct Digest {
+    /// The index [all]
+    #[arg(value_name = "INDEX", value_parser = parse_index)]
+    index: Option<String>,
+}
+
+/// A digest and what it is of.
+#[derive(Clone, Debug, Default)]
+struct Contents {
+    digest: Sum,
+    documents: u64,
+}
+
+/// Contents for programs.
+#[derive(Serialize)]
+struct View {
+    digest: String,
+    documents: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    indexes: Option<BTreeMap<String, View>>,
+}
+
+impl From<&Contents> for View {
+    fn from(Contents { digest, documents }: &Contents) -> Self {
+        Self { digest: digest.to_string(), documents: *documents, indexes: None }
+    }
+}
+
+impl Contents {
+    fn with(&self, other: &Self) -> Self {
+        Self {
+            digest: [self.digest, other.digest].into_iter().sum(),
+            documents: self.documents + other.documents,
+        }
+    }
+}
+
+impl Digest {
+    /// Asks all shards and prints the digest.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        let client = context.connect().await?;
+        let indexes = contents(&client).await?;
+        let view = match &self.index {
+            Some(index) => View::from(match indexes.get(index) {
+                Some(contents) => contents,
+                None => {
+                    let what = format!("index {index:?} does not exist");
+                    return Err(Error::DoesNotHold(what));
+                }
+            }),
+            None => {
+                let all = indexes.values().fold(Contents::default(), |all, of| all.with(of));
+                let views = indexes.iter().map(|(name, of)| (name.clone(), View::from(of)));
+                View { indexes: Some(views.collect()), ..View::from(&all) }
+            }
+        };
+        let mut output = Output::new();
+        if context.json {
+            output.json(&view)?;
+        } else {
+            output.line(view.digest)?;
+        }
+        output.flush()
+    }
+}
+
+/// What each index has on all shards together.
+async fn contents(client: &Client) -> Result<BTreeMap<String, Contents>, Error> {
+    let mut indexes: BTreeMap<String, Contents> = BTreeMap::new();
+    let mut all_answered = true;
+    for view in client.stat().await {
+        match view.stat {
+            Ok(stat) => {
+                for index in stat.indexes {
+                    let here = Contents { digest: index.digest, documents: index.documents };
+                    let all = indexes.entry(index.name).or_default();
+                    *all = all.with(&here);
+                }
+            }
+            Err(error) => {
+                say!("shard {}: {error}; there is no digest without it", view.shard.name);
+                all_answered = false;
+            }
+        }
+    }
+    if all_answered { Ok(indexes) } else { Err(Error::FailedSaid) }
+}
