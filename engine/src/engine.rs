@@ -177,7 +177,7 @@ impl Engine {
             thread::Builder::new()
                 .name("checkpointer".to_owned())
                 .spawn(move || {
-                    give_way();
+                    give_way(NICENESS);
                     checkpoint::run(&shared, &snapshots, &report_sender);
                 })
                 .map_err(spawn_failed)?
@@ -188,7 +188,7 @@ impl Engine {
             let options = options.clone();
             let compactor = Compactor { shared, queue, options, requests };
             let run = move || {
-                give_way();
+                give_way(NICENESS);
                 compactor.run();
             };
             thread::Builder::new().name("compactor".to_owned()).spawn(run).map_err(spawn_failed)?
@@ -197,7 +197,7 @@ impl Engine {
         let sweeper = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let run = move || {
-                give_way();
+                give_way(SWEEPERS_NICENESS);
                 Sweeper { shared, queue, open }.run();
             };
             thread::Builder::new().name("sweeper".to_owned()).spawn(run).map_err(spawn_failed)?
@@ -356,12 +356,19 @@ impl Drop for Inner {
     }
 }
 
-/// Has the calling thread give way to those that answer callers: what it does may wait. Only on Linux
-/// is a priority a thread's own.
-fn give_way() {
-    const LEAST_PRIORITY: i32 = 19;
+/// The niceness of checkpoints and compaction: what answers callers goes first, but where other
+/// processes take all there is, they still get a third of what one of these does. With the least
+/// priority they got a hundredth; writes went on, and the log grew.
+const NICENESS: i32 = 5;
+
+/// The niceness of the sweeper, which nobody waits for.
+const SWEEPERS_NICENESS: i32 = 10;
+
+/// Has the calling thread give way to those that answer callers. Only on Linux is a priority a
+/// thread's own.
+fn give_way(niceness: i32) {
     if cfg!(target_os = "linux")
-        && let Err(error) = rustix::process::setpriority_process(None, LEAST_PRIORITY)
+        && let Err(error) = rustix::process::setpriority_process(None, niceness)
     {
         tracing::debug!(%error, "a thread in the background has the priority of all others");
     }

@@ -3,7 +3,7 @@
 //! That a document has expired is seen by whoever reads it; the sweeper only gives its space back.
 //! Which have, the [residents](crate::residents) know by the second, so nothing is searched. Where
 //! they are many, they go in ring order: neighbours lie in one block of the index. It works for a
-//! share of its time, at the lowest priority, and a few hundred documents at a time, each batch of
+//! share of its time, at a low priority, and a few hundred documents at a time, each batch of
 //! removals being one of the sequencer's.
 
 use std::sync::Arc;
