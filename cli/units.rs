@@ -61,8 +61,12 @@ pub(crate) fn parse_shard_size(text: &str) -> Result<u64, String> {
 /// What is wrong with it, and what would be right.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text, "a duration, such as 500ms, 30s, 5m, 1h or 7d")?;
-    let factor = factor(&DURATION_UNITS, unit)
-        .ok_or_else(|| format!("{unit:?} is no unit of time: use ms, s, m, h or d"))?;
+    let factor = factor(&DURATION_UNITS, unit).ok_or_else(|| match unit {
+        "" => {
+            format!("a unit is missing: {number}ms, {number}s, {number}m, {number}h or {number}d")
+        }
+        unit => format!("{unit:?} is no unit of time: use one of ms, s, m, h and d"),
+    })?;
     let milliseconds = number.checked_mul(factor).ok_or("the duration is too long")?;
     Ok(Duration::from_millis(milliseconds))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::Serialize;
 use sherd_client::{Client, Digest as Sum};
+use sherd_protocol::WireError;
 
 use crate::error::Error;
 use crate::output::{Output, say};
@@ -21,7 +22,7 @@ use super::{Context, parse_index};
 /// With --json, also of each index, and how many documents there are.
 #[derive(Debug, Args)]
 pub(crate) struct Digest {
-    /// The index [all]
+    /// The index, where it is not to be of all
     #[arg(value_name = "INDEX", value_parser = parse_index)]
     index: Option<String>,
 }
@@ -66,8 +67,8 @@ impl Digest {
             Some(index) => View::from(match indexes.get(index) {
                 Some(contents) => contents,
                 None => {
-                    let what = format!("index {index:?} does not exist");
-                    return Err(Error::DoesNotHold(what));
+                    let index = index.clone();
+                    return Err(Error::DoesNotHold(WireError::IndexNotFound { index }.to_string()));
                 }
             }),
             None => {
@@ -100,7 +101,10 @@ async fn contents(client: &Client) -> Result<BTreeMap<String, Contents>, Error> 
                 }
             }
             Err(error) => {
-                say!("shard {}: {error}; there is no digest without it", view.shard.name);
+                let name = &view.shard.name;
+                say!(
+                    "shard {name}: {error}; there is no digest without it: ask again once it serves"
+                );
                 all_answered = false;
             }
         }

@@ -117,6 +117,12 @@ fn quota_exceeded(used: u64, limit: u64, needed: u64) -> String {
              evicted; remove documents, or set a policy that evicts first"
         );
     }
+    if needed > limit {
+        return format!(
+            "the document needs {needed} bytes, more than the shard may hold, {limit}; raise the limit \
+             with `sherd shard set`"
+        );
+    }
     format!(
         "the shard is full: {used} of {limit} bytes are used and the write needs {needed} more; \
          remove documents or raise the limit with `sherd shard set`"
@@ -129,6 +135,12 @@ fn index_full(index: &str, what: &str, used: u64, limit: u64, needed: u64) -> St
             "index {index:?} uses {used} {what} at one shard, more than its share of the new limit, \
              {limit}, and nothing (more) is evicted; remove documents, or set a policy that evicts \
              first"
+        );
+    }
+    if needed > limit {
+        return format!(
+            "the document needs {needed} {what} of index {index:?}, more than this shard's share of the \
+             limit, {limit}; raise it with `sherd index set {index}`"
         );
     }
     format!(

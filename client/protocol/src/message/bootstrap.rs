@@ -19,7 +19,7 @@ pub enum BootstrapOperation<'a> {
     #[serde(borrow)]
     CreateIndex(NewIndex<'a>),
     /// Changes settings of an index. Answered `index`. Where a limit is lowered, every shard must be
-    /// there, and what [`ShardOperation::SetIndex`] is refused with refuses it.
+    /// there, and what [`SetIndex`](super::ShardOperation::SetIndex) is refused with refuses it.
     SetIndex(ChangeIndex<'a>),
     /// Answered `index`, or the error `index_not_found`.
     DropIndex(IndexName<'a>),
