@@ -282,7 +282,8 @@ impl Compactor {
                 moved => moved?,
             };
             tracing::debug!(
-                segment = victim.segment.number, bytes = victim.length, moved, elapsed = ?begun.elapsed(), "compacted a segment"
+                segment = victim.segment.number, bytes = victim.length, moved,
+                elapsed = ?begun.elapsed(), "compacted a segment"
             );
             self.queue.push(Task::CheckpointSoon);
         }
