@@ -69,7 +69,7 @@ const SPACE_PERCENT: u64 = 160;
 /// Segments may take so much, in percent of the live records, where the index leaves them less of
 /// [`SPACE_PERCENT`], as it does with very small documents: with less garbage, compaction copies too
 /// much for what it frees.
-const LEAST_SPACE_PERCENT: u64 = 110;
+const LEAST_SPACE_PERCENT: u64 = 105;
 
 /// By how much the index may have grown before the next checkpoint tells, in percent.
 const INDEX_GROWTH_PERCENT: u64 = 10;
@@ -271,6 +271,10 @@ impl Compactor {
             let behind = something_comes && self.is_behind(&space, 0);
             self.shared.compaction_behind.store(behind, Ordering::Relaxed);
             let Some(victim) = victim else { return Ok(()) };
+            if behind && space.condemned > 0 && checkpoints {
+                // A checkpoint is about to give space back; until then a copy would take more of it.
+                return Ok(());
+            }
             let begun = Instant::now();
             let moved = match self.compact(&victim) {
                 Err(error) if is_of(&victim.segment, &error) => {
