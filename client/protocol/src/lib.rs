@@ -7,6 +7,7 @@
 //! * [`document`]: what a well-formed document is, checked without decoding it;
 //! * [`ring`]: how a key becomes a position;
 //! * [`range_map`]: which shard owns which positions, at which epoch;
+//! * [`plan`]: which ranges are to move, and to whom;
 //! * [`digest`]: whether two sets of documents are the same;
 //! * [`limits`]: what bounds shards and indexes, and when documents expire.
 //!
@@ -22,6 +23,7 @@ pub mod fuzzing;
 pub mod limits;
 pub mod message;
 pub mod name;
+pub mod plan;
 pub mod range_map;
 pub mod ring;
 
@@ -32,8 +34,9 @@ pub use document::MAX_DOCUMENT_BYTES;
 pub use error::{BadRequest, WireError};
 pub use frame::{DEFAULT_MAX_FRAME_BYTES, FrameError};
 pub use limits::{Change, Expiry, IndexSettings, Policy, SettingsChange};
-pub use range_map::{Range, RangeMap, ShardInfo};
-pub use ring::{HashMethod, Position};
+pub use plan::{Action, Plan, PlannedMove, ShardBytes};
+pub use range_map::{OwnedRange, Range, RangeMap, ShardInfo};
+pub use ring::{HashMethod, Position, RING_BUCKETS, RING_SIZE, bucket_of, bucket_start};
 
 /// The protocol version this crate speaks, sent in the first frame of a connection.
 pub const PROTOCOL_VERSION: u32 = 1;

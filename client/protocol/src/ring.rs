@@ -14,6 +14,21 @@ use twox_hash::XxHash3_64;
 /// The number of positions on the ring; ranges end at most here.
 pub const RING_SIZE: u32 = 10_000_000;
 
+/// The number of equal parts that the ring is measured in: what is told of a shard's fill, and where
+/// ranges are cut. Enough for tens of shards, and few enough to travel with every answer.
+pub const RING_BUCKETS: usize = 1024;
+
+/// The bucket that holds a position; [`RING_BUCKETS`] for the end of the ring.
+pub fn bucket_of(position: u32) -> usize {
+    (u64::from(position) * RING_BUCKETS as u64 / u64::from(RING_SIZE)) as usize
+}
+
+/// The first position of a bucket; [`RING_SIZE`] for [`RING_BUCKETS`] and all above.
+pub fn bucket_start(bucket: usize) -> u32 {
+    let bucket = bucket.min(RING_BUCKETS) as u64;
+    (bucket * u64::from(RING_SIZE)).div_ceil(RING_BUCKETS as u64) as u32
+}
+
 /// Where a key falls on the ring: 0 to 9,999,999.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -95,5 +110,17 @@ mod tests {
     fn xxh3_uses_the_high_bits_of_the_hash() {
         assert_eq!(HashMethod::Xxh3.position("test"), Position(6_202_692));
         assert_eq!(HashMethod::Xxh3.position(""), Position(1_758_804));
+    }
+
+    #[test]
+    fn buckets_meet_and_hold_their_positions() {
+        assert_eq!((bucket_start(0), bucket_of(0)), (0, 0));
+        for bucket in 0..RING_BUCKETS {
+            let (start, end) = (bucket_start(bucket), bucket_start(bucket + 1));
+            assert!((9765..=9766).contains(&(end - start)));
+            assert_eq!((bucket_of(start), bucket_of(end - 1)), (bucket, bucket));
+        }
+        assert_eq!((bucket_start(RING_BUCKETS), bucket_of(RING_SIZE)), (RING_SIZE, RING_BUCKETS));
+        assert_eq!(bucket_start(usize::MAX), RING_SIZE);
     }
 }
