@@ -7,6 +7,8 @@
 //! * [`ClusterConfig`] is the config file, Pyshard's with additions.
 //! * The state (map, catalogue, lineage) changes through one pure function, from a command to the
 //!   next state, and is persisted before anyone sees it.
+//! * Which ranges move, and to whom, is planned by another pure function, from the map and what is
+//!   stored where.
 //! * [`run`] is the process.
 
 mod config;
@@ -15,6 +17,11 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "the control plane does not ask for plans yet")
+)]
+mod planner;
 mod server;
 mod state;
 mod store;
