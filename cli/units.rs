@@ -150,9 +150,44 @@ pub(crate) fn show_duration(milliseconds: u64) -> String {
     format!("{}{unit}", milliseconds / factor)
 }
 
+/// A time in milliseconds since 1970 as people read it, in UTC: `2026-11-26 08:15:30`.
+///
+/// The date is computed as by Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", 2013.
+pub(crate) fn show_time(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March, so that the leap day is the last; eras have 400 of them.
+    let since_era_0 = days + 719_468;
+    let (era, of_era) = (since_era_0 / 146_097, since_era_0 % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times() {
+        // From `date -u -d @SECONDS`.
+        let times = [
+            (0, "1970-01-01 00:00:00"),
+            (951_782_399_999, "2000-02-28 23:59:59"),
+            (951_782_400_000, "2000-02-29 00:00:00"),
+            (1_704_067_199_000, "2023-12-31 23:59:59"),
+            (1_795_680_930_123, "2026-11-26 08:15:30"),
+            (4_107_542_400_000, "2100-03-01 00:00:00"),
+        ];
+        for (milliseconds, shown) in times {
+            assert_eq!(show_time(milliseconds), shown);
+        }
+    }
 
     #[test]
     fn sizes() {

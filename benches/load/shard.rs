@@ -45,6 +45,7 @@ pub(crate) async fn start(data: &Path) -> Result<(Process, String), Error> {
         ranges: vec![Range::FULL],
         size: SIZE_BYTES,
         policy: Policy::Reject,
+        gives_up: None,
     };
     control.done(ShardOperation::Assign(assignment)).await?;
     let index = Index { id: 1, name: INDEX.to_owned(), settings: IndexSettings::default() };

@@ -14,17 +14,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
 use sherd_protocol::message::{
-    DropIndex, Index, Role, SetShare, SetSize, ShardOperation, ShardStat, ShardStatus,
+    DropIndex, Incoming, Index, MoveId, Role, SetShare, SetSize, ShardOperation, ShardStat,
+    ShardStatus, TargetOperation,
 };
-use sherd_protocol::{ShardInfo, WireError};
-use tokio::sync::{Mutex as AsyncMutex, RwLock, RwLockWriteGuard, watch};
+use sherd_protocol::ring::RING_BUCKETS;
+use sherd_protocol::{Action, Plan, ShardInfo, WireError};
+use tokio::sync::{Mutex as AsyncMutex, RwLock as AsyncRwLock, RwLockWriteGuard, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::state::{Command, Kinship, State};
+use crate::mover;
+use crate::moves::Taken;
+use crate::planner::{self, Amount, Fill};
+use crate::state::{Command, Kinship, State, now};
 use crate::store::Store;
 
 /// How long a change waits for the connected shards. One that has not answered by then is slow or
@@ -61,17 +66,37 @@ pub(crate) struct Control {
     changing: AsyncMutex<Option<String>>,
     /// Held for writing while shards are asked for what is not persisted yet, so that nobody tells
     /// them the persisted state meanwhile.
-    asking: Arc<RwLock<()>>,
+    asking: Arc<AsyncRwLock<()>>,
     /// In the order of the map.
-    shards: Vec<Shard>,
+    shards: RwLock<Vec<Shard>>,
+    /// A task for each shard, and the one that drives moves.
+    tasks: Mutex<JoinSet<()>>,
+    options: ConnectOptions,
+    /// What the source of the move under way said to giving its range up.
+    verdict: watch::Sender<Option<Verdict>>,
+    /// How far the move under way is.
+    pub(crate) report: Mutex<Option<Incoming>>,
+}
+
+/// What the source of a move said to giving its range up.
+///
+/// Of one attempt there is one: a source that has refused is not asked again under the same epoch, or
+/// the range might be taken back into the map while it is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// The epoch of the map that is handed over to.
+    pub(crate) epoch: u64,
+    /// It has. Otherwise it has refused: the range was not frozen any more.
+    pub(crate) given_up: bool,
 }
 
 /// A shard as its task sees it.
 #[derive(Clone)]
-struct Shard {
+pub(crate) struct Shard {
     name: String,
     connection: Arc<Mutex<Option<Connection>>>,
     progress: watch::Sender<Progress>,
+    verdict: watch::Sender<Option<Verdict>>,
 }
 
 /// How far a shard is.
@@ -95,21 +120,22 @@ impl Progress {
 }
 
 impl Control {
-    pub(crate) fn new(store: Store, state: State) -> Self {
-        let shards = state.map.shards.iter().map(|shard| Shard {
-            name: shard.name.clone(),
-            connection: Arc::default(),
-            progress: watch::Sender::new(Progress {
-                why: Some("not connected yet".to_owned()),
-                ..Progress::default()
-            }),
-        });
+    pub(crate) fn new(store: Store, state: State, token: Option<&str>) -> Self {
+        let options = ConnectOptions {
+            client: "sherd-bootstrap".to_owned(),
+            token: token.map(str::to_owned),
+            ..ConnectOptions::default()
+        };
         Self {
-            shards: shards.collect(),
+            shards: RwLock::default(),
             store: Arc::new(store),
             state: watch::Sender::new(Arc::new(state)),
             changing: AsyncMutex::default(),
             asking: Arc::default(),
+            tasks: Mutex::default(),
+            options,
+            verdict: watch::Sender::default(),
+            report: Mutex::default(),
         }
     }
 
@@ -129,22 +155,98 @@ impl Control {
             });
             ShardStatus { name: shard.name.clone(), ready, why }
         };
-        self.shards.iter().map(status).collect()
+        self.shards().iter().map(status).collect()
     }
 
-    /// Starts a task for each shard; they end when the set is dropped.
-    pub(crate) fn start(&self, token: Option<&str>) -> JoinSet<()> {
-        let options = ConnectOptions {
-            client: "sherd-bootstrap".to_owned(),
-            token: token.map(str::to_owned),
-            ..ConnectOptions::default()
-        };
-        let mut tasks = JoinSet::new();
-        for shard in &self.shards {
+    /// The shards, in the order of the map.
+    pub(crate) fn shards(&self) -> Vec<Shard> {
+        self.shards.read().clone()
+    }
+
+    /// The shard of that name.
+    pub(crate) fn shard(&self, name: &str) -> Option<Shard> {
+        self.shards.read().iter().find(|shard| shard.name == name).cloned()
+    }
+
+    /// Starts a task for each shard, and one for moves.
+    pub(crate) fn start(self: &Arc<Self>) {
+        self.suit_shards();
+        self.tasks.lock().spawn(mover::drive(Arc::clone(self)));
+    }
+
+    /// Ends all tasks.
+    pub(crate) fn stop(&self) {
+        self.tasks.lock().abort_all();
+    }
+
+    /// Looks after the shards of the map, and no others. The task of a shard that is not in it any more
+    /// ends by itself.
+    fn suit_shards(&self) {
+        let state = self.state();
+        let mut shards = self.shards.write();
+        let known = std::mem::take(&mut *shards);
+        for info in &state.map.shards {
+            if let Some(shard) = known.iter().find(|shard| shard.name == info.name) {
+                shards.push(shard.clone());
+                continue;
+            }
+            let shard = Shard {
+                name: info.name.clone(),
+                connection: Arc::default(),
+                progress: watch::Sender::new(Progress {
+                    why: Some("not connected yet".to_owned()),
+                    ..Progress::default()
+                }),
+                verdict: self.verdict.clone(),
+            };
             let (state, asking) = (self.state.subscribe(), Arc::clone(&self.asking));
-            tasks.spawn(shard.clone().look_after(state, asking, options.clone()));
+            let options = self.options.clone();
+            self.tasks.lock().spawn(shard.clone().look_after(state, asking, options));
+            shards.push(shard);
         }
-        tasks
+    }
+
+    /// What would move for some actions, by what the shards hold now.
+    ///
+    /// # Errors
+    /// `unavailable` while a shard is away; why the actions cannot be carried out.
+    pub(crate) async fn plan(&self, actions: &[Action]) -> Result<Plan, WireError> {
+        let state = self.state();
+        let mut fill = [Amount::default(); RING_BUCKETS];
+        for shard in self.shards() {
+            let sums = match shard.ask(&ShardOperation::Buckets, OPERATION_TIME).await? {
+                ShardReply::Buckets(sums) => sums,
+                other => return Err(unexpected(&shard.name, &other)),
+            };
+            for ((amount, documents), bytes) in fill.iter_mut().zip(sums.documents).zip(sums.bytes)
+            {
+                amount.documents = amount.documents.saturating_add(documents);
+                amount.bytes = amount.bytes.saturating_add(bytes);
+            }
+        }
+        Ok(planner::plan(&state.map, &Fill::new(&fill), actions)?)
+    }
+
+    /// Persists a step of a move. Nobody is waited for.
+    pub(crate) async fn take_step(&self, id: &str, taken: Taken) -> Result<(), WireError> {
+        let mut failed = self.changing.lock().await;
+        if let Some(why) = &*failed {
+            return Err(unavailable(why.clone()));
+        }
+        self.check_kinship()?;
+        let command = Command::TakeStep { id: id.to_owned(), taken, at: now() };
+        let next = Arc::new(self.state().apply(&command)?);
+        self.persist(&mut failed, next).await
+    }
+
+    /// What the source of the move under way says to giving its range up.
+    pub(crate) fn verdict(&self) -> watch::Receiver<Option<Verdict>> {
+        self.verdict.subscribe()
+    }
+
+    /// The persisted state, as it changes.
+    pub(crate) fn states(&self) -> watch::Receiver<Arc<State>> {
+        self.state.subscribe()
     }
 
     /// Carries out a command: persists it, and waits for the shards to hold it.
@@ -202,6 +304,7 @@ impl Control {
             return Err(unavailable(why));
         }
         self.state.send_replace(next);
+        self.suit_shards();
         Ok(())
     }
 
@@ -214,7 +317,7 @@ impl Control {
         within: Duration,
     ) -> bool {
         let all_hold_it = async {
-            for shard in &self.shards {
+            for shard in self.shards() {
                 let mut progress = shard.progress.subscribe();
                 let holds = |progress: &Progress| progress.holds(epoch) || excused(progress);
                 // The sender lives as long as `self`.
@@ -225,9 +328,9 @@ impl Control {
     }
 
     /// The shards that do not hold the state of `epoch`.
-    fn away(&self, epoch: u64) -> Vec<&str> {
-        let is_away = |shard: &&Shard| !shard.progress.borrow().holds(epoch);
-        self.shards.iter().filter(is_away).map(|shard| shard.name.as_str()).collect()
+    fn away(&self, epoch: u64) -> Vec<String> {
+        let is_away = |shard: &Shard| !shard.progress.borrow().holds(epoch);
+        self.shards().into_iter().filter(is_away).map(|shard| shard.name).collect()
     }
 
     /// Waits until no shard holds a dropped index any more. A shard that is away would still serve
@@ -249,7 +352,7 @@ impl Control {
 
     /// Refuses changes while a shard holds a state that this one does not come from.
     fn check_kinship(&self) -> Result<(), WireError> {
-        for shard in &self.shards {
+        for shard in self.shards() {
             let progress = shard.progress.borrow();
             if progress.stranger {
                 let why = progress.why.clone().unwrap_or_default();
@@ -273,7 +376,7 @@ impl Control {
             Command::SetShard { shard: name, policy, .. } => {
                 let size = next.map.shard(name).map_or(0, |info| info.size);
                 let set = ShardOperation::SetSize(SetSize { size, policy: *policy });
-                for shard in self.shards.iter().filter(|shard| shard.name == *name) {
+                if let Some(shard) = self.shard(name) {
                     shard.ask_for_limit(&set, until).await?;
                 }
             }
@@ -284,12 +387,11 @@ impl Control {
                 let is_lower = after.zip(before).is_some_and(|(a, b)| a.is_lower_than(&b));
                 if is_lower {
                     let mut asked = JoinSet::new();
-                    for shard in &self.shards {
+                    for shard in self.shards() {
                         let mut shares = next.shares(&shard.name).into_iter();
                         let Some(share) = shares.find(|index| index.name == *name) else {
                             continue;
                         };
-                        let shard = shard.clone();
                         asked.spawn(async move {
                             let Index { id, name, settings } = &share;
                             let share =
@@ -309,6 +411,29 @@ impl Control {
 }
 
 impl Shard {
+    /// Asks the shard, if it is connected.
+    pub(crate) async fn ask(
+        &self,
+        operation: &ShardOperation<'_>,
+        within: Duration,
+    ) -> Result<ShardReply, WireError> {
+        let what = || format!("shard {:?}", self.name);
+        let away = |why: String| WireError::Unavailable { what: what(), why };
+        let connection = self.connection.lock().clone();
+        let connection = connection.ok_or_else(|| away("it is not connected".to_owned()))?;
+        match connection.shard(operation, Instant::now() + within).await {
+            Ok(reply) => Ok(reply),
+            Err(ClientError::Refused { error, .. }) => Err(error),
+            Err(error) => Err(away(error.to_string())),
+        }
+    }
+
+    /// Waits until the shard holds the state of an epoch.
+    pub(crate) async fn holds(&self, epoch: u64) {
+        // The sender lives as long as `self`.
+        _ = self.progress.subscribe().wait_for(|progress| progress.holds(epoch)).await;
+    }
+
     /// Asks the shard to take a limit.
     async fn ask_for_limit(
         &self,
@@ -335,7 +460,7 @@ impl Shard {
     async fn look_after(
         self,
         mut state: watch::Receiver<Arc<State>>,
-        asking: Arc<RwLock<()>>,
+        asking: Arc<AsyncRwLock<()>>,
         options: ConnectOptions,
     ) {
         let mut pause = FIRST_PAUSE;
@@ -382,16 +507,37 @@ impl Shard {
         &self,
         connection: &Connection,
         state: &mut watch::Receiver<Arc<State>>,
-        asking: &RwLock<()>,
+        asking: &AsyncRwLock<()>,
     ) -> String {
+        let mut verdict = self.verdict.subscribe();
         loop {
             let telling = asking.read().await;
             let newest = Arc::clone(&state.borrow_and_update());
-            if let Err(why) = self.bring_up_to(connection, &newest).await {
-                return why;
-            }
+            let said = *verdict.borrow_and_update();
+            // A target that is told before the source has given the range up would be a second owner.
+            let awaits_source = newest
+                .awaits_source(&self.name)
+                .is_some_and(|epoch| said != Some(Verdict { epoch, given_up: true }));
+            let is_told = if awaits_source {
+                false
+            } else {
+                match self.bring_up_to(connection, &newest).await {
+                    Ok(is_told) => is_told,
+                    Err(why) => return why,
+                }
+            };
             drop(telling);
             *self.connection.lock() = Some(connection.clone());
+            if !is_told {
+                tokio::select! {
+                    changed = state.changed() => if changed.is_err() {
+                        return "bootstrap is stopping".to_owned();
+                    },
+                    _ = verdict.changed() => {}
+                    why = connection.closed() => return why,
+                }
+                continue;
+            }
             let known = self.progress.borrow().connected;
             if !known {
                 tracing::info!(shard = %self.name, epoch = newest.map.epoch, "a shard is ready");
@@ -414,8 +560,9 @@ impl Shard {
         }
     }
 
-    /// Tells a shard the state: its assignment, then what its indexes lack and have too much.
-    async fn bring_up_to(&self, connection: &Connection, state: &State) -> Result<(), String> {
+    /// Tells a shard the state: its assignment, then what its indexes lack and have too much. `false`
+    /// where it does not give up a range that it is to give up, for it may have changed.
+    async fn bring_up_to(&self, connection: &Connection, state: &State) -> Result<bool, String> {
         let assignment = state.assignment(&self.name).ok_or("it is not in the map any more")?;
         let epoch = assignment.epoch;
         let failed = |error: ClientError| error.to_string();
@@ -433,7 +580,35 @@ impl Shard {
                 held.epoch
             ));
         }
+        if let Some(held) = &held.incoming
+            && !state.moves.current().is_some_and(|it| it.id == held.id && it.to == self.name)
+        {
+            let stop = TargetOperation::Stop(MoveId { id: &held.id });
+            ask(connection, &ShardOperation::Target(stop)).await.map_err(failed)?;
+        }
+        let attempt = state.hands_over(&self.name);
+        if let Some(epoch) = attempt
+            && *self.verdict.borrow() == Some(Verdict { epoch, given_up: false })
+        {
+            return Ok(false);
+        }
         let assigned = ask(connection, &ShardOperation::Assign(assignment)).await;
+        let is_refused =
+            |error: &ClientError| matches!(error.wire(), Some(WireError::NotFrozen { .. }));
+        if let Some(epoch) = attempt {
+            let given_up = match &assigned {
+                Ok(_) => Some(true),
+                Err(error) if is_refused(error) => Some(false),
+                Err(_) => None,
+            };
+            if let Some(given_up) = given_up {
+                let said = Some(Verdict { epoch, given_up });
+                self.verdict.send_if_modified(|held| std::mem::replace(held, said) != said);
+                if !given_up {
+                    return Ok(false);
+                }
+            }
+        }
         assigned.map_err(|error| refused(&error))?;
         for index in &held.indexes {
             if !state.indexes.iter().any(|known| known.id == index.id) {
@@ -456,7 +631,7 @@ impl Shard {
             };
             ask(connection, &told).await.map_err(failed)?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -485,6 +660,10 @@ fn refused(error: &ClientError) -> String {
         ),
         _ => error.to_string(),
     }
+}
+
+fn unexpected(shard: &str, reply: &ShardReply) -> WireError {
+    WireError::Internal { what: format!("shard {shard:?} answered {reply:?}") }
 }
 
 fn unavailable(why: String) -> WireError {

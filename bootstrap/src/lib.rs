@@ -17,10 +17,8 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "the control plane does not ask for plans yet")
-)]
+mod mover;
+mod moves;
 mod planner;
 mod server;
 mod state;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sherd_node::{Handler, Limits, Node, Responder, check_token};
 use sherd_protocol::message::{
-    BootstrapAnswer, BootstrapOperation, ChangeIndex, Hello, IndexName, NewIndex, Role, SetShard,
-    Welcome,
+    ApplyPlan, BootstrapAnswer, BootstrapOperation, ChangeIndex, Hello, IndexName, NewIndex,
+    PauseMoves, PlanActions, Role, SetShard, Welcome,
 };
 use sherd_protocol::{PROTOCOL_VERSION, WireError, frame};
 use tokio::net::TcpListener;
@@ -72,11 +72,12 @@ pub async fn run(
     for difference in &differences {
         tracing::warn!(%difference, "the config differs from the cluster and is not applied");
     }
-    let control = Arc::new(Control::new(store, state));
-    let shards = control.start(token.as_deref());
+    let control = Arc::new(Control::new(store, state, token.as_deref()));
+    control.start();
     ready(&Started { address, is_new, differences });
-    Node::new(limits).serve(listener, Service { control, token }, shutdown).await;
-    drop(shards);
+    let service = Service { control: Arc::clone(&control), token };
+    Node::new(limits).serve(listener, service, shutdown).await;
+    control.stop();
     Ok(())
 }
 
@@ -144,6 +145,34 @@ impl Handler for Service {
                 let shard = shard.to_owned();
                 let command = Command::SetShard { shard, size, policy, at: now() };
                 self.change(command, responder, |_| BootstrapAnswer::Done);
+            }
+            Ok(BootstrapOperation::Plan(PlanActions { actions })) => {
+                let control = Arc::clone(&self.control);
+                tokio::spawn(async move {
+                    match control.plan(&actions).await {
+                        Ok(plan) => responder.send(&BootstrapAnswer::Plan(Box::new(plan))),
+                        Err(error) => responder.refuse(&error),
+                    }
+                });
+            }
+            Ok(BootstrapOperation::Apply(ApplyPlan { plan, rate })) => {
+                let command = Command::StartMoves { plan, rate, at: now() };
+                self.change(command, responder, |_| BootstrapAnswer::Done);
+            }
+            Ok(BootstrapOperation::Moves) => {
+                let report = control.report.lock().clone();
+                let status = control.state().moves.status(report.as_ref());
+                responder.send(&BootstrapAnswer::Moves(status));
+            }
+            Ok(BootstrapOperation::CancelMoves) => {
+                self.change(Command::CancelMoves, responder, |_| BootstrapAnswer::Done);
+            }
+            Ok(BootstrapOperation::PauseMoves(PauseMoves { paused })) => {
+                let command = Command::PauseMoves { paused };
+                self.change(command, responder, |_| BootstrapAnswer::Done);
+            }
+            Ok(BootstrapOperation::History) => {
+                responder.send(&BootstrapAnswer::History(control.state().history.clone()));
             }
             Err(error) => responder.refuse(&WireError::bad_request("operation", error)),
         }

@@ -7,11 +7,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use sherd_protocol::message::{Assignment, Index};
-use sherd_protocol::{IndexSettings, Policy, RangeMap, SettingsChange, WireError, name};
+use sherd_protocol::message::{Assignment, Index, PastMap};
+use sherd_protocol::{IndexSettings, Plan, Policy, RangeMap, SettingsChange, WireError, name};
 use twox_hash::XxHash3_64;
 
 use crate::config::ClusterConfig;
+use crate::moves::{Move, Moves, Taken};
 
 /// How many past maps are remembered.
 const HISTORY_LENGTH: usize = 1000;
@@ -36,6 +37,9 @@ pub(crate) struct State {
     pub(crate) dropped: Vec<Index>,
     /// The epochs that led here, oldest first, the present one last.
     pub(crate) lineage: Vec<Ancestor>,
+    /// Ranges on their way between shards.
+    #[serde(default)]
+    pub(crate) moves: Moves,
 }
 
 /// An epoch of the lineage.
@@ -54,17 +58,6 @@ pub(crate) enum Kinship {
     Ancestor,
     /// It came after this one, or from another history: this state is an old copy.
     Stranger,
-}
-
-/// A map that was replaced.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PastMap {
-    /// The map.
-    pub(crate) map: RangeMap,
-    /// When it was replaced, in milliseconds since 1970.
-    pub(crate) until: u64,
-    /// By what.
-    pub(crate) why: String,
 }
 
 /// A change of the state.
@@ -102,6 +95,31 @@ pub(crate) enum Command {
         /// When, in milliseconds since 1970.
         at: u64,
     },
+    /// Begins to carry out a plan.
+    StartMoves {
+        /// The plan.
+        plan: Box<Plan>,
+        /// How many bytes a second a move may bring.
+        rate: Option<u64>,
+        /// When, in milliseconds since 1970.
+        at: u64,
+    },
+    /// Ends all moves that are not being handed over.
+    CancelMoves,
+    /// Stops moves, or lets them go on.
+    PauseMoves {
+        /// Whether they stop.
+        paused: bool,
+    },
+    /// The move under way took a step.
+    TakeStep {
+        /// The move.
+        id: String,
+        /// Which.
+        taken: Taken,
+        /// When, in milliseconds since 1970.
+        at: u64,
+    },
 }
 
 impl State {
@@ -120,6 +138,7 @@ impl State {
             next_index_id: 1,
             dropped: Vec::new(),
             lineage: Vec::new(),
+            moves: Moves::default(),
         };
         state.extend_lineage();
         state
@@ -184,6 +203,10 @@ impl State {
                 let set = format!("shard {shard:?} set to {} bytes, {}", info.size, info.policy);
                 next.remember(&self.map, *at, set);
             }
+            Command::StartMoves { .. }
+            | Command::CancelMoves
+            | Command::PauseMoves { .. }
+            | Command::TakeStep { .. } => self.apply_to_moves(&mut next, command)?,
         }
         next.extend_lineage();
         Ok(next)
@@ -247,7 +270,7 @@ impl State {
 
     /// The indexes with a shard's share of their settings.
     pub(crate) fn shares(&self, shard: &str) -> Vec<Index> {
-        let ranges = self.map.ranges_of(shard);
+        let ranges = self.ranges_with_incoming(shard);
         let share =
             |index: &Index| Index { settings: index.settings.share(&ranges), ..index.clone() };
         self.indexes.iter().map(share).collect()
@@ -265,6 +288,7 @@ impl State {
             ranges: self.map.ranges_of(shard),
             size: info.size,
             policy: info.policy,
+            gives_up: self.moves.current().filter(|it| it.from == shard).and_then(Move::frozen),
         })
     }
 
@@ -307,7 +331,7 @@ impl State {
     }
 
     /// Puts a map that is being replaced into the history.
-    fn remember(&mut self, past: &RangeMap, at: u64, why: String) {
+    pub(crate) fn remember(&mut self, past: &RangeMap, at: u64, why: String) {
         self.history.push(PastMap { map: past.clone(), until: at, why });
         if self.history.len() > HISTORY_LENGTH {
             self.history.remove(0);

@@ -2,16 +2,21 @@
 
 use clap::Args;
 use serde::Serialize;
-use sherd_protocol::{Position, RangeMap};
+use sherd_protocol::{Position, RangeMap, message};
 
 use crate::error::Error;
 use crate::output::{Output, table};
+use crate::units::show_time;
 
 use super::Context;
 
 /// Print the range map: its epoch, and which shard owns which part of the ring
 #[derive(Debug, Args)]
-pub(crate) struct Map {}
+pub(crate) struct Map {
+    /// Print the maps before the present one, what replaced each and when, the oldest first
+    #[arg(long)]
+    history: bool,
+}
 
 /// The map for programs; the ends of ranges are fractions, as in a config.
 #[derive(Serialize)]
@@ -33,8 +38,13 @@ struct RangeView<'a> {
 impl Map {
     /// Prints the map.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
-        let map = context.connect().await?.known_map();
+        let client = context.connect().await?;
         let mut output = Output::new();
+        if self.history {
+            print_history(&mut output, &client.history().await?, context.json)?;
+            return output.flush();
+        }
+        let map = client.known_map();
         if context.json {
             output.json(&View::of(&map))?;
         } else {
@@ -65,6 +75,28 @@ impl<'a> View<'a> {
             ranges: ranges.collect(),
         }
     }
+}
+
+fn print_history(
+    output: &mut Output,
+    history: &[message::PastMap],
+    json: bool,
+) -> Result<(), Error> {
+    if json {
+        return history.iter().try_for_each(|past| output.json(past));
+    }
+    let mut table = table(["EPOCH", "UNTIL", "REPLACED BY", "RANGES"]);
+    for past in history {
+        let ranges = past.map.ranges.iter();
+        let ranges = ranges.map(|owned| format!("{} {}", owned.range(), owned.shard));
+        table.add_row([
+            past.map.epoch.to_string(),
+            show_time(past.until),
+            past.why.clone(),
+            ranges.collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    output.line(table.trim_fmt())
 }
 
 fn address(map: &RangeMap, shard: &str) -> String {

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod cat;
+mod cluster;
 mod digest;
 mod has;
 mod index;
@@ -91,6 +92,8 @@ pub(crate) enum Command {
     Stat(stat::Stat),
     Digest(digest::Digest),
     Map(map::Map),
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     Verify(verify::Verify),
     Rebuild(rebuild::Rebuild),
 }
@@ -126,6 +129,7 @@ impl Command {
             Self::Stat(stat) => stat.run(context).await,
             Self::Digest(digest) => digest.run(context).await,
             Self::Map(map) => map.run(context).await,
+            Self::Cluster(cluster) => cluster.run(context).await,
             Self::Verify(verify) => verify.run(context).await,
             Self::Rebuild(rebuild) => rebuild.run(context).await,
         }

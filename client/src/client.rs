@@ -382,7 +382,7 @@ impl Client {
         self.cache.ask_shard(&call, target, |_| request.clone()).await
     }
 
-    async fn ask_bootstrap(
+    pub(crate) async fn ask_bootstrap(
         &self,
         operation: &'static str,
         subject: &str,

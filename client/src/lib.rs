@@ -26,6 +26,7 @@
 mod batch;
 mod call;
 mod client;
+mod cluster;
 mod connection;
 mod error;
 mod join;
@@ -40,7 +41,7 @@ pub use batch::{Mutation, Outcome};
 pub use client::{Client, Options, ShardView, Touched};
 pub use connection::{ConnectOptions, Connection};
 pub use error::{Error, OutcomeUnknown};
-pub use reply::{Document, Item, Page, ShardReply};
+pub use reply::{Document, Item, Page, ShardReply, Tail, TailChange};
 pub use scan::{Scan, ScanOptions};
 pub use sherd_protocol::message::Condition;
 pub use sherd_protocol::{Change, Digest, Expiry, IndexSettings, Policy, SettingsChange};

@@ -5,7 +5,9 @@
 //! of many for long should copy them ([`Bytes::copy_from_slice`]).
 
 use bytes::Bytes;
-use sherd_protocol::message::{MutationOutcome, ShardAnswer, ShardStat};
+use sherd_protocol::message::{
+    BucketSums, MutationOutcome, RangeSum, ShardAnswer, ShardStat, TailCursor,
+};
 use sherd_protocol::{FrameError, Position, WireError, frame};
 
 /// A stored document.
@@ -40,6 +42,30 @@ pub struct Page {
     pub more: bool,
 }
 
+/// What became of a key, from the end of a shard's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailChange {
+    /// The index's id.
+    pub index: u32,
+    /// The key.
+    pub key: String,
+    /// Where it falls.
+    pub position: Position,
+    /// The document's version; of a removal its LSN.
+    pub version: u64,
+    /// The document and when it expires; nothing of a removal.
+    pub stored: Option<(Bytes, u64)>,
+}
+
+/// A part of the end of a shard's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in the protocol")]
+pub struct Tail {
+    pub changes: Vec<TailChange>,
+    pub next: TailCursor,
+    pub durable_lsn: u64,
+}
+
 /// What a shard answered, other than an error.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "as in the protocol")]
@@ -53,6 +79,11 @@ pub enum ShardReply {
     Batch(Vec<MutationOutcome>),
     Page(Page),
     Stat(Box<ShardStat>),
+    TailEnd(TailCursor),
+    Tail(Tail),
+    Frozen { lsn: u64 },
+    Sums(Vec<RangeSum>),
+    Buckets(Box<BucketSums>),
     Done,
 }
 
@@ -86,6 +117,21 @@ impl ShardReply {
                 Self::Page(Page { items: items.collect(), more: page.more })
             }
             ShardAnswer::Stat(stat) => Self::Stat(stat),
+            ShardAnswer::TailEnd(cursor) => Self::TailEnd(cursor),
+            ShardAnswer::Tail(tail) => {
+                let changes = tail.changes.iter().map(|change| TailChange {
+                    index: change.index,
+                    key: change.key.to_owned(),
+                    position: change.position,
+                    version: change.version,
+                    stored: change.document.map(|document| (own(document), change.expires_at)),
+                });
+                let (next, durable_lsn) = (tail.next, tail.durable_lsn);
+                Self::Tail(Tail { changes: changes.collect(), next, durable_lsn })
+            }
+            ShardAnswer::Frozen { lsn } => Self::Frozen { lsn },
+            ShardAnswer::Sums(sums) => Self::Sums(sums),
+            ShardAnswer::Buckets(buckets) => Self::Buckets(buckets),
             ShardAnswer::Done => Self::Done,
             ShardAnswer::Error(error) => return Ok(Err(error)),
         }))

@@ -1,5 +1,7 @@
 //! What the engine is asked, and what it answers.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +101,72 @@ pub struct Assignment {
     pub policy: Policy,
 }
 
+/// A part of the ring that the shard is taking over from another one, before it owns it. Its
+/// documents are kept, and seen by nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incoming {
+    /// Names the move.
+    pub id: String,
+    /// The half-open ranges `(start, end)` of positions, in ring order.
+    pub ranges: Vec<(u32, u32)>,
+    /// How far whoever brings the documents is: recorded with each [`Import`], and of no meaning here.
+    #[serde(with = "serde_bytes")]
+    pub note: Vec<u8>,
+}
+
+/// What became of a key on another shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Imported {
+    /// A document was stored.
+    Put {
+        /// The index.
+        index: IndexId,
+        /// The key.
+        key: Key,
+        /// The document's version there, which it keeps.
+        version: Version,
+        /// When it expires, in milliseconds since 1970; 0 for never.
+        expires_at: u64,
+        /// Its bytes.
+        document: Bytes,
+    },
+    /// The document was removed.
+    Removed {
+        /// The index.
+        index: IndexId,
+        /// The key.
+        key: Key,
+        /// The LSN of the removal there: a document with a later version is another one.
+        version: Version,
+    },
+}
+
+/// The keys of an index that come after `after` and not after `until`, within a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The index.
+    pub index: IndexId,
+    /// The half-open range of positions.
+    pub range: (u32, u32),
+    /// The key after which it begins, if not with the range.
+    pub after: Option<Key>,
+    /// The last key, if it does not end with the range.
+    pub until: Option<Key>,
+}
+
+/// Documents of another shard, for ranges that are being taken over.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// Of the move.
+    pub id: String,
+    /// What to store and to remove, each where nothing later is there.
+    pub documents: Vec<Imported>,
+    /// What else is there of these keys goes: the documents are all that the other shard has of them.
+    pub whole: Option<Span>,
+    /// Recorded with them, see [`Incoming::note`].
+    pub note: Vec<u8>,
+}
+
 /// An operation for the sequencer. Commands are executed one after the other, in the order in
 /// which they were submitted.
 #[derive(Clone, Debug)]
@@ -147,6 +215,47 @@ pub enum Command {
         /// Who locked.
         owner: String,
     },
+    /// Begins to take over ranges that the shard does not own; done already if it does so for the
+    /// same move.
+    Receive {
+        /// Names the move.
+        id: String,
+        /// The ranges.
+        ranges: Vec<(u32, u32)>,
+    },
+    /// Ends that before the ranges are owned, and removes what came; done already if there is none of
+    /// that name.
+    StopReceiving {
+        /// The move.
+        id: String,
+    },
+    /// Takes documents over, all or none.
+    Import(Import),
+    /// Refuses changes in owned ranges for some time, in memory only: they are about to be given up.
+    /// Answered with the LSN after which nothing changes there. A second one replaces the first.
+    Freeze {
+        /// Names the move.
+        id: String,
+        /// The ranges.
+        ranges: Vec<(u32, u32)>,
+        /// For how long at most.
+        at_most: Duration,
+    },
+    /// Ends that; done already if there is none of that name.
+    Thaw {
+        /// The move.
+        id: String,
+    },
+    /// Takes an assignment without the ranges that are frozen for a move, if they still are: so nothing
+    /// can have changed in them since. Done already if it is the one held.
+    GiveUp {
+        /// The assignment.
+        assignment: Assignment,
+        /// The move.
+        id: String,
+        /// The LSN that the freeze was answered with: another one may be of later.
+        frozen_at: Version,
+    },
     /// Sets the limit on bytes. When more is used, the policy decides: refused with
     /// `QuotaExceeded`, or done when enough is evicted.
     SetLimit {
@@ -164,6 +273,8 @@ pub enum Outcome {
     Mutated(Vec<MutationOutcome>),
     /// Done, durably.
     Done,
+    /// Frozen: nothing changes after this LSN.
+    Frozen(Version),
 }
 
 /// What became of a mutation.
@@ -249,6 +360,8 @@ pub struct Stat {
     pub indexes: Vec<IndexStat>,
     /// Who holds the lock.
     pub locked_by: Option<String>,
+    /// What is being taken over from another shard.
+    pub incoming: Option<Incoming>,
     /// What is known to be damaged of the log, if anything: a segment whose space does not come back.
     pub damaged: Option<String>,
     /// Why the writer stopped, if it did.
@@ -278,7 +391,8 @@ pub struct IndexStat {
     pub id: IndexId,
     /// Its name.
     pub name: String,
-    /// How many documents it has.
+    /// How many documents it has in the owned ranges: in the shard's own figures there are also those
+    /// that were given up and are not removed yet, and those that are being taken over.
     pub documents: u64,
     /// The bytes of their keys and documents.
     pub used: u64,

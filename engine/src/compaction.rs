@@ -312,6 +312,8 @@ impl Compactor {
 
     fn space(&self) -> Space {
         let condemned = self.shared.condemned.lock().clone();
+        // What is held for another shard is there in any case, and nothing makes it less.
+        let deletable = self.shared.deletable();
         let damaged: BTreeSet<u32> = self.shared.damaged.lock().keys().copied().collect();
         let segments = self.shared.segments.all();
         let (live, tombstones) = {
@@ -338,7 +340,7 @@ impl Compactor {
         let tombstones = sealed.iter().map(|sealed| bytes_of(&sealed.segment).1).sum();
         let condemned = segments
             .iter()
-            .filter(|segment| condemned.contains(&segment.number))
+            .filter(|segment| deletable.contains(&segment.number))
             .filter_map(|segment| segment.sealed.get())
             .map(|&length| u64::from(length))
             .sum();

@@ -27,15 +27,18 @@
 //! | 67 | 5 | 0 |
 //! | 72 | | the key, then the document |
 //!
+//! That of a *skip* (kind 11) is the LSN of the next record, 8 bytes; it changes nothing.
+//!
 //! The payload of the other kinds is a MessagePack map from field name to value.
 
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
-use crate::command::{Assignment, IndexId, Version};
+use crate::command::{Assignment, Incoming, IndexId, Version};
 use crate::index::Entry;
 use crate::limits::{IndexSettings, Policy};
-use crate::log::record::{self, HEADER_BYTES, u32_at, u64_at, u128_at};
+use crate::log::Lsn;
+use crate::log::record::{self, HEADER_BYTES, SKIP, u32_at, u64_at, u128_at};
 
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
@@ -47,6 +50,8 @@ const RELEASE: u8 = 7;
 const SET_LIMIT: u8 = 8;
 const TOMBSTONE: u8 = 9;
 const SET_INDEX: u8 = 10;
+const RECEIVE: u8 = 12;
+const STOP_RECEIVING: u8 = 13;
 
 /// The bytes of a put's or remove's payload before the key.
 const DOCUMENT_FIXED_BYTES: usize = 72;
@@ -134,6 +139,12 @@ pub(crate) enum Effect<'a> {
     Lock(Lock),
     Release,
     SetLimit(SetLimit),
+    /// The next record has this LSN.
+    Skip(Lsn),
+    /// Documents of ranges are being taken over from another shard, and so far they have come.
+    Receive(Incoming),
+    /// They are not, any more.
+    StopReceiving,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +191,9 @@ impl Effect<'_> {
             Self::Lock(_) => LOCK,
             Self::Release => RELEASE,
             Self::SetLimit(_) => SET_LIMIT,
+            Self::Skip(_) => SKIP,
+            Self::Receive(_) => RECEIVE,
+            Self::StopReceiving => STOP_RECEIVING,
         }
     }
 
@@ -200,8 +214,10 @@ impl Effect<'_> {
             Self::DropIndex(fields) => encode_fields(out, fields),
             Self::Assign(fields) => encode_fields(out, fields),
             Self::Lock(fields) => encode_fields(out, fields),
-            Self::Release => {}
+            Self::Release | Self::StopReceiving => {}
             Self::SetLimit(fields) => encode_fields(out, fields),
+            Self::Skip(next) => out.extend_from_slice(&next.to_le_bytes()),
+            Self::Receive(fields) => encode_fields(out, fields),
         }
     }
 
@@ -224,6 +240,10 @@ impl Effect<'_> {
             LOCK => Effect::Lock(decode_fields(payload)?),
             RELEASE => Effect::Release,
             SET_LIMIT => Effect::SetLimit(decode_fields(payload)?),
+            SKIP if payload.len() >= 8 => Effect::Skip(u64_at(payload, 0)),
+            SKIP => return Err("the payload is too short"),
+            RECEIVE => Effect::Receive(decode_fields(payload)?),
+            STOP_RECEIVING => Effect::StopReceiving,
             _ => return Err("the kind of the effect is unknown"),
         })
     }
@@ -392,6 +412,13 @@ mod tests {
             Effect::Lock(Lock { owner: "bootstrap".to_owned() }),
             Effect::Release,
             Effect::SetLimit(SetLimit { limit: 7, policy: Some(Policy::Fifo) }),
+            Effect::Skip(1 << 33),
+            Effect::Receive(Incoming {
+                id: "7".to_owned(),
+                ranges: vec![(3, 5)],
+                note: vec![1, 2, 3],
+            }),
+            Effect::StopReceiving,
         ];
         for effect in effects {
             let mut bytes = Vec::new();

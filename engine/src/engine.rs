@@ -1,5 +1,6 @@
 //! The engine's face: opening, asking, closing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use crate::recovery::{self, IndexUse, Recovered};
 use crate::scout;
 use crate::sequencer::{Channels, Sequencer};
 use crate::shared::Shared;
+use crate::state::Sums;
 use crate::sweeper::Sweeper;
+use crate::tail::{Tail, TailCursor};
 
 /// The directory of the index, in the data directory.
 pub(crate) const INDEX_DIR: &str = "index";
@@ -273,6 +276,44 @@ impl Engine {
     /// As [`Engine::read`]; [`Error::WrongShard`] where any of the range is not owned.
     pub fn scan(&self, scan: &Scan) -> Result<Page> {
         self.0.shared.scan(scan).map_err(Error::of_a_read)
+    }
+
+    /// A page of all documents of owned ranges, those that have expired and are not removed yet as well:
+    /// for a shard that takes them over. Blocks.
+    ///
+    /// # Errors
+    /// As [`Engine::scan`].
+    pub fn export(&self, scan: &Scan) -> Result<Page> {
+        self.0.shared.export(scan).map_err(Error::of_a_read)
+    }
+
+    /// Where the log goes on. A page of an export that is read from now on, and what [`Engine::tail`]
+    /// finds from here on, together are all there is.
+    pub fn tail_end(&self) -> TailCursor {
+        self.0.shared.tail_end()
+    }
+
+    /// What became of keys in ranges from a place in the log on, some `max_bytes` of it. What follows
+    /// is held against compaction for a minute. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::LogGone`] where compaction has deleted some of it; [`Error::Corrupt`], [`Error::Io`].
+    pub fn tail(&self, from: TailCursor, ranges: &[(u32, u32)], max_bytes: usize) -> Result<Tail> {
+        self.0.shared.tail(from, ranges, max_bytes)
+    }
+
+    /// What the documents of ranges come to, by index; indexes without any are left out. Reads the
+    /// index where a range cuts one of the 1,024 buckets of the ring. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Index`], [`Error::IndexClosed`].
+    pub fn sums(&self, ranges: &[(u32, u32)]) -> Result<BTreeMap<IndexId, Sums>> {
+        self.0.shared.sums(ranges).map_err(Error::of_a_read)
+    }
+
+    /// What the documents of each of the 1,024 buckets of the ring come to, over all indexes.
+    pub fn buckets(&self) -> Vec<Sums> {
+        self.0.shared.buckets()
     }
 
     /// The assignment held.

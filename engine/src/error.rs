@@ -47,6 +47,23 @@ pub enum Error {
         "documents at position {position}, which the shard had given up, are still being removed; try again"
     )]
     NotCleared { position: u32 },
+    /// For a moment; nothing has changed, and it may be tried again.
+    #[error("the key's range is being handed over to another shard; try again")]
+    Frozen,
+    /// The range may have changed since whoever takes it over read it: it is not given up.
+    #[error("the range is not frozen for the move {id}, or not any more")]
+    NotFrozen { id: String },
+    #[error("documents of another move, {id}, are being taken over")]
+    Receiving { id: String },
+    #[error("nothing is being taken over for the move {id}")]
+    NotReceiving { id: String },
+    #[error("a part of what the move {id} is to bring is owned already")]
+    Owned { id: String },
+    #[error("a document has the version {version}, which no log comes to")]
+    ImpossibleVersion { version: u64 },
+    /// Compaction has deleted what was asked for.
+    #[error("the log has not all of what came after LSN {after} any more")]
+    LogGone { after: u64 },
     /// A write or a sync failed. Nothing more is written until the directory is opened anew.
     #[error("writing stopped: {reason}")]
     Poisoned { reason: Arc<str> },

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use crate::command::Assignment;
+use crate::command::{Assignment, Incoming};
 use crate::effect::{
     CreateIndex, DropIndex, Effect, Lock, Put, Reason, Remove, Replaced, SetLimit, Tombstone,
 };
@@ -25,7 +25,7 @@ use crate::log::{
 };
 use crate::manifest::{self, Manifest, SegmentInfo};
 use crate::recovery::Replay;
-use crate::state::{IndexState, Removals, Totals};
+use crate::state::{Buckets, IndexState, Removals, Totals};
 
 /// The checksums of header and records are made right.
 const RESEALED: u8 = 1;
@@ -346,6 +346,9 @@ fn batches() -> Vec<Vec<Effect<'static>>> {
         vec![Effect::Tombstone(Tombstone { version: 7, removal })],
         vec![Effect::Lock(Lock { owner: "bootstrap".to_owned() })],
         vec![Effect::Release],
+        vec![Effect::Skip(1 << 20)],
+        vec![Effect::Receive(Incoming { id: "1".to_owned(), ranges: vec![(1, 5)], note: vec![7] })],
+        vec![Effect::StopReceiving],
         vec![Effect::SetLimit(SetLimit { limit: 7, policy: Some(Policy::Lru) })],
         vec![Effect::DropIndex(DropIndex { id: 1 })],
     ]
@@ -466,6 +469,7 @@ pub fn manifest_seeds() -> Vec<(String, Vec<u8>)> {
         settings: IndexSettings::default(),
         removals: Removals::default(),
         distribution: [0; 5],
+        buckets: Buckets::default(),
     };
     let empty = Manifest::new(IDENTITY);
     let full = Manifest {

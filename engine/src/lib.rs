@@ -82,13 +82,14 @@ mod shared;
 mod space;
 mod state;
 mod sweeper;
+mod tail;
 mod usage;
 pub mod verify;
 
 pub use clock::Clock;
 pub use command::{
-    Assignment, Command, Compacted, Condition, Document, IndexId, IndexStat, Key, Mutation,
-    MutationOutcome, Outcome, Page, Scan, Stat, Version,
+    Assignment, Command, Compacted, Condition, Document, Import, Imported, Incoming, IndexId,
+    IndexStat, Key, Mutation, MutationOutcome, Outcome, Page, Scan, Span, Stat, Version,
 };
 #[doc(hidden)]
 pub use defect::{Defect, Defects};
@@ -96,3 +97,5 @@ pub use engine::{Completion, Durability, Engine, Options, Recovery};
 pub use error::{Error, Result};
 pub use limits::{Counts, Expiry, IndexSettings, Policy};
 pub use rebuild::{Rebuilt, rebuild};
+pub use state::Sums;
+pub use tail::{Tail, TailCursor};

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Assignment, IndexId};
+use crate::command::{Assignment, Incoming, IndexId};
 use crate::error::{Error, Result};
 use crate::fs::{self, Fs};
 use crate::log::record::u32_at;
@@ -51,6 +51,9 @@ pub(crate) struct Manifest {
     /// What was evicted and what expired, ever.
     #[serde(default)]
     pub(crate) removals: Removals,
+    /// What is being taken over from another shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) incoming: Option<Incoming>,
     /// The segments of the log, in the order of their numbers. One with a number below the last
     /// one's that is not among them was deleted, whether its file is still there or not.
     pub(crate) segments: Vec<SegmentInfo>,
@@ -104,6 +107,7 @@ impl Manifest {
             assignment: state.assignment.as_deref().cloned(),
             locked_by: state.locked_by.clone(),
             removals: state.removals,
+            incoming: state.incoming.as_deref().cloned(),
             highest_index_id: state.highest_index_id,
             segments,
         }
@@ -117,13 +121,15 @@ impl Manifest {
     }
 
     pub(crate) fn state(&self) -> State {
-        State::new(
+        let mut state = State::new(
             self.indexes.clone(),
             self.assignment.clone(),
             self.locked_by.clone(),
             self.highest_index_id,
             self.removals,
-        )
+        );
+        state.incoming = self.incoming.clone().map(Arc::new);
+        state
     }
 
     /// Where the manifest of a data directory is.
@@ -214,7 +220,7 @@ fn checksum(header: &[u8], body: &[u8]) -> u32 {
 mod tests {
     use super::*;
     use crate::limits::{IndexSettings, Policy};
-    use crate::state::Totals;
+    use crate::state::{Buckets, Totals};
 
     fn manifest() -> Manifest {
         let totals = Totals { documents: 3, bytes: 99, digest: u128::MAX / 3, versions: 9 };
@@ -224,6 +230,7 @@ mod tests {
             settings: IndexSettings { ttl: Some(1), ..IndexSettings::default() },
             removals: Removals { evicted: 1, expired: 2 },
             distribution: [0; 5],
+            buckets: Buckets::default(),
         };
         Manifest {
             identity: u128::MAX / 7,
@@ -242,6 +249,7 @@ mod tests {
             locked_by: Some("bootstrap".to_owned()),
             highest_index_id: 4,
             removals: Removals { evicted: 3, expired: 4 },
+            incoming: Some(Incoming { id: "5".to_owned(), ranges: vec![(1, 2)], note: vec![3] }),
             segments: vec![SegmentInfo { number: 1, length: 4096, tombstones: 112 }],
         }
     }

@@ -4,7 +4,7 @@
 //! read from the log by its offset and its checksum, key and version are checked.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::atomic;
@@ -12,7 +12,7 @@ use std::sync::atomic;
 use bytes::Bytes;
 
 use crate::clock::has_expired;
-use crate::command::{Document, IndexId, Key, Page, Scan, Version};
+use crate::command::{Document, IndexId, Key, Page, Scan, Span, Version};
 use crate::effect::Effect;
 use crate::error::{Error, Result};
 use crate::index::{Entry, Index, IndexKey, LAST_KEY};
@@ -20,7 +20,7 @@ use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
 use crate::overlay::Overlay;
 use crate::residents::Tag;
 use crate::shared::{Shared, View};
-use crate::state::{BINS, Share, State, Totals};
+use crate::state::{BINS, BUCKETS, Buckets, Share, State, Sums, Totals};
 use crate::usage::Usage;
 
 /// How many entries of a page are looked up at a time: the sequencer cannot publish meanwhile.
@@ -127,11 +127,21 @@ impl Shared {
 
     /// A page of documents.
     pub(crate) fn scan(&self, scan: &Scan) -> Result<Page> {
+        self.page(scan, self.clock.now())
+    }
+
+    /// A page of all documents there are, those that have expired and are not removed yet as well.
+    pub(crate) fn export(&self, scan: &Scan) -> Result<Page> {
+        // Nothing has expired by the beginning of time.
+        self.page(scan, 0)
+    }
+
+    /// A page of what has not expired by `now`.
+    fn page(&self, scan: &Scan, now: u64) -> Result<Page> {
         let until = scan.range.1.to_be_bytes();
         let mut after = scan.after.as_ref().map(IndexKey::from);
         let mut page = Page::default();
         let mut bytes = 0;
-        let now = self.clock.now();
         loop {
             let wanted = (scan.max_documents - page.items.len()).min(ENTRIES_AT_A_TIME);
             let entries = {
@@ -179,6 +189,35 @@ impl Shared {
                 return Ok(page);
             }
         }
+    }
+
+    /// What the documents of ranges come to, by index.
+    pub(crate) fn sums(&self, ranges: &[(u32, u32)]) -> Result<BTreeMap<IndexId, Sums>> {
+        let view = self.view.read();
+        let on_disk = self.index.get()?;
+        let mut found = BTreeMap::new();
+        for &id in view.state.indexes.keys() {
+            let mut of_index = Sums::default();
+            for &(start, end) in ranges {
+                of_index += sums(&view, &*on_disk, id, start, end)?;
+            }
+            if of_index.documents > 0 {
+                found.insert(id, of_index);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the documents of each bucket of the ring come to.
+    pub(crate) fn buckets(&self) -> Vec<Sums> {
+        let view = self.view.read();
+        let mut sums = vec![Sums::default(); BUCKETS];
+        for index in view.state.indexes.values() {
+            for (sum, bucket) in sums.iter_mut().zip(index.buckets.all()) {
+                *sum += *bucket;
+            }
+        }
+        sums
     }
 
     /// Reads the document of a key, whose entry was `entry` a moment ago; `None` when it was removed
@@ -337,6 +376,64 @@ pub(crate) fn unowned(
     Ok(found)
 }
 
+/// The published keys of a span.
+pub(crate) fn keys_in(view: &View, on_disk: &dyn Index, span: &Span) -> Result<Vec<IndexKey>> {
+    let (first, end) = (span.range.0.to_be_bytes(), span.range.1.to_be_bytes());
+    let after = span.after.as_ref().map(IndexKey::from);
+    let from = match &after {
+        Some(key) => Bound::Excluded(key.as_bytes()),
+        None => Bound::Included(&first[..]),
+    };
+    let until = span.until.as_ref().map(IndexKey::from);
+    let mut keys = Vec::new();
+    for item in merged(&view.overlay, on_disk, span.index, from, &end)? {
+        let (key, _) = item?;
+        if until.as_ref().is_some_and(|until| key > *until) {
+            break;
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+/// What the published documents of an index in `[start, end)` come to.
+pub(crate) fn sums(
+    view: &View,
+    on_disk: &dyn Index,
+    index: IndexId,
+    start: u32,
+    end: u32,
+) -> Result<Sums> {
+    let Some(of_index) = view.state.indexes.get(&index) else { return Ok(Sums::default()) };
+    let (mut sums, rest) = of_index.buckets.sums(start, end);
+    for (start, end) in rest {
+        let (start, end) = (start.to_be_bytes(), end.to_be_bytes());
+        for item in merged(&view.overlay, on_disk, index, Bound::Included(&start), &end)? {
+            sums.add(Share::from(&item?.1));
+        }
+    }
+    Ok(sums)
+}
+
+/// The published documents of all indexes by fifths of the owned ranges.
+pub(crate) fn distributions(
+    view: &View,
+    on_disk: &dyn Index,
+) -> Result<BTreeMap<IndexId, [u64; BINS]>> {
+    let bins = view.state.bins();
+    let mut counted = BTreeMap::new();
+    for &id in view.state.indexes.keys() {
+        let mut distribution = [0; BINS];
+        for (count, pieces) in distribution.iter_mut().zip(&bins) {
+            for &(start, end) in pieces {
+                *count += sums(view, on_disk, id, start, end)?.documents;
+            }
+        }
+        counted.insert(id, distribution);
+    }
+    Ok(counted)
+}
+
 /// What the published documents of all indexes, counted one by one, come to.
 pub(crate) struct Recount {
     /// With the totals and the distribution of what was counted, else as published.
@@ -362,6 +459,7 @@ pub(crate) fn recount(
     for &id in view.state.indexes.keys() {
         let mut totals = Totals::default();
         let mut distribution = [0; BINS];
+        let mut buckets = Buckets::default();
         for item in merged(&view.overlay, on_disk, id, Bound::Unbounded, &LAST_KEY)? {
             let (key, entry) = item?;
             if !known.contains(&entry.segment) {
@@ -369,6 +467,7 @@ pub(crate) fn recount(
                 return Err(Error::Index(what.into()));
             }
             totals.add(Share::from(&entry));
+            buckets.add(key.position(), Share::from(&entry));
             usage.add(id, &entry);
             visit(id, &key, &entry);
             if let Some(bin) = view.state.bin(key.position()) {
@@ -379,6 +478,7 @@ pub(crate) fn recount(
         if let Some(index) = state.indexes.get_mut(&id) {
             index.totals = totals;
             index.distribution = distribution;
+            index.buckets = buckets;
         }
     }
     Ok(Recount { state, usage })

@@ -95,7 +95,10 @@ impl Sweeper {
         let mut found = Vec::with_capacity(tags.len());
         for tag in tags {
             let (entries, drops) = self.shared.entries_of(index, *tag)?;
-            let expired = |(_, entry): &(IndexKey, Entry)| has_expired(entry.expires_at, now);
+            // What is being taken over goes where it comes from.
+            let is_incoming = self.shared.view.read().state.is_incoming(tag.position());
+            let expired =
+                |(_, entry): &(IndexKey, Entry)| has_expired(entry.expires_at, now) && !is_incoming;
             let expired = entries.into_iter().filter(expired);
             found.extend(expired.map(|(key, entry)| (index, key, (entry, drops))));
         }

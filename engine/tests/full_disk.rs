@@ -51,7 +51,9 @@ fn try_put(engine: &Engine, name: &str, document: &str) -> Result<(), Error> {
             MutationOutcome::Refused(error) => Err(error.clone()),
             other => panic!("{other:?}"),
         },
-        Outcome::Done => panic!("a mutation was answered as a control command"),
+        Outcome::Done | Outcome::Frozen(_) => {
+            panic!("a mutation was answered as a control command")
+        }
     }
 }
 

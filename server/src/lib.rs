@@ -7,6 +7,7 @@
 //!
 //! * `shard`: what all operations share: engine, ring, bounds;
 //! * `operation`: one module for each operation;
+//! * `receiver`: taking ranges over from other shards;
 //! * `refusal`: the engine's errors as they travel.
 //!
 //! # What is bounded
@@ -31,6 +32,7 @@
 mod config;
 mod error;
 mod operation;
+mod receiver;
 mod refusal;
 mod run;
 mod shard;

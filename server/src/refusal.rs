@@ -28,6 +28,16 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
         Error::NotCleared { .. } => {
             WireError::Locked { owner: "the removal of what it held".into() }
         }
+        error @ Error::Frozen => WireError::Unavailable {
+            what: "the range of the key".to_owned(),
+            why: error.to_string(),
+        },
+        Error::NotFrozen { id } => WireError::NotFrozen { id },
+        Error::LogGone { after } => WireError::LogGone { after },
+        error @ (Error::Receiving { .. } | Error::NotReceiving { .. } | Error::Owned { .. }) => {
+            WireError::bad_request("id", error)
+        }
+        error @ Error::ImpossibleVersion { .. } => WireError::bad_request("version", error),
         Error::TooLarge { what, size, limit } => {
             WireError::TooLarge { what: what.to_owned(), size, limit }
         }

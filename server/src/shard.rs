@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::operation::{self, MAX_SCANS_AT_ONCE};
+use crate::receiver::Receiver;
 
 /// What the operations of a shard share.
 pub(crate) struct Shard {
@@ -22,6 +23,8 @@ pub(crate) struct Shard {
     method: OnceLock<HashMethod>,
     /// One permit for each page that may be read at a time.
     pub(crate) scans: Arc<Semaphore>,
+    /// What takes ranges over from other shards.
+    pub(crate) receiver: Receiver,
     /// For what an answer from the sequencer's thread must do elsewhere.
     pub(crate) runtime: Handle,
 }
@@ -36,7 +39,8 @@ impl Shard {
             _ = method.set(label.parse().map_err(|_| label.clone())?);
         }
         let scans = Arc::new(Semaphore::new(MAX_SCANS_AT_ONCE));
-        Ok(Self { engine, node, token, method, scans, runtime: Handle::current() })
+        let receiver = Receiver::new(engine.clone(), token.clone());
+        Ok(Self { engine, node, token, method, scans, receiver, runtime: Handle::current() })
     }
 
     /// The position of a key.
@@ -123,6 +127,9 @@ impl Handler for Service {
             ShardOperation::Batch(batch) => operation::batch(shard, &body, &batch, responder),
             ShardOperation::Scan(scan) => operation::scan(shard, &body, &scan, responder),
             ShardOperation::Stat => operation::stat(shard, responder),
+            ShardOperation::Buckets => operation::buckets(shard, responder),
+            ShardOperation::Source(source) => operation::source(shard, &body, &source, responder),
+            ShardOperation::Target(target) => operation::target(shard, &target, responder),
             ShardOperation::Assign(assign) => operation::assign(shard, assign, responder),
             ShardOperation::Lock(lock) => operation::lock(shard, lock, responder),
             ShardOperation::Release(lock) => operation::release(shard, lock, responder),

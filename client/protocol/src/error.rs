@@ -65,6 +65,15 @@ pub enum WireError {
     Corrupt { file: String, offset: u64 },
     #[error("{what} is not available now: {why}")]
     Unavailable { what: String, why: String },
+    /// A range is not given up: it is not frozen for the move any more, and may have changed since.
+    #[error("the range is not frozen for the move {id} any more; it stays where it is")]
+    NotFrozen { id: String },
+    /// What the target of a move has of the range is not what the source has.
+    #[error("the move {id} brought other documents than the source has: {what}")]
+    Mismatch { id: String, what: String },
+    /// Compaction has deleted what was to be read of the log.
+    #[error("the log has not all of what came after LSN {after} any more")]
+    LogGone { after: u64 },
     #[error("too many {what}: the limit is {limit}")]
     Busy { what: String, limit: u64 },
     #[error("internal error: {what}")]

@@ -242,6 +242,7 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         ranges: vec![Range { start: 0, end: 5_000_000 }],
         size: 1024,
         policy: Policy::Lru,
+        gives_up: None,
     };
     let settings = IndexSettings {
         max_bytes: Some(1 << 30),

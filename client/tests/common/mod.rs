@@ -259,6 +259,7 @@ impl RealShard {
             ranges: map.ranges_of(&self.name),
             size: 1 << 30,
             policy: Policy::Reject,
+            gives_up: None,
         };
         self.done(&ShardOperation::Assign(assignment)).await;
         let indexes = cluster.indexes.lock().clone();

@@ -108,7 +108,7 @@ pub(crate) fn read_past_damage(
         };
         group.push(Located { offset: offset as u32, record });
         offset += record.length;
-        next_lsn += 1;
+        next_lsn = record.next_lsn();
         if record.last_of_group {
             for located in group.drain(..) {
                 visit(located)?;
@@ -139,9 +139,8 @@ fn next_record(
     next_lsn: Lsn,
 ) -> Option<(usize, Lsn)> {
     let last_start = bytes.len().saturating_sub(HEADER_BYTES);
-    // No more records than fit can lie in between.
-    let last_lsn = next_lsn + ((bytes.len() - offset) / HEADER_BYTES) as u64;
-    let plausible = |start: &usize| (next_lsn..=last_lsn).contains(&u64_at(&bytes[*start..], 8));
+    // What is damaged may have been a skip.
+    let plausible = |start: &usize| (next_lsn..=MAX_LSN).contains(&u64_at(&bytes[*start..], 8));
     (offset..=last_start).step_by(ALIGNMENT).filter(plausible).find_map(|start| {
         let record = record::decode(&bytes[start..], checksum).ok()?;
         Some((start, record.lsn))
@@ -165,13 +164,11 @@ pub(crate) fn first_lsn_in(bytes: &[u8], checksum: &Checksum) -> Option<Lsn> {
 /// batch testifies for itself; and nothing is written behind a batch before it is durable.
 fn was_durable(bytes: &[u8], checksum: &Checksum, offset: usize, lsn: Lsn) -> bool {
     let last_start = bytes.len().saturating_sub(HEADER_BYTES);
-    // No more records than fit can lie in between.
-    let last_lsn = lsn + ((bytes.len() - offset) / HEADER_BYTES) as u64;
     let plausible = |start: &usize| {
         let bytes = &bytes[*start..];
         // Cheap tests first: most of a tail is zeros.
         let (found, durable) = (u64_at(bytes, 8), u64_at(bytes, 16));
-        durable >= lsn && found > durable && found <= last_lsn
+        durable >= lsn && found > durable && found <= MAX_LSN
     };
     (offset + ALIGNMENT..=last_start)
         .step_by(ALIGNMENT)

@@ -15,6 +15,9 @@
 //! Integers are little-endian. Records of one atomic batch form a *group*: consecutive LSNs, of
 //! which the last carries the flag. A group whose last record is missing never happened.
 //!
+//! LSNs are dense, but for a record of kind 11, a *skip*: its payload begins with the LSN that the
+//! next record has. So a shard takes documents over whose versions are ahead of its own LSNs.
+//!
 //! The identity makes the records of one directory unlike those of any other: a document may hold
 //! the bytes of a log, and they must not be taken for records of this one.
 //!
@@ -23,13 +26,17 @@
 //! witness it belongs to a batch that was never acknowledged.
 
 use crate::defect::{Defect, Defects};
-use crate::log::Lsn;
+use crate::fs::File;
+use crate::log::{Lsn, MAX_LSN};
 
 /// The bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 32;
 
 /// Records begin at multiples of this.
 pub(crate) const ALIGNMENT: usize = 8;
+
+/// The kind of a record behind which LSNs go on with a higher one.
+pub(crate) const SKIP: u8 = 11;
 
 const TERM: u32 = 1;
 const LAST_OF_GROUP: u8 = 1;
@@ -45,6 +52,19 @@ pub(crate) struct Record<'a> {
     pub(crate) payload: &'a [u8],
     /// Of the whole record.
     pub(crate) length: usize,
+}
+
+impl Record<'_> {
+    /// The LSN that the next record has.
+    pub(crate) fn next_lsn(&self) -> Lsn {
+        let dense = self.lsn + 1;
+        if self.kind != SKIP || self.payload.len() < 8 {
+            return dense;
+        }
+        // One that does not go forward, or too far, is no skip: what follows does not fit it.
+        let next = u64_at(self.payload, 0);
+        if (dense..=MAX_LSN).contains(&next) { next } else { dense }
+    }
 }
 
 /// Computes the checksums of a data directory's records.
@@ -70,6 +90,13 @@ impl Checksum {
         hasher.update(&record[4..]);
         hasher.finalize()
     }
+}
+
+/// The LSN of the record at an offset of a segment, which was found to check out before.
+pub(crate) fn lsn_at(file: &dyn File, offset: u32) -> std::io::Result<Lsn> {
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact_at(&mut header, u64::from(offset))?;
+    Ok(u64_at(&header, 8))
 }
 
 /// Appends a record to `out`; `payload` appends its payload. The CRC is left for [`seal`], which
@@ -181,6 +208,17 @@ mod tests {
         assert_eq!(second.payload, b"the second\0\0\0\0\0\0");
         assert!(second.last_of_group);
         assert_eq!(first.length + second.length, bytes.len());
+    }
+
+    #[test]
+    fn a_skip_says_what_comes_next_and_never_goes_back() {
+        for (to, next) in [(8, 8), (9, 9), (1 << 40, 1 << 40), (7, 8), (0, 8), (MAX_LSN + 1, 8)] {
+            let mut bytes = Vec::new();
+            append(&mut bytes, 7, 6, SKIP, |out| out.extend_from_slice(&Lsn::to_le_bytes(to)));
+            seal(&mut bytes, &Checksum::of(1));
+            assert_eq!(decode(&bytes, &Checksum::of(1)).unwrap().next_lsn(), next, "{to}");
+        }
+        assert_eq!(decode(&group(), &Checksum::of(1)).unwrap().next_lsn(), 8);
     }
 
     #[test]

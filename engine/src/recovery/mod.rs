@@ -36,6 +36,7 @@ use crate::residents::Residents;
 use crate::scout::Scout;
 use crate::shared::{Poison, Shared, View};
 use crate::space::Space;
+use crate::tail::Pin;
 
 use self::log::Log;
 pub(crate) use self::replay::Replay;
@@ -195,6 +196,7 @@ pub(crate) fn recover(
         clock: options.clock.clone(),
         poison: Poison::default(),
         condemned: Mutex::default(),
+        pin: Pin::default(),
         compaction_behind: AtomicBool::new(false),
         unowned: AtomicBool::new(unowned),
         active_bytes: AtomicU64::new(u64::from(log_writer.place().1)),
@@ -355,7 +357,7 @@ fn rebuild(
     };
     let checkpoint = manifest.checkpoint_lsn;
     log.read(1..=checkpoint, |segment, located| {
-        replay.place(segment, located, index.as_ref())?;
+        replay.place(segment, located, index.as_ref(), &log.segments)?;
         let overlay = &mut replay.view.overlay;
         if overlay.active.keys >= options.checkpoint_keys { drain(overlay) } else { Ok(()) }
     })?;

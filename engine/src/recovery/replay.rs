@@ -6,7 +6,7 @@ use super::log::Log;
 use crate::effect::{self, Effect, Put, Reason, Remove, Replaced, Tombstone};
 use crate::error::{Error, Result};
 use crate::index::{Entry, Index, IndexKey};
-use crate::log::{Located, Segment, SegmentEnd};
+use crate::log::{Located, Lsn, Segment, SegmentEnd, Segments, record};
 use crate::overlay::Overlay;
 use crate::read::{self, Recount};
 use crate::residents::Residents;
@@ -36,6 +36,7 @@ impl Replay {
         segment: &Segment,
         located: Located<'_>,
         index: &dyn Index,
+        segments: &Segments,
     ) -> Result<()> {
         let (id, key, entry) = match decode(segment, located)? {
             // Of the records of a key, each is newer than the ones before it, or the same moved.
@@ -57,7 +58,12 @@ impl Replay {
                     Some(entry) => entry,
                     None => index.get(removal.index, key.as_bytes())?,
                 };
-                if found.is_none_or(|entry| entry.version > version) {
+                // A version may be older than the record, which came from another shard: it is the
+                // record that came before the removal or after it.
+                let came_after = |entry: Entry| {
+                    Ok(entry.version > version || lsn_at(segments, &entry)? > version)
+                };
+                if found.map_or(Ok(true), came_after)? {
                     return Ok(());
                 }
                 (removal.index, key, None)
@@ -123,6 +129,9 @@ impl Replay {
             Effect::Lock(fields) => Change::Control(Effect::Lock(fields)),
             Effect::Release => Change::Control(Effect::Release),
             Effect::SetLimit(fields) => Change::Control(Effect::SetLimit(fields)),
+            Effect::Skip(next) => Change::Control(Effect::Skip(next)),
+            Effect::Receive(fields) => Change::Control(Effect::Receive(fields)),
+            Effect::StopReceiving => Change::Control(Effect::StopReceiving),
         };
         let change = match &self.believed {
             Some(index) => believe(index.as_ref(), &self.view.overlay, change)?,
@@ -154,6 +163,16 @@ impl Replay {
             content_hash,
         }
     }
+}
+
+/// The LSN of the record that an entry points to.
+fn lsn_at(segments: &Segments, entry: &Entry) -> Result<Lsn> {
+    let segment = segments.get(entry.segment).ok_or_else(|| {
+        let what = format!("an entry points to segment {}, which is gone", entry.segment);
+        Error::Index(what.into())
+    })?;
+    record::lsn_at(segment.file.as_ref(), entry.offset)
+        .map_err(|error| Error::io("read a record", &segment.path, error))
 }
 
 pub(super) fn decode<'a>(segment: &Segment, located: Located<'a>) -> Result<Effect<'a>> {

@@ -188,13 +188,14 @@ impl Sequencer {
             self.shared.poison.set(&error);
             return;
         }
+        let deletable = self.shared.deletable().into_iter().collect();
         let snapshot = {
             let mut view = self.shared.view.write();
             Snapshot {
                 lsn: self.log.next_lsn() - 1,
                 state: view.state.clone(),
                 usage: view.usage.clone(),
-                condemned: self.shared.condemned.lock().iter().copied().collect(),
+                condemned: deletable,
                 generation: view.overlay.freeze(),
             }
         };
@@ -207,7 +208,7 @@ impl Sequencer {
         self.note_checkpoint(true);
         let checkpointed = self.shared.checkpoint_lsn.load(Ordering::Acquire);
         let anything = checkpointed + 1 < self.log.next_lsn()
-            || !self.shared.condemned.lock().is_empty()
+            || !self.shared.deletable().is_empty()
             || self.shared.index.parked().is_some();
         if !self.checkpoint_running && anything {
             self.freeze();

@@ -12,6 +12,7 @@
 //! full disk is different: the batch is refused as a whole, and the next one is tried.
 
 mod due;
+mod handover;
 mod lower;
 mod mutate;
 mod relocate;
@@ -24,6 +25,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::handover::Frozen;
 use self::lower::Lowering;
 use self::room::RoomForEvictions;
 use crate::checkpoint::Snapshot;
@@ -101,6 +103,8 @@ pub(crate) struct Sequencer {
     /// Of the present command.
     room_for_evictions: RoomForEvictions,
     lowering: Option<Lowering>,
+    /// Ranges that are about to be given up.
+    frozen: Option<Frozen>,
     /// A limit in force may be exceeded.
     over_limit: bool,
     /// Evicting for a lower limit failed, and is tried again then.
@@ -119,6 +123,7 @@ pub(crate) struct Channels {
 struct Batch {
     /// The records, as they go to the log.
     bytes: Vec<u8>,
+    /// How many LSNs they take: one each, but for skips.
     records: u64,
     changes: Vec<Change>,
     /// The latest entries of the keys that the batch changes.
@@ -168,6 +173,7 @@ impl Sequencer {
             now: 0,
             room_for_evictions: RoomForEvictions::default(),
             lowering: None,
+            frozen: None,
             // A kill may have come before a limit was met.
             over_limit: true,
             lower_again: None,
@@ -237,6 +243,9 @@ impl Sequencer {
                 return self.set_index(id, settings, done);
             }
             Command::SetIndex { id, settings, force: true } => self.force_index(id, settings),
+            Command::Import(import) => self.import(&import),
+            Command::Freeze { id, ranges, at_most } => self.freeze_ranges(id, ranges, at_most),
+            Command::Thaw { id } => Ok(self.thaw(&id)),
             control => self.control(control),
         };
         self.batch.answers.push((done, result));
@@ -275,6 +284,7 @@ impl Sequencer {
             _ => None,
         };
         let assigned = matches!(effect, Effect::Assign(_));
+        let stopped = matches!(effect, Effect::StopReceiving);
         let change = Change::Control(effect);
         self.state.apply(&change);
         self.batch.changes.push(change);
@@ -284,15 +294,27 @@ impl Sequencer {
         }
         self.suit_residents();
         self.over_limit |= assigned;
+        if assigned {
+            self.forget_given_up();
+        }
+        if stopped {
+            // What came goes.
+            self.sweep_unowned();
+        }
         let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         if old_ranges != new_ranges && self.state.documents() > 0 {
             // First what must not fail: what the shard gave up must go, or it would come back with
             // the range.
-            self.shared.unowned.store(true, Ordering::Release);
-            _ = self.channels.compactor.send(compaction::Request::Look);
+            self.sweep_unowned();
             self.recount_distribution()?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// Has the compactor remove what is not to be kept.
+    fn sweep_unowned(&self) {
+        self.shared.unowned.store(true, Ordering::Release);
+        _ = self.channels.compactor.send(compaction::Request::Look);
     }
 
     /// The effect of a control command, `None` where it is done already.
@@ -300,7 +322,12 @@ impl Sequencer {
         let state = &self.state;
         Ok(match command {
             // Not asked for here.
-            Command::Mutate { .. } | Command::SetLimit { .. } | Command::SetIndex { .. } => None,
+            Command::Mutate { .. }
+            | Command::SetLimit { .. }
+            | Command::SetIndex { .. }
+            | Command::Import(_)
+            | Command::Freeze { .. }
+            | Command::Thaw { .. } => None,
             Command::CreateIndex { id, name, settings } => {
                 match (state.indexes.get(&id), state.index_id(&name)) {
                     (Some(index), _) if *index.name == *name => None,
@@ -317,11 +344,18 @@ impl Sequencer {
             Command::DropIndex { id } => {
                 state.indexes.contains_key(&id).then_some(Effect::DropIndex(DropIndex { id }))
             }
-            Command::Assign(assignment) => {
-                check_assignment(state.assignment.as_deref(), &assignment)?;
-                let held = state.assignment.as_deref() == Some(&assignment);
-                self.check_cleared(&assignment)?;
-                (!held).then_some(Effect::Assign(assignment))
+            Command::Assign(assignment) => self.assign(assignment)?,
+            Command::GiveUp { assignment, id, frozen_at } => {
+                let given_up = self.assign(assignment)?;
+                if let Some(Effect::Assign(assignment)) = &given_up {
+                    self.check_frozen(&id, frozen_at, assignment)?;
+                }
+                given_up
+            }
+            Command::Receive { id, ranges } => self.receive(id, ranges)?,
+            Command::StopReceiving { id } => {
+                let is_held = state.incoming.as_ref().is_some_and(|held| held.id == id);
+                is_held.then_some(Effect::StopReceiving)
             }
             Command::Lock { owner } => match &state.locked_by {
                 None => Some(Effect::Lock(Lock { owner })),
@@ -336,33 +370,36 @@ impl Sequencer {
         })
     }
 
-    /// Refuses an assignment of a range that was given up as long as documents of that time are
-    /// there: they must not come back.
-    fn check_cleared(&self, offered: &Assignment) -> Result<()> {
+    /// The effect of an assignment.
+    fn assign(&self, assignment: Assignment) -> Result<Option<Effect<'static>>> {
+        check_assignment(self.state.assignment.as_deref(), &assignment)?;
+        let held = self.state.assignment.as_deref() == Some(&assignment);
+        self.check_cleared(&assignment.ranges)?;
+        Ok((!held).then_some(Effect::Assign(assignment)))
+    }
+
+    /// Refuses ranges that were given up as long as documents of that time are there: they must not
+    /// come back.
+    fn check_cleared(&self, ranges: &[(u32, u32)]) -> Result<()> {
         if !self.shared.unowned.load(Ordering::Acquire) {
             return Ok(());
         }
         let view = self.shared.view.read();
         let index = self.shared.index.get()?;
-        match read::unowned(&view, &*index, &offered.ranges, None, 1)?.first() {
+        match read::unowned(&view, &*index, ranges, None, 1)?.first() {
             Some((_, key)) => Err(Error::NotCleared { position: key.position() }),
             None => Ok(()),
         }
     }
 
-    /// Counts the documents by fifths of new ranges. Writing waits for it, which is why ranges
-    /// that stay the same do not come here.
+    /// Counts the documents by fifths of new ranges. Writing waits for it, so it goes by buckets, and
+    /// reads what the fifths cut of them.
     fn recount_distribution(&mut self) -> Result<()> {
         let shared = &self.shared;
-        let counted = read::recount(
-            &shared.view.read(),
-            &*shared.index.get()?,
-            &shared.segments,
-            |_, _, _| (),
-        )?;
+        let counted = read::distributions(&shared.view.read(), &*shared.index.get()?)?;
         let mut view = shared.view.write();
         for state in [&mut self.state, &mut view.state] {
-            state.take_distribution(&counted.state);
+            state.set_distributions(&counted);
         }
         Ok(())
     }

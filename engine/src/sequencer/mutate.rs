@@ -28,14 +28,14 @@ pub(super) struct Mark {
 }
 
 /// A document to be put: what its record and its entry say.
-struct NewDocument<'a> {
-    index: IndexId,
-    key: IndexKey,
-    version: Version,
-    expires_at: u64,
-    document: &'a Bytes,
+pub(super) struct NewDocument<'a> {
+    pub(super) index: IndexId,
+    pub(super) key: IndexKey,
+    pub(super) version: Version,
+    pub(super) expires_at: u64,
+    pub(super) document: &'a Bytes,
     /// What is there, expired or not.
-    found: Option<Entry>,
+    pub(super) found: Option<Entry>,
 }
 
 impl Sequencer {
@@ -160,6 +160,9 @@ impl Sequencer {
         if !self.state.owns(key.position, key.position + 1) {
             return Err(Error::WrongShard { epoch: self.state.epoch() });
         }
+        if self.is_frozen(key.position) {
+            return Err(Error::Frozen);
+        }
         let Some(of_index) = self.state.indexes.get(&index) else {
             return Err(Error::IndexNotFound(index));
         };
@@ -215,7 +218,7 @@ impl Sequencer {
     }
 
     /// Adds a put to the batch.
-    fn put(&mut self, new: NewDocument<'_>) {
+    pub(super) fn put(&mut self, new: NewDocument<'_>) {
         let NewDocument { index, key, version, expires_at, document, found } = new;
         let Some(of_index) = self.state.indexes.get(&index) else { return };
         let name = Arc::clone(&of_index.name);

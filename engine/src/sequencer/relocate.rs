@@ -98,8 +98,7 @@ impl Sequencer {
         self.make_room(bytes.sum(), Purpose::Upkeep)?;
         for (index, key) in keys {
             let position = key.position();
-            let owned = self.state.owns(position, position + 1);
-            if owned || !self.state.indexes.contains_key(index) {
+            if self.state.keeps(position) || !self.state.indexes.contains_key(index) {
                 continue;
             }
             if let Some(found) = self.current(*index, key)? {

@@ -61,6 +61,10 @@ impl RoomForEvictions {
     }
 }
 
+/// After so many victims that must stay, for their range is on its way to or from another shard, there
+/// is taken to be none to evict.
+const MOST_SPARED: usize = 1000;
+
 /// From so many documents on victims are found beforehand. The scout takes none, and finds the first
 /// of a leaf each time that it looks there: of fewer leaves it would find the same ones again.
 const SCOUTED_DOCUMENTS: usize = 10_000;
@@ -239,9 +243,13 @@ impl Sequencer {
         let scouted =
             policy != Policy::Ttl && self.shared.residents.documents(&group) >= SCOUTED_DOCUMENTS;
         while let Some((taken, key, entry)) = self.next_victim(&group, newest, scouted)? {
-            if taken.index == index && spare == Some(&key) {
+            let is_spared = taken.index == index && spare == Some(&key);
+            if is_spared || self.is_on_its_way(key.position()) {
                 spared.push(taken);
-                continue;
+                if spared.len() < MOST_SPARED {
+                    continue;
+                }
+                break;
             }
             self.remove_taken(taken, key, &entry);
             return Ok(true);
@@ -302,6 +310,7 @@ impl Sequencer {
         for (key, _) in self.shared.entries_of(index, tag)?.0 {
             if let Some(entry) = self.current(index, &key)?
                 && has_expired(entry.expires_at, self.now)
+                && !self.is_on_its_way(key.position())
             {
                 self.remove(index, key, &entry, Reason::Expired);
                 return Ok(true);
@@ -323,7 +332,7 @@ impl Sequencer {
         self.make_room(bytes.sum(), Purpose::Upkeep)?;
         self.now = self.shared.clock.now();
         for (index, key, found) in found {
-            if !self.state.indexes.contains_key(index) {
+            if !self.state.indexes.contains_key(index) || self.is_on_its_way(key.position()) {
                 continue;
             }
             if let Some(found) = self.current_again(*index, key, *found)?
@@ -427,7 +436,12 @@ impl Sequencer {
         for _ in 0..EVICTIONS_AT_A_TIME {
             let Some((index, shortage)) = excess(self) else { break };
             let start = self.batch.bytes.len();
-            let evicted = self.evict(index, shortage, None, &mut Vec::new())?;
+            let mut spared = Vec::new();
+            let evicted = self.evict(index, shortage, None, &mut spared);
+            for taken in spared {
+                self.shared.residents.restore(taken);
+            }
+            let evicted = evicted?;
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             any |= evicted;
             if !evicted {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::command::{IndexId, Version};
+use crate::command::IndexId;
 use crate::effect::{self, Effect, Replaced, Tombstone};
 use crate::index::{Entry, IndexKey};
 use crate::log::Lsn;
@@ -27,8 +27,9 @@ pub(super) struct LiveSet {
 /// What is known of a key.
 #[derive(Default)]
 pub(super) struct Slot {
-    /// The newest version up to the checkpoint; of a removal its LSN.
-    version: Version,
+    /// The LSN of the record that it was found in, up to the checkpoint; of a removal that is repeated,
+    /// that of the removal.
+    lsn: Lsn,
     at_checkpoint: Option<Entry>,
     /// What came after the checkpoint.
     since: Vec<Option<Entry>>,
@@ -106,7 +107,7 @@ impl LiveSet {
                     ),
                 };
                 let key = (put.index, IndexKey::new(put.position, put.key));
-                self.set(place, key, put.version, Some(entry), put.replaced.as_ref(), faults);
+                self.set(place, key, lsn, Some(entry), put.replaced.as_ref(), faults);
             }
             Effect::Remove(removal) if self.part.contains(&removal.position) => {
                 if !self.names.contains_key(&removal.index) {
@@ -147,16 +148,16 @@ impl LiveSet {
         &mut self,
         place: &Place<'_>,
         (index, key): (IndexId, IndexKey),
-        version: Version,
+        lsn: Lsn,
         entry: Option<Entry>,
         replaced: Option<&Replaced>,
         faults: &mut Faults<'_>,
     ) {
         let slot = self.tables.entry(index).or_default().entry(key).or_default();
         if place.located.record.lsn <= self.checkpoint {
-            // The later of two records of one version is where it was moved to.
-            if version >= slot.version {
-                slot.version = version;
+            // Only a removal that is repeated may come after newer ones.
+            if lsn >= slot.lsn {
+                slot.lsn = lsn;
                 slot.at_checkpoint = entry;
             }
             return;

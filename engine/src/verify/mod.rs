@@ -386,6 +386,7 @@ mod tests {
                 settings: IndexSettings::default(),
                 removals: crate::state::Removals::default(),
                 distribution: [0; 5],
+                buckets: crate::state::Buckets::default(),
             };
             manifest.indexes.insert(1, index);
             let parts = parts(&manifest, DOCUMENTS_AT_A_TIME);

@@ -77,7 +77,9 @@ pub fn remove(name: &str) -> Mutation {
 pub fn mutate(engine: &Engine, mutations: Vec<Mutation>, atomic: bool) -> Vec<MutationOutcome> {
     match engine.execute(Command::Mutate { mutations, atomic }).unwrap() {
         Outcome::Mutated(outcomes) => outcomes,
-        Outcome::Done => panic!("a mutation was answered as a control command"),
+        Outcome::Done | Outcome::Frozen(_) => {
+            panic!("a mutation was answered as a control command")
+        }
     }
 }
 

@@ -372,6 +372,12 @@ impl Model {
     pub(crate) fn control(&mut self, command: &Command) -> Result<bool, Error> {
         match command.clone() {
             Command::Mutate { .. } => panic!("a mutation is no control command"),
+            Command::Receive { .. }
+            | Command::StopReceiving { .. }
+            | Command::Import(_)
+            | Command::Freeze { .. }
+            | Command::Thaw { .. }
+            | Command::GiveUp { .. } => panic!("no step moves ranges; `handover.rs` does"),
             Command::CreateIndex { id, name, settings } => {
                 let other = self.indexes.iter().find(|(_, index)| index.name == name);
                 match (self.indexes.get(&id), other) {

@@ -247,6 +247,12 @@ impl Model {
                     assignment.limit = *limit;
                 }
             }
+            Command::Receive { .. }
+            | Command::StopReceiving { .. }
+            | Command::Import(_)
+            | Command::Freeze { .. }
+            | Command::Thaw { .. }
+            | Command::GiveUp { .. } => panic!("no workload moves ranges; `handover.rs` does"),
         }
         if after == *self { Vec::new() } else { vec![after] }
     }

@@ -34,7 +34,7 @@ pub(crate) fn batch(shard: &Shard, body: &Bytes, batch: &Batch<'_>, responder: R
                 .collect();
             responder.send(&ShardAnswer::Batch(with_refused(outcomes, refused)));
         }
-        Ok(Outcome::Done) => responder.refuse(&mutation::unexpected()),
+        Ok(Outcome::Done | Outcome::Frozen(_)) => responder.refuse(&mutation::unexpected()),
         // Errors of a whole command concern no single index.
         Err(error) => responder.refuse(&refusal(error, "")),
     };

@@ -3,7 +3,9 @@
 
 use sherd_engine::Command;
 use sherd_node::Responder;
-use sherd_protocol::message::{Assignment, DropIndex, Index, Lock, SetShare, SetSize, ShardAnswer};
+use sherd_protocol::message::{
+    Assignment, DropIndex, Frozen, Index, Lock, SetShare, SetSize, ShardAnswer,
+};
 use sherd_protocol::ring::RING_SIZE;
 use sherd_protocol::{WireError, name};
 
@@ -15,8 +17,9 @@ pub(crate) fn assign(shard: &Shard, assignment: Assignment, responder: Responder
     if let Err(error) = check_assignment(&assignment) {
         return responder.refuse(&error);
     }
+    let gives_up = assignment.gives_up;
     let ranges = assignment.ranges.iter().map(|range| (range.start, range.end)).collect();
-    let command = Command::Assign(sherd_engine::Assignment {
+    let assignment = sherd_engine::Assignment {
         cluster: assignment.cluster,
         name: assignment.name,
         hash_method: assignment.hash_method.to_string(),
@@ -25,7 +28,11 @@ pub(crate) fn assign(shard: &Shard, assignment: Assignment, responder: Responder
         ranges,
         limit: assignment.size,
         policy: settings::policy(assignment.policy),
-    });
+    };
+    let command = match gives_up {
+        Some(Frozen { id, lsn }) => Command::GiveUp { assignment, id, frozen_at: lsn },
+        None => Command::Assign(assignment),
+    };
     submit(shard, command, responder);
 }
 
@@ -71,7 +78,7 @@ pub(crate) fn set_size(shard: &Shard, set: SetSize, responder: Responder) {
     submit(shard, Command::SetLimit { limit: set.size, policy }, responder);
 }
 
-fn submit(shard: &Shard, command: Command, responder: Responder) {
+pub(super) fn submit(shard: &Shard, command: Command, responder: Responder) {
     submit_of(shard, "", command, responder);
 }
 

@@ -11,7 +11,9 @@ mod read;
 mod remove;
 mod scan;
 mod settings;
+mod source;
 mod stat;
+mod target;
 mod write;
 
 pub(crate) use batch::batch;
@@ -22,5 +24,7 @@ pub(crate) use read::{has, read};
 pub(crate) use remove::remove;
 pub(crate) use scan::scan;
 pub use scan::{MAX_PAGE_DOCUMENTS, MAX_SCANS_AT_ONCE, PAGE_BYTES};
-pub(crate) use stat::stat;
+pub(crate) use source::{source, sums};
+pub(crate) use stat::{buckets, stat};
+pub(crate) use target::target;
 pub(crate) use write::write;

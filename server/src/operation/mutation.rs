@@ -86,7 +86,7 @@ pub(super) fn single(
 ) -> sherd_engine::Result<Option<sherd_engine::MutationOutcome>> {
     Ok(match result? {
         Outcome::Mutated(mut outcomes) => outcomes.pop(),
-        Outcome::Done => None,
+        Outcome::Done | Outcome::Frozen(_) => None,
     })
 }
 

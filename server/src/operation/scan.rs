@@ -9,10 +9,10 @@ use bytes::Bytes;
 use sherd_engine::{Engine, Key};
 use sherd_node::Responder;
 use sherd_protocol::document::MAX_DOCUMENT_BYTES;
-use sherd_protocol::message::{Item, Page, Scan, ShardAnswer};
+use sherd_protocol::message::{Cursor, Item, Page, Scan, ShardAnswer};
 use sherd_protocol::name::{self, MAX_KEY_BYTES};
 use sherd_protocol::ring::RING_SIZE;
-use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, Position, WireError};
+use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, Position, Range, WireError};
 use tokio::task::spawn_blocking;
 
 use crate::refusal::refusal;
@@ -69,42 +69,56 @@ pub(crate) fn scan(shard: &Shard, body: &Bytes, scan: &Scan<'_>, mut responder: 
 
 fn prepare(shard: &Shard, body: &Bytes, scan: &Scan<'_>) -> Result<sherd_engine::Scan, WireError> {
     let range = scan.range;
-    if range.start > range.end || range.end > RING_SIZE {
-        let what = format!("[{}, {}) is not a range of the ring", range.start, range.end);
-        return Err(WireError::bad_request("range", what));
-    }
+    check_range(range)?;
     if scan.limit == 0 {
         return Err(WireError::bad_request("limit", "a page has 1 document at least"));
     }
-    let after = match &scan.after {
-        None => None,
-        Some(cursor) => {
-            let bad_cursor = |error| WireError::bad_request("after.key", error);
-            name::check_key(cursor.key).map_err(bad_cursor)?;
-            if !range.contains(cursor.position) {
-                let what = format!("{} is outside the range", cursor.position.0);
-                return Err(WireError::bad_request("after.position", what));
-            }
-            let bytes = body.slice_ref(cursor.key.as_bytes());
-            Some(Key { position: cursor.position.0, bytes })
-        }
-    };
     Ok(sherd_engine::Scan {
         index: shard.index(scan.index)?,
         range: (range.start, range.end),
-        after,
+        after: cursor(body, range, scan.after.as_ref())?,
         max_documents: MAX_PAGE_DOCUMENTS.min(scan.limit as usize),
         max_bytes: PAGE_BYTES,
         keys_only: scan.keys_only,
     })
 }
 
+/// Checks that a range is one of the ring.
+pub(super) fn check_range(range: Range) -> Result<(), WireError> {
+    if range.start > range.end || range.end > RING_SIZE {
+        let what = format!("[{}, {}) is not a range of the ring", range.start, range.end);
+        return Err(WireError::bad_request("range", what));
+    }
+    Ok(())
+}
+
+/// The key after which a page of a range begins, without copying it.
+pub(super) fn cursor(
+    body: &Bytes,
+    range: Range,
+    after: Option<&Cursor<'_>>,
+) -> Result<Option<Key>, WireError> {
+    let Some(cursor) = after else { return Ok(None) };
+    let bad_cursor = |error| WireError::bad_request("after.key", error);
+    name::check_key(cursor.key).map_err(bad_cursor)?;
+    if !range.contains(cursor.position) {
+        let what = format!("{} is outside the range", cursor.position.0);
+        return Err(WireError::bad_request("after.position", what));
+    }
+    let bytes = body.slice_ref(cursor.key.as_bytes());
+    Ok(Some(Key { position: cursor.position.0, bytes }))
+}
+
 /// Reads the page and answers it. Blocks.
 fn answer(engine: &Engine, wanted: &sherd_engine::Scan, index: &str, responder: Responder) {
-    let page = match engine.scan(wanted) {
-        Ok(page) => page,
-        Err(error) => return responder.refuse(&refusal(error, index)),
-    };
+    match engine.scan(wanted) {
+        Ok(page) => send(&page, index, responder),
+        Err(error) => responder.refuse(&refusal(error, index)),
+    }
+}
+
+/// Answers a page.
+pub(super) fn send(page: &sherd_engine::Page, index: &str, responder: Responder) {
     let items = page.items.iter().map(|(key, document)| {
         // Keys are stored as they came, and they came as strings.
         let key_string = std::str::from_utf8(&key.bytes).map_err(|error| WireError::Internal {

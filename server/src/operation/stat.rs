@@ -1,7 +1,7 @@
 //! `stat`: what the shard says of itself.
 
 use sherd_node::Responder;
-use sherd_protocol::message::{Counts, IndexStat, ShardAnswer, ShardStat};
+use sherd_protocol::message::{BucketSums, Counts, IndexStat, ShardAnswer, ShardStat};
 use sherd_protocol::{Digest, Range};
 
 use super::settings;
@@ -15,6 +15,7 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         distribution: stored.distribution,
         counts: counts(stored.counts),
         locked_by: stored.locked_by,
+        incoming: shard.receiver.progress(stored.incoming.as_ref()),
         damaged: stored.damaged,
         poisoned: stored.poisoned,
         disk_full: stored.disk_full,
@@ -51,6 +52,17 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         stat.policy = settings::policy_on_the_wire(assignment.policy);
     }
     responder.send(&ShardAnswer::Stat(Box::new(stat)));
+}
+
+/// What the documents of each bucket of the ring come to.
+pub(crate) fn buckets(shard: &Shard, responder: Responder) {
+    let mut sums = BucketSums::default();
+    for bucket in shard.engine.buckets() {
+        sums.documents.push(bucket.documents);
+        sums.bytes.push(bucket.bytes);
+        sums.digests.push(Digest(bucket.digest));
+    }
+    responder.send(&ShardAnswer::Buckets(Box::new(sums)));
 }
 
 fn counts(counts: sherd_engine::Counts) -> Counts {

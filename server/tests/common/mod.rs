@@ -87,6 +87,7 @@ pub(crate) fn assignment() -> Assignment {
         ranges: vec![Range::FULL],
         size: 1 << 30,
         policy: Policy::Reject,
+        gives_up: None,
     }
 }
 

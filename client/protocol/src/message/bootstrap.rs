@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Index;
+use super::{Incoming, Index};
 use crate::error::WireError;
 use crate::limits::{IndexSettings, Policy, SettingsChange};
-use crate::range_map::RangeMap;
+use crate::plan::{Action, Plan};
+use crate::range_map::{Range, RangeMap};
 
 /// What a client asks of bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,43 @@ pub enum BootstrapOperation<'a> {
     SetShard(SetShard<'a>),
     /// Answered `status`.
     Status,
+    /// What would move for some actions, by what the shards hold now; nothing is changed. Every shard
+    /// must be there. Answered `plan`.
+    Plan(PlanActions),
+    /// Begins to carry out a plan. Answered `done`, or refused where the map has changed since.
+    Apply(ApplyPlan),
+    /// How far the moves are. Answered `moves`.
+    Moves,
+    /// Ends the moves: what is not handed over stays where it is. Answered `done`.
+    CancelMoves,
+    /// Stops moves, or lets them go on. Answered `done`.
+    PauseMoves(PauseMoves),
+    /// The maps before this one. Answered `history`.
+    History,
+}
+
+/// What is to be planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanActions {
+    /// The actions, each on what the one before leaves.
+    pub actions: Vec<Action>,
+}
+
+/// A plan to carry out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyPlan {
+    /// The plan.
+    pub plan: Box<Plan>,
+    /// How many bytes a second may move; as many as can where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+}
+
+/// Whether moves stop or go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "described above")]
+pub struct PauseMoves {
+    pub paused: bool,
 }
 
 /// The index to create.
@@ -73,8 +111,70 @@ pub enum BootstrapAnswer {
     Indexes(Vec<Index>),
     Index(Index),
     Status(Vec<ShardStatus>),
+    Plan(Box<Plan>),
+    Moves(MovesStatus),
+    History(Vec<PastMap>),
     Done,
     Error(WireError),
+}
+
+/// What is left of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovesStatus {
+    /// The moves, the first of them under way.
+    pub moves: Vec<MoveStatus>,
+    /// None goes on until told.
+    pub paused: bool,
+    /// How many bytes a second may move, if that is bounded.
+    pub rate: Option<u64>,
+}
+
+/// How far a move is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveStatus {
+    /// Names it.
+    pub id: String,
+    /// What moves.
+    pub range: Range,
+    /// The name of the source.
+    pub from: String,
+    /// The name of the target.
+    pub to: String,
+    /// Where it stands.
+    pub step: MoveStep,
+    /// About how many documents the range had when it was planned.
+    pub documents: u64,
+    /// About how many bytes.
+    pub bytes: u64,
+    /// How far the target is, of the move under way and as far as it is known.
+    pub progress: Option<Incoming>,
+    /// Why it failed, if it did: the range stays with the source.
+    pub why: Option<String>,
+}
+
+/// Where a move stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveStep {
+    /// Another one is under way.
+    Waiting,
+    /// The target takes the documents over; the source serves the range.
+    Copying,
+    /// The source gives the range up, then the target serves it.
+    HandingOver,
+    /// It does not go on: cancel, and plan again.
+    Failed,
+}
+
+/// A map that was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastMap {
+    /// The map.
+    pub map: RangeMap,
+    /// When it was replaced, in milliseconds since 1970.
+    pub until: u64,
+    /// By what.
+    pub why: String,
 }
 
 /// How bootstrap sees a shard.

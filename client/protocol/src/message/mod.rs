@@ -8,6 +8,7 @@
 //! document without copying or decoding it.
 
 mod bootstrap;
+mod handover;
 mod shard;
 mod stat;
 
@@ -15,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use self::bootstrap::*;
+pub use self::handover::*;
 pub use self::shard::*;
 pub use self::stat::*;
 use crate::error::WireError;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ShardStat;
+use super::{BucketSums, RangeSum, ShardStat, SourceOperation, Tail, TailCursor, TargetOperation};
 use crate::error::WireError;
 use crate::limits::{Expiry, IndexSettings, Policy};
 use crate::range_map::Range;
@@ -66,6 +66,13 @@ pub enum ShardOperation<'a> {
     /// Sets the limit in bytes, and the policy. Where more is used, the policy decides: refused with
     /// `quota_exceeded`, or answered `done` once enough is evicted.
     SetSize(SetSize),
+    /// What the documents of each bucket of the ring come to. Answered `buckets`.
+    Buckets,
+
+    /// To a shard that is to take a range over, or does.
+    Target(TargetOperation<'a>),
+    /// To the shard that it is taken over from.
+    Source(SourceOperation<'a>),
 }
 
 /// Where a document is: index and key.
@@ -186,6 +193,19 @@ pub struct Assignment {
     /// own.
     #[serde(default, skip_serializing_if = "Policy::is_default")]
     pub policy: Policy,
+    /// The freeze under which the shard gives ranges up: it must still hold. Left out where it gives up
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_up: Option<Frozen>,
+}
+
+/// A freeze of a range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// The move that it is for.
+    pub id: String,
+    /// The LSN after which nothing changes.
+    pub lsn: u64,
 }
 
 /// Who locks or releases.
@@ -265,6 +285,14 @@ pub enum ShardAnswer<'a> {
     Batch(Vec<MutationOutcome>),
     Page(Page<'a>),
     Stat(Box<ShardStat>),
+    TailEnd(TailCursor),
+    Tail(Tail<'a>),
+    /// Nothing changes in the range after this LSN.
+    Frozen {
+        lsn: u64,
+    },
+    Sums(Vec<RangeSum>),
+    Buckets(Box<BucketSums>),
     Done,
     Error(WireError),
 }

@@ -3,12 +3,16 @@
 //! It changes by [`Change`]s only, the same whether they come from the sequencer or from a replay,
 //! and is a function of the effects alone. So totals after a crash are exact without a count.
 
+mod buckets;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Assignment, IndexId, Version};
+pub use self::buckets::Sums;
+pub(crate) use self::buckets::{BUCKETS, Buckets};
+use crate::command::{Assignment, Incoming, IndexId, Version};
 use crate::effect::{Effect, Reason, Replaced};
 use crate::index::{Entry, IndexKey};
 use crate::limits::{IndexSettings, Policy};
@@ -99,6 +103,9 @@ pub(crate) struct IndexState {
     /// persisted: whoever applies one, and whoever opens, recounts.
     #[serde(skip)]
     pub(crate) distribution: [u64; BINS],
+    /// Not persisted either.
+    #[serde(skip)]
+    pub(crate) buckets: Buckets,
 }
 
 /// What an effect changes.
@@ -137,6 +144,8 @@ pub(crate) struct State {
     pub(crate) highest_index_id: IndexId,
     /// Of all indexes that there ever were.
     pub(crate) removals: Removals,
+    /// What is being taken over from another shard.
+    pub(crate) incoming: Option<Arc<Incoming>>,
 }
 
 impl State {
@@ -150,7 +159,8 @@ impl State {
         let ids = indexes.iter().map(|(&id, index)| (Arc::clone(&index.name), id)).collect();
         let assignment = assignment.map(Arc::new);
         let used = saturating_sum(indexes.values().map(|index| index.totals.bytes));
-        Self { indexes, ids, assignment, locked_by, used, highest_index_id, removals }
+        let incoming = None;
+        Self { indexes, ids, assignment, locked_by, used, highest_index_id, removals, incoming }
     }
 
     /// How many documents there are.
@@ -169,11 +179,12 @@ impl State {
         sums
     }
 
-    /// Takes over the distribution that a recount came to.
+    /// Takes over the distribution and the buckets that a recount came to.
     pub(crate) fn take_distribution(&mut self, counted: &Self) {
         for (id, index) in &mut self.indexes {
             if let Some(counted) = counted.indexes.get(id) {
                 index.distribution = counted.distribution;
+                index.buckets = counted.buckets.clone();
             }
         }
     }
@@ -205,10 +216,12 @@ impl State {
                 self.removals.note(*reason);
                 if let Some(replaced) = replaced {
                     of_index.totals.subtract(Share::from(replaced));
+                    of_index.buckets.subtract(key.position(), Share::from(replaced));
                     self.used = self.used.saturating_sub(u64::from(replaced.bytes));
                 }
                 if let Some(entry) = entry {
                     of_index.totals.add(Share::from(entry));
+                    of_index.buckets.add(key.position(), Share::from(entry));
                     self.used = self.used.saturating_add(u64::from(entry.bytes));
                 }
                 if let Some(bin) = bin {
@@ -233,6 +246,7 @@ impl State {
                     settings: create.settings,
                     removals: Removals::default(),
                     distribution: [0; BINS],
+                    buckets: Buckets::default(),
                 };
                 self.indexes.insert(create.id, index);
                 self.highest_index_id = self.highest_index_id.max(create.id);
@@ -248,7 +262,18 @@ impl State {
                     self.used = self.used.saturating_sub(index.totals.bytes);
                 }
             }
-            Effect::Assign(assignment) => self.assignment = Some(Arc::new(assignment.clone())),
+            Effect::Assign(assignment) => {
+                self.assignment = Some(Arc::new(assignment.clone()));
+                let is_owned = |incoming: &Arc<Incoming>| {
+                    incoming.ranges.iter().all(|&(start, end)| self.owns(start, end))
+                };
+                // What was being taken over is this shard's now.
+                if self.incoming.as_ref().is_some_and(is_owned) {
+                    self.incoming = None;
+                }
+            }
+            Effect::Receive(incoming) => self.incoming = Some(Arc::new(incoming.clone())),
+            Effect::StopReceiving => self.incoming = None,
             Effect::Lock(lock) => self.locked_by = Some(lock.owner.clone()),
             Effect::Release => self.locked_by = None,
             Effect::SetLimit(set) => {
@@ -259,7 +284,7 @@ impl State {
                 }
             }
             // Documents come as `Change::Document`.
-            Effect::Put(_) | Effect::Remove(_) | Effect::Tombstone(_) => {}
+            Effect::Put(_) | Effect::Remove(_) | Effect::Tombstone(_) | Effect::Skip(_) => {}
         }
     }
 
@@ -275,13 +300,27 @@ impl State {
         position >= end
     }
 
-    /// What of `within` is not owned, in ring order. The owned ranges are.
+    /// Whether a document at a position is to be kept: it is owned, or being taken over.
+    pub(crate) fn keeps(&self, position: u32) -> bool {
+        self.owns(position, position + 1) || self.is_incoming(position)
+    }
+
+    /// Whether documents at a position are being taken over.
+    pub(crate) fn is_incoming(&self, position: u32) -> bool {
+        let within = |&(start, end): &(u32, u32)| (start..end).contains(&position);
+        self.incoming.as_ref().is_some_and(|incoming| incoming.ranges.iter().any(within))
+    }
+
+    /// What of `within` is not to be kept, in ring order.
     pub(crate) fn unowned(&self, within: &[(u32, u32)]) -> Vec<(u32, u32)> {
         let owned = self.assignment.as_ref().map_or(&[][..], |assignment| &assignment.ranges);
+        let incoming = self.incoming.as_ref().map_or(&[][..], |incoming| &incoming.ranges);
+        let mut kept = [owned, incoming].concat();
+        kept.sort_unstable();
         let mut rest = Vec::new();
         for &(start, end) in within {
             let mut position = start;
-            for &(from, until) in owned {
+            for &(from, until) in &kept {
                 if from > position {
                     rest.push((position, from.min(end)));
                 }
@@ -306,6 +345,37 @@ impl State {
 
     pub(crate) fn epoch(&self) -> u64 {
         self.assignment.as_ref().map_or(0, |assignment| assignment.epoch)
+    }
+
+    /// The fifths of the owned ranges, each as ranges of positions: the inverse of [`State::bin`].
+    pub(crate) fn bins(&self) -> [Vec<(u32, u32)>; BINS] {
+        let ranges = self.assignment.as_ref().map_or(&[][..], |assignment| &assignment.ranges);
+        let width_of = |start: u32, end: u32| u64::from(end.saturating_sub(start));
+        let width: u64 = ranges.iter().map(|&(start, end)| width_of(start, end)).sum();
+        // The first place, counted over all ranges, of a bin.
+        let first = |bin: usize| (bin as u64 * width).div_ceil(BINS as u64);
+        std::array::from_fn(|bin| {
+            let (from, until) = (first(bin), first(bin + 1));
+            let mut before = 0;
+            let mut pieces = Vec::new();
+            for &(start, end) in ranges {
+                let here = before..before + width_of(start, end);
+                let (first, last) = (from.max(here.start), until.min(here.end));
+                if first < last {
+                    let position = |place: u64| start + (place - before) as u32;
+                    pieces.push((position(first), position(last)));
+                }
+                before = here.end;
+            }
+            pieces
+        })
+    }
+
+    /// Takes over distributions that were counted.
+    pub(crate) fn set_distributions(&mut self, counted: &BTreeMap<IndexId, [u64; BINS]>) {
+        for (id, index) in &mut self.indexes {
+            index.distribution = counted.get(id).copied().unwrap_or_default();
+        }
     }
 
     /// Which fifth of the owned ranges a position lies in.
@@ -368,10 +438,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_being_taken_over_is_kept_and_not_owned() {
+        let mut state = with_ranges(&[(20, 30)]);
+        let incoming =
+            Incoming { id: "m".to_owned(), ranges: vec![(5, 10), (30, 32)], note: Vec::new() };
+        state.apply(&Change::Control(Effect::Receive(incoming)));
+        assert_eq!(state.unowned(&[(0, 50)]), [(0, 5), (10, 20), (32, 50)]);
+        assert!(state.keeps(7) && !state.owns(7, 8) && !state.keeps(10));
+        let mut owned = state.assignment.as_deref().unwrap().clone();
+        owned.ranges = vec![(5, 10), (20, 31)];
+        state.apply(&Change::Control(Effect::Assign(owned.clone())));
+        assert!(state.incoming.is_some(), "a part of it is owned only");
+        owned.ranges = vec![(5, 10), (20, 32)];
+        state.apply(&Change::Control(Effect::Assign(owned)));
+        assert_eq!(state.incoming, None);
+    }
+
+    #[test]
     fn bins_are_fifths_of_what_is_owned() {
         let state = with_ranges(&[(0, 10), (90, 100)]);
         let bins = [0, 3, 4, 9, 90, 95, 99, 50].map(|position| state.bin(position));
         let expected = [Some(0), Some(0), Some(1), Some(2), Some(2), Some(3), Some(4), None];
         assert_eq!(bins, expected);
+        for ranges in [&[(0, 10), (90, 100)][..], &[(7, 8)], &[(0, 3), (5, 6), (10, 33)], &[]] {
+            let state = with_ranges(ranges);
+            let bins = state.bins();
+            for position in 0..100 {
+                let within = |&(start, end): &(u32, u32)| (start..end).contains(&position);
+                let bin = bins.iter().position(|pieces| pieces.iter().any(within));
+                assert_eq!(bin, state.bin(position), "{position} of {ranges:?}");
+            }
+        }
     }
 }

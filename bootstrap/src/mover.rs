@@ -1,0 +1,137 @@
+//! Driving the move under way, step by step.
+//!
+//! What the shards do of a move they are asked here: the target to take the range over, and to complete
+//! that. Giving up and taking the range are assignments, which the shards are told as any other state.
+//! Nothing is remembered here, so that a restart goes on from what is persisted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sherd_client::ShardReply;
+use sherd_protocol::WireError;
+use sherd_protocol::message::{Incoming, MoveId, Receive, ShardOperation, TargetOperation};
+use tokio::time::sleep;
+
+use crate::control::Control;
+use crate::moves::{Move, Step, Taken};
+use crate::state::State;
+
+/// How often the target is asked how far it is.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The pause after something went wrong.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a shard may take to answer, but for the completion.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How long the target may take to complete.
+const COMPLETION_TIME: Duration = Duration::from_secs(20);
+
+/// With so many records or fewer of the source's log left to read, the target is nearly up to date.
+const NEARLY: u64 = 20_000;
+
+/// Drives moves for ever.
+pub(crate) async fn drive(control: Arc<Control>) {
+    let mut states = control.states();
+    loop {
+        let state = Arc::clone(&states.borrow_and_update());
+        let Some(current) = state.moves.current() else {
+            *control.report.lock() = None;
+            if states.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let advanced = match &current.step {
+            Step::Copying => copy(&control, &state, current).await,
+            Step::HandingOver { epoch, .. } => hand_over(&control, current, *epoch).await,
+            Step::Failed { .. } => {
+                if states.changed().await.is_err() {
+                    return;
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = advanced {
+            note(&control, &current.id, &error);
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+}
+
+/// Says why the move does not go on.
+fn note(control: &Control, id: &str, error: &WireError) {
+    let why = error.to_string();
+    let mut report = control.report.lock();
+    let report =
+        report.get_or_insert_with(|| Incoming { id: id.to_owned(), ..Incoming::default() });
+    if report.error.as_ref() != Some(&why) {
+        tracing::warn!(r#move = %id, %why, "a move does not go on now");
+        report.error = Some(why);
+    }
+}
+
+/// Has the target take the range over; where it is nearly done, has it complete.
+async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), WireError> {
+    let (source, target) = (state.map.shard(&current.from), control.shard(&current.to));
+    let (Some(source), Some(target)) = (source, target) else {
+        let why = "a shard of it is not in the map any more".to_owned();
+        return control.take_step(&current.id, Taken::Failed { why }).await;
+    };
+    let paused = state.moves.paused;
+    let receive = TargetOperation::Receive(Receive {
+        id: &current.id,
+        range: current.range,
+        from: &source.address(),
+        rate: if paused { Some(0) } else { state.moves.rate },
+    });
+    target.ask(&ShardOperation::Target(receive), ANSWER_TIME).await?;
+    let stat = match target.ask(&ShardOperation::Stat, ANSWER_TIME).await? {
+        ShardReply::Stat(stat) => stat,
+        other => return Err(unexpected(&other)),
+    };
+    let incoming = stat.incoming.filter(|incoming| incoming.id == current.id);
+    control.report.lock().clone_from(&incoming);
+    let is_nearly_done = incoming.is_some_and(|it| it.copied && it.behind <= NEARLY);
+    if paused || !is_nearly_done {
+        sleep(POLL_INTERVAL).await;
+        return Ok(());
+    }
+    let complete = TargetOperation::Complete(MoveId { id: &current.id });
+    match target.ask(&ShardOperation::Target(complete), COMPLETION_TIME).await {
+        Ok(ShardReply::Frozen { lsn }) => {
+            tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "handing over");
+            control.take_step(&current.id, Taken::Copied { frozen_at: lsn }).await
+        }
+        Ok(other) => Err(unexpected(&other)),
+        Err(error @ WireError::Mismatch { .. }) => {
+            let why = error.to_string();
+            tracing::error!(r#move = %current.id, %why, "a move has failed; the source keeps the range");
+            control.take_step(&current.id, Taken::Failed { why }).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until the source has given the range up and the target holds it, or the source has refused.
+async fn hand_over(control: &Control, current: &Move, epoch: u64) -> Result<(), WireError> {
+    let mut verdict = control.verdict();
+    let said = verdict.wait_for(|said| said.is_some_and(|said| said.epoch == epoch)).await;
+    let Ok(given_up) = said.map(|said| said.is_some_and(|said| said.given_up)) else {
+        return Ok(());
+    };
+    if !given_up {
+        tracing::warn!(r#move = %current.id, "the range stays with the source, and is copied on");
+        return control.take_step(&current.id, Taken::Refused).await;
+    }
+    if let Some(target) = control.shard(&current.to) {
+        target.holds(epoch).await;
+    }
+    tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "moved");
+    control.take_step(&current.id, Taken::Owned).await
+}
+
+fn unexpected(reply: &ShardReply) -> WireError {
+    WireError::Internal { what: format!("a shard answered {reply:?}") }
+}

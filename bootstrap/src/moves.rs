@@ -1,0 +1,359 @@
+//! Moves of ranges: what is remembered of them, and their steps.
+//!
+//! A plan becomes a queue of moves, of which the first is under way. It is *copied* until the target has
+//! what the source has and the source has frozen the range; then it is *handed over*: the map names the
+//! target, the source is asked to give the range up, and only when it has, the target is told. Where the
+//! source was not frozen any more it refuses, has the range still, and the map is taken back. Each step
+//! is persisted before anyone acts on it, so whoever dies, the move goes on from there.
+
+use serde::{Deserialize, Serialize};
+use sherd_protocol::message::{Frozen, Incoming, MoveStatus, MoveStep, MovesStatus};
+use sherd_protocol::{Action, Plan, Range, RangeMap, WireError};
+
+use crate::state::{Command, State};
+
+/// The moves that are left of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Moves {
+    /// The first is under way.
+    pub(crate) queue: Vec<Move>,
+    /// None goes on.
+    pub(crate) paused: bool,
+    /// How many bytes a second a move may bring.
+    pub(crate) rate: Option<u64>,
+    /// Shards that leave the map when all is moved.
+    pub(crate) leaving: Vec<String>,
+}
+
+/// A range on its way from one shard to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Move {
+    /// No other move of the cluster has it.
+    pub(crate) id: String,
+    /// What moves.
+    pub(crate) range: Range,
+    /// The source.
+    pub(crate) from: String,
+    /// The target.
+    pub(crate) to: String,
+    /// About how much it was when it was planned.
+    pub(crate) documents: u64,
+    /// In bytes of keys and documents.
+    pub(crate) bytes: u64,
+    /// How far it is.
+    pub(crate) step: Step,
+}
+
+/// How far a move is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Step {
+    /// The target takes the documents over, and the source owns the range.
+    Copying,
+    /// The map names the target. The source is to give the range up, if nothing has changed in it since.
+    HandingOver {
+        /// The first epoch of that map.
+        epoch: u64,
+        /// The LSN of the source after which nothing may have changed.
+        frozen_at: u64,
+    },
+    /// It does not go on; the source owns the range.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A step of a move that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Target and source have the same, and the source is frozen.
+    Copied {
+        /// After which LSN.
+        frozen_at: u64,
+    },
+    /// The source refused to give the range up.
+    Refused,
+    /// The target owns the range.
+    Owned,
+    /// It cannot go on.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Moves {
+    /// The move under way.
+    pub(crate) fn current(&self) -> Option<&Move> {
+        self.queue.first()
+    }
+}
+
+impl Moves {
+    /// What is told of it.
+    pub(crate) fn status(&self, report: Option<&Incoming>) -> MovesStatus {
+        let status = |(i, it): (usize, &Move)| {
+            let (step, why) = match &it.step {
+                Step::Copying if i > 0 => (MoveStep::Waiting, None),
+                Step::Copying => (MoveStep::Copying, None),
+                Step::HandingOver { .. } => (MoveStep::HandingOver, None),
+                Step::Failed { why } => (MoveStep::Failed, Some(why.clone())),
+            };
+            MoveStatus {
+                id: it.id.clone(),
+                range: it.range,
+                from: it.from.clone(),
+                to: it.to.clone(),
+                step,
+                documents: it.documents,
+                bytes: it.bytes,
+                progress: report.filter(|report| report.id == it.id).cloned(),
+                why,
+            }
+        };
+        let moves = self.queue.iter().enumerate().map(status).collect();
+        MovesStatus { moves, paused: self.paused, rate: self.rate }
+    }
+}
+
+impl Move {
+    /// The freeze under which the source gives the range up, when it is to do so.
+    pub(crate) fn frozen(&self) -> Option<Frozen> {
+        match self.step {
+            Step::HandingOver { frozen_at, .. } => {
+                Some(Frozen { id: self.id.clone(), lsn: frozen_at })
+            }
+            _ => None,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let Self { range, from, to, .. } = self;
+        format!("{range} from {from} to {to}")
+    }
+}
+
+impl State {
+    /// Applies a command about moves. `next` has the next epoch already.
+    pub(crate) fn apply_to_moves(
+        &self,
+        next: &mut Self,
+        command: &Command,
+    ) -> Result<(), WireError> {
+        match command {
+            Command::StartMoves { plan, rate, at } => self.start(next, plan, *rate, *at),
+            Command::CancelMoves => {
+                // What is handed over goes on: the source may have given the range up.
+                next.moves.queue.retain(|it| matches!(it.step, Step::HandingOver { .. }));
+                next.moves.leaving.clear();
+                next.moves.paused = false;
+                Ok(())
+            }
+            Command::PauseMoves { paused } => {
+                next.moves.paused = *paused;
+                Ok(())
+            }
+            Command::TakeStep { id, taken, at } => self.take_step(next, id, taken, *at),
+            _ => Ok(()),
+        }
+    }
+
+    fn start(
+        &self,
+        next: &mut Self,
+        plan: &Plan,
+        rate: Option<u64>,
+        at: u64,
+    ) -> Result<(), WireError> {
+        self.check_plan(plan)?;
+        let mut why = Vec::new();
+        for action in &plan.actions {
+            match action {
+                Action::Add { shard } => {
+                    next.map.shards.push(shard.clone());
+                    why.push(format!("shard {:?} added", shard.name));
+                }
+                Action::Remove { shard } => next.moves.leaving.push(shard.clone()),
+                _ => {}
+            }
+        }
+        if !why.is_empty() {
+            next.remember(&self.map, at, why.join(", "));
+        }
+        let moves = plan.moves.iter().enumerate().map(|(i, planned)| Move {
+            id: format!("{}.{i}", next.map.epoch),
+            range: planned.range,
+            from: planned.from.clone(),
+            to: planned.to.clone(),
+            documents: planned.documents,
+            bytes: planned.bytes,
+            step: Step::Copying,
+        });
+        next.moves.queue = moves.collect();
+        next.moves.rate = rate;
+        next.moves.paused = false;
+        next.let_go(at);
+        next.map.check().map_err(|fault| WireError::bad_request("plan", fault))
+    }
+
+    /// Checks that a plan is of this map, and can be carried out.
+    fn check_plan(&self, plan: &Plan) -> Result<(), WireError> {
+        let refused = |why: String| Err(WireError::bad_request("plan", why));
+        if !self.moves.queue.is_empty() {
+            return refused(
+                "another plan is being carried out: `sherd cluster status` shows it, `sherd cluster \
+                 cancel` ends it"
+                    .to_owned(),
+            );
+        }
+        if plan.cluster != self.map.cluster {
+            return refused(format!("it is of another cluster, {}", plan.cluster));
+        }
+        // Epochs of the catalogue leave the map as it is.
+        let replaced = self.history.last().map_or(0, |past| past.map.epoch);
+        if plan.epoch <= replaced || plan.epoch > self.map.epoch || plan.before != self.map.ranges {
+            return refused(format!(
+                "it was made from the map of epoch {}, which has changed since; plan again",
+                plan.epoch
+            ));
+        }
+        for action in &plan.actions {
+            if let Action::Add { shard } = action
+                && self.map.shards.iter().any(|known| known.name == shard.name)
+            {
+                return refused(format!("there is a shard {:?} already", shard.name));
+            }
+        }
+        let is_known = |name: &String| plan.shards_after.iter().any(|shard| shard.name == *name);
+        for planned in &plan.moves {
+            let Range { start, end } = planned.range;
+            let owner = self.map.owner(sherd_protocol::Position(start));
+            let owned = owner.is_some_and(|owned| {
+                owned.shard == planned.from && owned.end >= end && start < end
+            });
+            if !owned || !is_known(&planned.to) || planned.from == planned.to {
+                let (range, from, to) = (planned.range, &planned.from, &planned.to);
+                return refused(format!("{range} cannot move from {from:?} to {to:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_step(
+        &self,
+        next: &mut Self,
+        id: &str,
+        taken: &Taken,
+        at: u64,
+    ) -> Result<(), WireError> {
+        let current = self.moves.current().filter(|current| current.id == id);
+        let Some(current) = current else {
+            return Err(WireError::bad_request("id", format!("the move {id} is not under way")));
+        };
+        match (&current.step, taken) {
+            (Step::Copying, Taken::Copied { frozen_at }) => {
+                next.remember(&self.map, at, current.describe());
+                next.map.give(current.range, &current.to);
+                let epoch = next.map.epoch;
+                next.moves.queue[0].step = Step::HandingOver { epoch, frozen_at: *frozen_at };
+            }
+            (Step::Copying, Taken::Failed { why }) => {
+                next.moves.queue[0].step = Step::Failed { why: why.clone() };
+            }
+            (Step::HandingOver { .. }, Taken::Refused) => {
+                next.remember(&self.map, at, format!("{} taken back", current.describe()));
+                next.map.give(current.range, &current.from);
+                next.moves.queue[0].step = Step::Copying;
+            }
+            (Step::HandingOver { .. }, Taken::Owned) => {
+                next.moves.queue.remove(0);
+                next.let_go(at);
+            }
+            (step, taken) => {
+                let what = format!("the move {id} is at {step:?}, and cannot be {taken:?}");
+                return Err(WireError::Internal { what });
+            }
+        }
+        Ok(())
+    }
+
+    /// When all is moved, takes out of the map what is to leave.
+    fn let_go(&mut self, at: u64) {
+        if !self.moves.queue.is_empty() {
+            return;
+        }
+        let leaving = std::mem::take(&mut self.moves.leaving);
+        let empty = |name: &String| self.map.ranges_of(name).is_empty();
+        let leaving: Vec<String> = leaving.into_iter().filter(empty).collect();
+        if !leaving.is_empty() {
+            let past = self.map.clone();
+            self.map.shards.retain(|shard| !leaving.contains(&shard.name));
+            self.remember(&past, at, format!("removed: {}", leaving.join(", ")));
+        }
+    }
+
+    /// The ranges that a shard has room for: those that it owns, and the one that it is taking over.
+    pub(crate) fn ranges_with_incoming(&self, shard: &str) -> Vec<Range> {
+        let mut ranges = self.map.ranges_of(shard);
+        if let Some(current) = self.moves.current()
+            && current.to == shard
+            && current.step == Step::Copying
+        {
+            ranges.push(current.range);
+        }
+        ranges
+    }
+
+    /// The epoch from which on a shard is a target of a hand-over: it may be told that it owns the range
+    /// only when the source has given it up.
+    pub(crate) fn awaits_source(&self, shard: &str) -> Option<u64> {
+        self.handed_over().filter(|(current, _)| current.to == shard).map(|(_, epoch)| epoch)
+    }
+
+    /// The epoch from which on a shard is a source of a hand-over.
+    pub(crate) fn hands_over(&self, shard: &str) -> Option<u64> {
+        self.handed_over().filter(|(current, _)| current.from == shard).map(|(_, epoch)| epoch)
+    }
+
+    fn handed_over(&self) -> Option<(&Move, u64)> {
+        match self.moves.current()? {
+            current @ Move { step: Step::HandingOver { epoch, .. }, .. } => Some((current, *epoch)),
+            _ => None,
+        }
+    }
+}
+
+/// Changes of owners.
+trait Give {
+    fn give(&mut self, range: Range, to: &str);
+}
+
+impl Give for RangeMap {
+    /// Gives a range to a shard. Ranges of one owner that meet become one.
+    fn give(&mut self, range: Range, to: &str) {
+        let mut pieces = Vec::new();
+        for owned in &self.ranges {
+            let mut cut = vec![owned.start, owned.end];
+            cut.extend(
+                [range.start, range.end].iter().filter(|&&at| owned.start < at && at < owned.end),
+            );
+            cut.sort_unstable();
+            pieces.extend(cut.windows(2).map(|ends| {
+                let (start, end) = (ends[0], ends[1]);
+                let is_given = range.start <= start && end <= range.end;
+                let shard = if is_given { to.to_owned() } else { owned.shard.clone() };
+                sherd_protocol::range_map::OwnedRange { start, end, shard }
+            }));
+        }
+        pieces.dedup_by(|next, before| {
+            let is_one = next.shard == before.shard && next.start == before.end;
+            if is_one {
+                before.end = next.end;
+            }
+            is_one
+        });
+        self.ranges = pieces;
+    }
+}

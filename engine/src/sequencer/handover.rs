@@ -1,0 +1,311 @@
+//! Ranges on their way from one shard to another: what the sequencers of both do.
+//!
+//! The target *receives* a range: what comes is stored like any document, and is neither seen nor
+//! evicted before the shard owns it. The source goes on serving until the target has nearly all, then
+//! *freezes* the range for a moment, and gives it up once the target has the rest: only if nothing
+//! can have changed since it was frozen. A freeze is in memory alone and ends by itself, so whoever
+//! dies meanwhile, the source serves again, or has given the range up durably.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::mutate::NewDocument;
+use super::room::RoomForEvictions;
+use super::{CONTROL_RECORD_BYTES, Sequencer};
+use crate::command::{Assignment, Import, Imported, Incoming, Key, Outcome, Span, Version};
+use crate::effect::{self, Effect, Reason};
+use crate::error::{Error, Result};
+use crate::index::{Entry, IndexKey};
+use crate::log::{MAX_LSN, Purpose, record};
+use crate::read;
+use crate::state::Change;
+
+/// How far LSNs go beyond a version that they are behind: the next versions of the other shard are
+/// then not ahead at once.
+const SKIP_AHEAD: u64 = 1 << 20;
+
+/// What a skip's record takes at most.
+const SKIP_BYTES: usize = 64;
+
+/// Ranges that are about to be given up.
+pub(super) struct Frozen {
+    id: String,
+    ranges: Vec<(u32, u32)>,
+    /// The last LSN before.
+    at: Version,
+    until: Instant,
+}
+
+impl Frozen {
+    fn holds(&self) -> bool {
+        Instant::now() < self.until
+    }
+}
+
+impl Sequencer {
+    /// Whether changes at a position are refused for now.
+    pub(super) fn is_frozen(&self, position: u32) -> bool {
+        let within = |&(start, end): &(u32, u32)| (start..end).contains(&position);
+        self.frozen
+            .as_ref()
+            .is_some_and(|frozen| frozen.ranges.iter().any(within) && frozen.holds())
+    }
+
+    /// Whether what lies at a position is not to be evicted, and not removed when it expires: the other
+    /// shard must have the same there.
+    pub(super) fn is_on_its_way(&self, position: u32) -> bool {
+        self.state.is_incoming(position) || self.is_frozen(position)
+    }
+
+    /// Freezes owned ranges.
+    pub(super) fn freeze_ranges(
+        &mut self,
+        id: String,
+        ranges: Vec<(u32, u32)>,
+        at_most: Duration,
+    ) -> Result<Outcome> {
+        self.settle()?;
+        if !ranges.iter().all(|&(start, end)| self.state.owns(start, end)) {
+            return Err(Error::WrongShard { epoch: self.state.epoch() });
+        }
+        // The other shard reads what is durable.
+        self.sync_or_stop()?;
+        let at = self.log.next_lsn() - 1;
+        self.frozen = Some(Frozen { id, ranges, at, until: Instant::now() + at_most });
+        Ok(Outcome::Frozen(at))
+    }
+
+    pub(super) fn thaw(&mut self, id: &str) -> Outcome {
+        self.frozen.take_if(|frozen| frozen.id == id);
+        Outcome::Done
+    }
+
+    /// Ends the freeze of what is not owned any more: it may come back.
+    pub(super) fn forget_given_up(&mut self) {
+        let state = &self.state;
+        self.frozen
+            .take_if(|frozen| !frozen.ranges.iter().all(|&(start, end)| state.owns(start, end)));
+    }
+
+    /// Checks that all that an assignment gives up is frozen for a move.
+    pub(super) fn check_frozen(
+        &self,
+        id: &str,
+        frozen_at: Version,
+        offered: &Assignment,
+    ) -> Result<()> {
+        let is_it = |frozen: &&Frozen| frozen.id == id && frozen.at == frozen_at && frozen.holds();
+        let frozen = self.frozen.as_ref().filter(is_it);
+        let frozen = frozen.map_or(&[][..], |frozen| &frozen.ranges);
+        let mut kept = [&offered.ranges[..], frozen].concat();
+        kept.sort_unstable();
+        let held = self.state.assignment.as_ref().map_or(&[][..], |held| &held.ranges);
+        let covered = |&(start, end): &(u32, u32)| {
+            let mut position = start;
+            for &(from, until) in &kept {
+                if from <= position {
+                    position = position.max(until);
+                }
+            }
+            position >= end
+        };
+        if held.iter().all(covered) { Ok(()) } else { Err(Error::NotFrozen { id: id.to_owned() }) }
+    }
+
+    /// The effect of beginning to receive ranges.
+    pub(super) fn receive(
+        &self,
+        id: String,
+        ranges: Vec<(u32, u32)>,
+    ) -> Result<Option<Effect<'static>>> {
+        match &self.state.incoming {
+            Some(held) if held.id == id && held.ranges == ranges => return Ok(None),
+            Some(held) => return Err(Error::Receiving { id: held.id.clone() }),
+            None => {}
+        }
+        let owned_in_part = ranges.iter().any(|range| {
+            let unowned = self.state.unowned(std::slice::from_ref(range));
+            unowned != [*range]
+        });
+        if owned_in_part {
+            return Err(Error::Owned { id });
+        }
+        // Documents of a time when the shard owned the range are not those that will come.
+        self.check_cleared(&ranges)?;
+        Ok(Some(Effect::Receive(Incoming { id, ranges, note: Vec::new() })))
+    }
+
+    /// Stores and removes what another shard has stored and removed, all or none.
+    pub(super) fn import(&mut self, import: &Import) -> Result<Outcome> {
+        self.settle()?;
+        if let Some(owner) = &self.state.locked_by {
+            return Err(Error::Locked { owner: owner.clone() });
+        }
+        self.check_backlog()?;
+        let Import { id, documents, whole, note } = import;
+        let mut incoming = match &self.state.incoming {
+            Some(held) if held.id == *id => Incoming::clone(held),
+            _ => return Err(Error::NotReceiving { id: id.clone() }),
+        };
+        incoming.note.clone_from(note);
+        let position = |imported: &Imported| place(imported).1.position;
+        if !documents.iter().all(|it| self.state.is_incoming(position(it))) {
+            return Err(Error::NotReceiving { id: id.clone() });
+        }
+        let gone = match whole {
+            Some(span) => self.others(span, documents)?,
+            None => Vec::new(),
+        };
+        self.raise_lsn(documents.iter().map(version).max().unwrap_or(0))?;
+        self.now = self.shared.clock.now();
+        let of_incoming = incoming.id.len() + incoming.note.len() + incoming.ranges.len() * 16;
+        let of_gone = gone.iter().map(|key| effect::record_bytes(key.key().len())).sum::<usize>();
+        let bytes = documents.iter().map(record_bytes).sum::<usize>()
+            + of_gone
+            + of_incoming
+            + CONTROL_RECORD_BYTES;
+        let mut evictions = 0;
+        loop {
+            self.make_room(bytes + evictions, Purpose::Growth)?;
+            let mark = self.mark();
+            self.room_for_evictions = RoomForEvictions::new(evictions);
+            let start = self.batch.bytes.len();
+            let taken = self.take_over(import, &gone);
+            if let Some(more) = self.room_for_evictions.more() {
+                evictions = more;
+                self.roll_back(mark);
+                continue;
+            }
+            if let Err(error) = taken {
+                self.roll_back(mark);
+                return Err(error);
+            }
+            let progress = Effect::Receive(incoming);
+            self.record(&progress);
+            let change = Change::Control(progress);
+            self.state.apply(&change);
+            self.batch.changes.push(change);
+            record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+            self.try_commit()?;
+            // With another durability too: the other shard is about to forget what was taken over.
+            self.sync_or_stop()?;
+            return Ok(Outcome::Done);
+        }
+    }
+
+    /// Adds what is imported to the batch, where nothing later is there.
+    fn take_over(&mut self, import: &Import, gone: &[IndexKey]) -> Result<()> {
+        if let Some(span) = &import.whole {
+            for key in gone {
+                if let Some(found) = self.current(span.index, key)? {
+                    self.remove(span.index, key.clone(), &found, Reason::Asked);
+                }
+            }
+        }
+        for imported in &import.documents {
+            let (index, key) = place(imported);
+            if !self.state.indexes.contains_key(&index) {
+                // One that was created there and not here yet would lose documents.
+                return Err(Error::IndexNotFound(index));
+            }
+            let key = IndexKey::from(key);
+            let found = self.current(index, &key)?;
+            match imported {
+                Imported::Put { version, expires_at, document, .. } => {
+                    self.take_over_document(index, key, found, (*version, *expires_at), document)?;
+                }
+                Imported::Removed { version, .. } => {
+                    if let Some(found) = found.filter(|found| found.version < *version) {
+                        self.remove(index, key, &found, Reason::Asked);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_over_document(
+        &mut self,
+        index: crate::IndexId,
+        key: IndexKey,
+        found: Option<Entry>,
+        (version, expires_at): (Version, u64),
+        document: &Bytes,
+    ) -> Result<()> {
+        let is_later = found.is_some_and(|found| {
+            found.version > version || (found.version, found.expires_at) == (version, expires_at)
+        });
+        if is_later {
+            return Ok(());
+        }
+        let bytes = (key.key().len() + document.len()) as u64;
+        let found = self.make_way(index, &key, bytes, found)?;
+        self.put(NewDocument { index, key, version, expires_at, document, found });
+        Ok(())
+    }
+
+    /// The published keys of a span that are not among some documents.
+    fn others(&self, span: &Span, documents: &[Imported]) -> Result<Vec<IndexKey>> {
+        let kept: HashSet<IndexKey> = documents
+            .iter()
+            .map(place)
+            .filter(|(index, _)| *index == span.index)
+            .map(|(_, key)| IndexKey::from(key))
+            .collect();
+        let view = self.shared.view.read();
+        let mut keys = read::keys_in(&view, &*self.shared.index.get()?, span)?;
+        keys.retain(|key| !kept.contains(key));
+        Ok(keys)
+    }
+
+    /// Makes the next LSN higher than a version of another shard: no record may carry a version beyond
+    /// its own LSN, or a removal would not outweigh it.
+    fn raise_lsn(&mut self, version: Version) -> Result<()> {
+        let next = self.log.next_lsn() + self.batch.records;
+        if next > version {
+            return Ok(());
+        }
+        if version > MAX_LSN / 2 {
+            return Err(Error::ImpossibleVersion { version });
+        }
+        self.make_room(SKIP_BYTES, Purpose::Growth)?;
+        let to = version + SKIP_AHEAD;
+        let start = self.batch.bytes.len();
+        let skip = Effect::Skip(to);
+        self.record(&skip);
+        // The batch takes all these LSNs.
+        self.batch.records = to - self.log.next_lsn();
+        record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+        self.batch.changes.push(Change::Control(skip));
+        Ok(())
+    }
+
+    /// Syncs now, whatever the durability. After a failure nothing more is written.
+    fn sync_or_stop(&mut self) -> Result<()> {
+        self.sync().inspect_err(|error| self.shared.poison.set(error))
+    }
+}
+
+fn place(imported: &Imported) -> (crate::IndexId, &Key) {
+    match imported {
+        Imported::Put { index, key, .. } | Imported::Removed { index, key, .. } => (*index, key),
+    }
+}
+
+fn version(imported: &Imported) -> Version {
+    match imported {
+        Imported::Put { version, .. } | Imported::Removed { version, .. } => *version,
+    }
+}
+
+/// The bytes that the record of what is imported may take.
+fn record_bytes(imported: &Imported) -> usize {
+    match imported {
+        Imported::Put { key, document, .. } => {
+            effect::record_bytes(key.bytes.len() + document.len())
+        }
+        Imported::Removed { key, .. } => effect::record_bytes(key.bytes.len()),
+    }
+}

@@ -1,0 +1,286 @@
+//! Reading the end of the log: what another shard that takes a range over is to repeat.
+//!
+//! Whoever reads goes on from a cursor, and may stop for long and come back after a restart: what it
+//! has not read yet is held against compaction for a while after it last asked (the *pin*). Where it
+//! stays away for longer, or the disk is full, compaction may delete it; the next read is refused with
+//! [`Error::LogGone`], and the range has to be read anew.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Imported, Key};
+use crate::effect::Effect;
+use crate::error::{Error, Result};
+use crate::log::record::{self, ALIGNMENT, HEADER_BYTES, Record, u32_at};
+use crate::log::{Lsn, SEGMENT_HEADER_BYTES, Segment};
+use crate::shared::Shared;
+
+/// How much of a segment is read at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// After so much of the log, a page of it ends, whatever was in it for the reader.
+const PAGE_SCAN_BYTES: usize = 4 * 1024 * 1024;
+
+/// For how long what comes after the cursor is held after a read.
+const PIN_TIME: Duration = Duration::from_secs(60);
+
+/// Where a reader of the log goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TailCursor {
+    /// The LSN of the next record, or the first after it.
+    pub lsn: u64,
+    /// The segment in which that lies, as far as known: 0 for not.
+    pub segment: u32,
+    /// The offset in it.
+    pub offset: u32,
+}
+
+/// What lies behind a cursor in the log.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    /// What became of keys in the ranges asked for, in the order in which it did.
+    pub documents: Vec<Imported>,
+    /// Where to go on.
+    pub next: TailCursor,
+    /// The last LSN that is durable: all is read when `next` is beyond it.
+    pub durable_lsn: u64,
+}
+
+/// What of the log is held for a reader.
+#[derive(Default)]
+pub(crate) struct Pin(Mutex<Option<(Lsn, Instant)>>);
+
+impl Pin {
+    /// Holds what comes from an LSN on.
+    fn hold(&self, from: Lsn) {
+        *self.0.lock() = Some((from, Instant::now() + PIN_TIME));
+    }
+
+    /// Holds nothing.
+    pub(crate) fn release(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// The LSN from which on the log is held, if it is.
+    fn held(&self) -> Option<Lsn> {
+        let mut pin = self.0.lock();
+        pin.take_if(|(_, until)| *until < Instant::now());
+        pin.map(|(from, _)| from)
+    }
+}
+
+impl Shared {
+    /// The condemned segments that may be deleted.
+    pub(crate) fn deletable(&self) -> BTreeSet<u32> {
+        let mut condemned = self.condemned.lock().clone();
+        if condemned.is_empty() {
+            return condemned;
+        }
+        if self.space.is_full() {
+            self.pin.release();
+        }
+        let Some(from) = self.pin.held() else { return condemned };
+        let segments = self.segments.all();
+        for pair in segments.windows(2) {
+            // The last LSN of a segment is before the first one of the next.
+            if pair[1].first_lsn > from {
+                condemned.remove(&pair[0].number);
+            }
+        }
+        condemned
+    }
+
+    /// Where the log goes on, for a reader that is about to read all that there is.
+    pub(crate) fn tail_end(&self) -> TailCursor {
+        let lsn = self.durable_lsn.load(Ordering::Acquire) + 1;
+        self.pin.hold(lsn);
+        TailCursor { lsn, segment: 0, offset: 0 }
+    }
+
+    /// What became of keys in `ranges` from the cursor on, some `max_bytes` of it.
+    pub(crate) fn tail(
+        &self,
+        from: TailCursor,
+        ranges: &[(u32, u32)],
+        max_bytes: usize,
+    ) -> Result<Tail> {
+        let durable_lsn = self.durable_lsn.load(Ordering::Acquire);
+        self.pin.hold(from.lsn);
+        let mut reader = Reader { shared: self, next: from, durable_lsn, scanned: 0 };
+        let mut documents = Vec::new();
+        let mut bytes = 0;
+        while reader.next.lsn <= durable_lsn
+            && bytes < max_bytes
+            && reader.scanned < PAGE_SCAN_BYTES
+        {
+            for effect in reader.some(documents.is_empty())? {
+                let (index, key, length) = match &effect {
+                    Imported::Put { index, key, document, .. } => (index, key, document.len()),
+                    Imported::Removed { index, key, .. } => (index, key, 0),
+                };
+                let within = |&(start, end): &(u32, u32)| (start..end).contains(&key.position);
+                let wanted =
+                    ranges.iter().any(within) && self.view.read().state.indexes.contains_key(index);
+                if wanted {
+                    bytes += key.bytes.len() + length;
+                    documents.push(effect);
+                }
+            }
+        }
+        Ok(Tail { documents, next: reader.next, durable_lsn })
+    }
+}
+
+/// Reads the log, chunk by chunk.
+struct Reader<'a> {
+    shared: &'a Shared,
+    next: TailCursor,
+    durable_lsn: Lsn,
+    /// The bytes read.
+    scanned: usize,
+}
+
+impl Reader<'_> {
+    /// What the next groups of records did to documents. Empty where a segment ends. A group that is
+    /// long is read only if it is `the_first`: with others before it, it might be too much.
+    fn some(&mut self, the_first: bool) -> Result<Vec<Imported>> {
+        let gone = Error::LogGone { after: self.next.lsn - 1 };
+        let segment = self.segment().ok_or_else(|| gone.clone())?;
+        let failed = |error| Error::failed("read the log", &segment.path, error);
+        let sealed = segment.sealed.get().copied();
+        let limit = match sealed {
+            Some(length) => u64::from(length),
+            None => segment.file.length().map_err(failed)?,
+        };
+        let left = limit.saturating_sub(u64::from(self.next.offset)) as usize;
+        if sealed.is_some() && left == 0 {
+            let number = segment.number + 1;
+            let next = self.shared.segments.get(number).ok_or(gone)?;
+            self.next = TailCursor {
+                lsn: self.next.lsn.max(next.first_lsn),
+                segment: number,
+                offset: SEGMENT_HEADER_BYTES as u32,
+            };
+            return Ok(Vec::new());
+        }
+        let mut length = CHUNK_BYTES.min(left);
+        loop {
+            let mut bytes = vec![0; length];
+            match segment.file.read_exact_at(&mut bytes, u64::from(self.next.offset)) {
+                Ok(()) => {}
+                // It is being sealed, and was cut to its length just now.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof && sealed.is_none() => {
+                    return Ok(Vec::new());
+                }
+                Err(error) => return Err(failed(error)),
+            }
+            let (effects, read) = self.decode(&segment, &Bytes::from(bytes))?;
+            if read > 0 {
+                self.scanned += read;
+                self.next.offset += read as u32;
+                return Ok(effects);
+            }
+            if length == left {
+                let what = "what was durable is missing";
+                return Err(Error::corrupt(&segment.path, self.next.offset as usize, what));
+            }
+            // A group that is longer than the chunk.
+            if !the_first {
+                self.scanned = PAGE_SCAN_BYTES;
+                return Ok(Vec::new());
+            }
+            length = (length * 4).min(left);
+        }
+    }
+
+    /// The segment of the next record. Where its place is not known, that of its beginning.
+    fn segment(&mut self) -> Option<Arc<Segment>> {
+        let TailCursor { lsn, segment, offset } = self.next;
+        let known = self.shared.segments.get(segment).filter(|_| offset > 0);
+        if known.is_some() {
+            return known;
+        }
+        let all = self.shared.segments.all();
+        let after = all.partition_point(|segment| segment.first_lsn <= lsn);
+        let found = all.get(after.checked_sub(1)?)?;
+        let next = all.get(after);
+        // Between a segment and the next one that is there, others may have been deleted.
+        let is_whole = next.is_none_or(|next| next.number == found.number + 1);
+        if !is_whole {
+            return None;
+        }
+        self.next.segment = found.number;
+        self.next.offset = SEGMENT_HEADER_BYTES as u32;
+        Some(Arc::clone(found))
+    }
+
+    /// What the whole groups in `bytes` did, as far as they are durable and wanted, and how many bytes
+    /// these take.
+    fn decode(&mut self, segment: &Segment, bytes: &Bytes) -> Result<(Vec<Imported>, usize)> {
+        let corrupt = |offset: usize, what: &str| {
+            Error::corrupt(&segment.path, self.next.offset as usize + offset, what)
+        };
+        let mut effects = Vec::new();
+        let mut group = Vec::new();
+        let (mut offset, mut end) = (0, 0);
+        let mut next_lsn = self.next.lsn;
+        while bytes.len() - offset >= HEADER_BYTES {
+            let length = u32_at(bytes, offset + 4) as usize;
+            let is_cut_off = length > bytes.len() - offset;
+            if is_cut_off && length.is_multiple_of(ALIGNMENT) {
+                break;
+            }
+            let record = record::decode(&bytes[offset..], &self.shared.checksum)
+                .map_err(|what| corrupt(offset, what))?;
+            // Before the cursor only where its place was not known.
+            if record.lsn > self.durable_lsn {
+                break;
+            }
+            offset += record.length;
+            next_lsn = next_lsn.max(record.next_lsn());
+            if record.lsn >= self.next.lsn {
+                group.extend(decode(&record, bytes).map_err(|what| corrupt(offset, what))?);
+            }
+            if record.last_of_group {
+                effects.append(&mut group);
+                end = offset;
+                self.next.lsn = next_lsn;
+                if next_lsn > self.durable_lsn {
+                    break;
+                }
+            }
+        }
+        Ok((effects, end))
+    }
+}
+
+/// What a record did to a document, if to one.
+fn decode(
+    record: &Record<'_>,
+    bytes: &Bytes,
+) -> std::result::Result<Option<Imported>, &'static str> {
+    let key = |position: u32, key: &[u8]| Key { position, bytes: bytes.slice_ref(key) };
+    Ok(match Effect::decode(record.kind, record.payload)? {
+        Effect::Put(put) => Some(Imported::Put {
+            index: put.index,
+            key: key(put.position, put.key),
+            version: put.version,
+            expires_at: put.expires_at,
+            document: bytes.slice_ref(put.document),
+        }),
+        Effect::Remove(removal) => Some(Imported::Removed {
+            index: removal.index,
+            key: key(removal.position, removal.key),
+            version: record.lsn,
+        }),
+        // A removal once more, which came before; all else is no document's.
+        _ => None,
+    })
+}

@@ -1,0 +1,166 @@
+//! What the target of a move asks of the source: pages of a range, the end of the log, a freeze.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sherd_engine::{Command, Engine, Imported, Outcome};
+use sherd_node::Responder;
+use sherd_protocol::message::{
+    Export, Freeze, RangeSum, ReadTail, ShardAnswer, SourceOperation, Tail, TailChange, TailCursor,
+};
+use sherd_protocol::{Digest, Position, Range, WireError};
+use tokio::task::spawn_blocking;
+
+use super::control::submit;
+use super::scan::{self, MAX_PAGE_DOCUMENTS, PAGE_BYTES};
+use crate::refusal::refusal;
+use crate::shard::Shard;
+
+/// The longest that a range may be frozen at a time, whoever asks: whoever asked may be gone.
+const LONGEST_FREEZE: Duration = Duration::from_secs(30);
+
+pub(crate) fn source(
+    shard: &Shard,
+    body: &Bytes,
+    operation: &SourceOperation<'_>,
+    responder: Responder,
+) {
+    match operation {
+        SourceOperation::TailEnd => {
+            responder.send(&ShardAnswer::TailEnd(on_the_wire(shard.engine.tail_end())));
+        }
+        SourceOperation::Export(export) => match prepare(body, export) {
+            Ok(wanted) => read(shard, responder, PAGE_BYTES, move |engine, responder| match engine
+                .export(&wanted)
+            {
+                Ok(page) => scan::send(&page, "", responder),
+                Err(error) => responder.refuse(&refusal(error, "")),
+            }),
+            Err(error) => responder.refuse(&error),
+        },
+        SourceOperation::Tail(tail) => match scan::check_range(tail.range) {
+            Ok(()) => {
+                let tail = *tail;
+                read(shard, responder, PAGE_BYTES, move |engine, responder| {
+                    answer_tail(engine, tail, responder);
+                });
+            }
+            Err(error) => responder.refuse(&error),
+        },
+        SourceOperation::Freeze(freeze) => freeze_range(shard, freeze, responder),
+        SourceOperation::Thaw(id) => {
+            submit(shard, Command::Thaw { id: id.id.to_owned() }, responder);
+        }
+        SourceOperation::Sums(range) => match scan::check_range(*range) {
+            Ok(()) => {
+                let range = *range;
+                read(shard, responder, 0, move |engine, responder| match sums(engine, range) {
+                    Ok(sums) => responder.send(&ShardAnswer::Sums(sums)),
+                    Err(error) => responder.refuse(&error),
+                });
+            }
+            Err(error) => responder.refuse(&error),
+        },
+    }
+}
+
+/// What the documents of a range come to. Blocks.
+pub(crate) fn sums(engine: &Engine, range: Range) -> Result<Vec<RangeSum>, WireError> {
+    let sums = engine.sums(&[(range.start, range.end)]).map_err(|error| refusal(error, ""))?;
+    let sum = |(index, sums): (u32, sherd_engine::Sums)| {
+        let sherd_engine::Sums { documents, bytes, digest } = sums;
+        RangeSum { index, documents, bytes, digest: Digest(digest) }
+    };
+    Ok(sums.into_iter().map(sum).collect())
+}
+
+/// Reads on a blocking thread, a few at a time over all connections.
+fn read(
+    shard: &Shard,
+    mut responder: Responder,
+    bytes: usize,
+    work: impl FnOnce(&Engine, Responder) + Send + 'static,
+) {
+    responder.reserve(bytes);
+    let (engine, turns) = (shard.engine.clone(), Arc::clone(&shard.scans));
+    shard.runtime.spawn(async move {
+        // The semaphore is never closed. A responder that is dropped answers all the same.
+        let Ok(turn) = turns.acquire_owned().await else { return };
+        let done = spawn_blocking(move || {
+            work(&engine, responder);
+            drop(turn);
+        });
+        if let Err(error) = done.await {
+            tracing::error!(%error, "the reading for another shard failed");
+        }
+    });
+}
+
+fn prepare(body: &Bytes, export: &Export<'_>) -> Result<sherd_engine::Scan, WireError> {
+    let Export { index, range, after } = export;
+    scan::check_range(*range)?;
+    Ok(sherd_engine::Scan {
+        index: *index,
+        range: (range.start, range.end),
+        after: scan::cursor(body, *range, after.as_ref())?,
+        max_documents: MAX_PAGE_DOCUMENTS,
+        max_bytes: PAGE_BYTES,
+        keys_only: false,
+    })
+}
+
+fn answer_tail(engine: &Engine, ReadTail { from, range }: ReadTail, responder: Responder) {
+    let TailCursor { lsn, segment, offset } = from;
+    let from = sherd_engine::TailCursor { lsn, segment, offset };
+    let tail = match engine.tail(from, &[(range.start, range.end)], PAGE_BYTES) {
+        Ok(tail) => tail,
+        Err(error) => return responder.refuse(&refusal(error, "")),
+    };
+    let changes: Result<Vec<_>, _> = tail.documents.iter().map(change).collect();
+    match changes {
+        Ok(changes) => {
+            let (next, durable_lsn) = (on_the_wire(tail.next), tail.durable_lsn);
+            responder.send(&ShardAnswer::Tail(Tail { changes, next, durable_lsn }));
+        }
+        Err(error) => responder.refuse(&error),
+    }
+}
+
+fn change(imported: &Imported) -> Result<TailChange<'_>, WireError> {
+    let (index, key, version, document, expires_at) = match imported {
+        Imported::Put { index, key, version, expires_at, document } => {
+            (*index, key, *version, Some(&document[..]), *expires_at)
+        }
+        Imported::Removed { index, key, version } => (*index, key, *version, None, 0),
+    };
+    let position = Position(key.position);
+    // Keys are stored as they came, and they came as strings.
+    let key = std::str::from_utf8(&key.bytes).map_err(|error| WireError::Internal {
+        what: format!("a stored key of index {index} is not UTF-8: {error}"),
+    })?;
+    Ok(TailChange { index, position, key, version, document, expires_at })
+}
+
+fn freeze_range(shard: &Shard, freeze: &Freeze<'_>, responder: Responder) {
+    let Freeze { id, range, at_most } = *freeze;
+    if let Err(error) = scan::check_range(range) {
+        return responder.refuse(&error);
+    }
+    let command = Command::Freeze {
+        id: id.to_owned(),
+        ranges: vec![(range.start, range.end)],
+        at_most: Duration::from_millis(at_most).min(LONGEST_FREEZE),
+    };
+    let done = move |result: sherd_engine::Result<_>| match result {
+        Ok(Outcome::Frozen(lsn)) => responder.send(&ShardAnswer::Frozen { lsn }),
+        Ok(_) => responder.refuse(&super::mutation::unexpected()),
+        Err(error) => responder.refuse(&refusal(error, "")),
+    };
+    shard.engine.submit(command, Box::new(done));
+}
+
+fn on_the_wire(cursor: sherd_engine::TailCursor) -> TailCursor {
+    let sherd_engine::TailCursor { lsn, segment, offset } = cursor;
+    TailCursor { lsn, segment, offset }
+}
