@@ -57,6 +57,10 @@ impl Actions {
                 "move" => {
                     let start = parse_place(&next("START")?).map_err(Error::Usage)?;
                     let end = parse_place(&next("END")?).map_err(Error::Usage)?;
+                    if start >= end {
+                        let range = Range { start, end };
+                        return Err(Error::Usage(format!("{range} does not end after its start")));
+                    }
                     Action::Move { range: Range { start, end }, to: next("TO")? }
                 }
                 "rebalance" => Action::Rebalance,
@@ -158,6 +162,7 @@ mod tests {
             (&["add", "n", "h:0"], "is no address"),
             (&["move", "0.5", "1.5", "n"], "is no fraction"),
             (&["move", "a", "1", "n"], "is no fraction"),
+            (&["move", "0.5", "0.2", "n"], "does not end after"),
             (&["grow"], "is no action"),
             (&["remove"], "NAME is missing"),
         ];

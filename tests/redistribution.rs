@@ -1,0 +1,244 @@
+//! Ranges that move between real processes: what an operator does, and what becomes of it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+use support::{Cluster, Process, eventually, run, sherd, signal};
+
+use rustix::process::Signal;
+
+/// A shard that waits for its first assignment.
+struct Spare {
+    process: Process,
+    address: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Spare {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let mut process =
+            Process::start(sherd().args(["shard", "--port", "0", "--data"]).arg(data));
+        let address = process.wait_ready().to_string();
+        Self { process, address, _dir: dir }
+    }
+}
+
+/// Two indexes with some thousand documents, some of which expire one day.
+fn fill(cluster: &Cluster, documents: usize) {
+    for (index, ttl) in [("plain", None), ("mortal", Some("7d"))] {
+        let mut rows = String::new();
+        for i in 0..documents {
+            writeln!(rows, "{index}{i}|{{\"n\": {i}, \"text\": \"{}\"}}", "x".repeat(i % 90)).unwrap();
+        }
+        let mut arguments = vec!["write", index, "--force"];
+        arguments.extend(ttl.iter().flat_map(|ttl| ["--ttl", ttl]));
+        let ran = run(&mut cluster.command(arguments), rows);
+        ran.expect(0);
+    }
+}
+
+fn digest(cluster: &Cluster) -> String {
+    cluster.run(["digest"]).expect(0)
+}
+
+/// All rows of an index.
+fn rows(cluster: &Cluster, index: &str) -> Vec<String> {
+    let mut rows: Vec<_> =
+        cluster.run(["cat", index]).expect(0).lines().map(str::to_owned).collect();
+    rows.sort();
+    rows
+}
+
+fn json(cluster: &Cluster, arguments: &[&str]) -> Value {
+    let ran = run(&mut cluster.command(["--json"].iter().chain(arguments)), "");
+    serde_json::from_str(&ran.expect(0)).unwrap()
+}
+
+/// The names of the shards that own something, with how many ranges each.
+fn owners(cluster: &Cluster) -> Vec<(String, usize)> {
+    let map = json(cluster, &["map"]);
+    let mut owners: Vec<(String, usize)> = Vec::new();
+    for range in map["ranges"].as_array().unwrap() {
+        let name = range["shard"].as_str().unwrap();
+        match owners.iter_mut().find(|(known, _)| known == name) {
+            Some((_, count)) => *count += 1,
+            None => owners.push((name.to_owned(), 1)),
+        }
+    }
+    owners.sort();
+    owners
+}
+
+fn apply(cluster: &Cluster, actions: &[&str]) -> String {
+    run(&mut cluster.command(["cluster", "apply"].iter().chain(actions)), "").expect(0)
+}
+
+#[test]
+fn shards_join_and_leave_and_nothing_is_lost_or_doubled() {
+    let cluster = Cluster::start();
+    fill(&cluster, 3000);
+    let before = (digest(&cluster), rows(&cluster, "plain"), rows(&cluster, "mortal"));
+    let spare = Spare::start();
+    let check = |what: &str| {
+        let now = (digest(&cluster), rows(&cluster, "plain"), rows(&cluster, "mortal"));
+        assert_eq!(now.0, before.0, "after {what}");
+        assert!(now == before, "after {what}");
+    };
+
+    apply(&cluster, &["add", "third", &spare.address]);
+    check("a shard was added");
+    let stat = json(&cluster, &["stat"]);
+    let documents = stat["third"]["documents"].as_u64().unwrap();
+    assert!((1900..=2100).contains(&documents), "{documents} of 6000 documents, its fair third");
+    assert_eq!(owners(&cluster).len(), 3);
+
+    apply(&cluster, &["split", "third"]);
+    check("a split");
+    apply(&cluster, &["move", "0", "0.1", "third"]);
+    check("a move");
+    apply(&cluster, &["merge", "shard0", "shard1"]);
+    check("a merge");
+    assert!(!owners(&cluster).iter().any(|(name, _)| name == "shard1"));
+    apply(&cluster, &["rebalance"]);
+    check("a rebalance");
+    assert_eq!(owners(&cluster).len(), 3);
+    assert!(apply(&cluster, &["rebalance"]).starts_with("done: 0 moves"));
+
+    // Written after a move, a document has a higher version than before.
+    let version = |ran: String| ran.trim().rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    let write = || version(cluster.run(["write", "plain", "plain7", "1", "--overwrite"]).expect(0));
+    let first = write();
+    apply(&cluster, &["merge", "third", "shard0", "merge", "third", "shard1"]);
+    let second = write();
+    apply(&cluster, &["rebalance"]);
+    let third = write();
+    assert!(first < second && second < third, "{first}, {second}, {third}");
+
+    apply(&cluster, &["remove", "third"]);
+    assert_eq!(owners(&cluster).len(), 2);
+    assert_eq!(json(&cluster, &["stat"]).as_object().unwrap().len(), 2);
+    let mut expected = before.1.clone();
+    expected.retain(|row| !row.starts_with("plain7|"));
+    let mut now = rows(&cluster, "plain");
+    now.retain(|row| !row.starts_with("plain7|"));
+    assert!(now == expected, "after all");
+    let history = cluster.run(["map", "--history"]).expect(0);
+    for what in ["shard \"third\" added", "from shard1 to shard0", "removed: third"] {
+        assert!(history.contains(what), "{what}: {history}");
+    }
+    drop(spare.process);
+}
+
+#[test]
+fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
+    let cluster = Cluster::start();
+    fill(&cluster, 300);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plan.json");
+    let file = file.to_str().unwrap();
+    let shown = cluster.run(["cluster", "plan", "move", "0", "0.25", "shard1", "-o", file]).expect(0);
+    assert!(shown.contains("[0, 0.25)  shard0  shard1"), "{shown}");
+    let map = cluster.run(["map"]).expect(0);
+    assert!(map.contains("[0, 0.5)"), "a plan changes nothing: {map}");
+    // The catalogue does not matter, the map does.
+    cluster.run(["index", "create", "another"]).expect(0);
+    cluster.run(["cluster", "apply", file]).expect(0);
+    assert!(cluster.run(["map"]).expect(0).contains("[0, 0.25)"));
+    let again = cluster.run(["cluster", "apply", file]);
+    assert!(again.stderr.contains("which has changed since; plan again"), "{again:?}");
+    again.expect(1);
+
+    let refused = [
+        (&["remove", "nobody"][..], 1, "nobody"),
+        (&["move", "0.5", "0.2", "shard0"], 2, "[0.5, 0.2)"),
+        (&["move", "0", "2", "shard0"], 2, "fraction"),
+        (&["add", "shard0", "127.0.0.1:1"], 1, "shard0"),
+        (&["remove", "shard0", "remove", "shard1"], 1, "shard1"),
+        (&["split", "shard0", "--at", "0.9"], 1, "shard0"),
+        (&["grow"], 1, "grow"),
+    ];
+    for (actions, status, what) in refused {
+        let ran = run(&mut cluster.command(["cluster", "apply"].iter().chain(actions)), "");
+        assert!(ran.stderr.contains(what), "{actions:?}: {ran:?}");
+        ran.expect(status);
+    }
+}
+
+#[test]
+fn a_move_that_is_cancelled_leaves_one_owner_and_nothing_behind() {
+    let cluster = Cluster::start();
+    fill(&cluster, 2000);
+    let before = digest(&cluster);
+    // So slow that it does not end by itself.
+    apply(&cluster, &["merge", "shard1", "shard0", "--rate", "1KB", "--detach"]);
+    let status = || json(&cluster, &["cluster", "status"])["moves"][0].clone();
+    let begun = || status()["progress"]["documents"].as_u64().is_some_and(|it| it > 0);
+    assert!(eventually(begun), "{}", status());
+    let second = run(&mut cluster.command(["cluster", "apply", "rebalance"]), "");
+    assert!(second.stderr.contains("another plan is being carried out"), "{second:?}");
+    // What is on its way is not counted twice.
+    assert_eq!(digest(&cluster), before);
+    cluster.run(["cluster", "pause"]).expect(0);
+    assert_eq!(json(&cluster, &["cluster", "status"])["paused"], true);
+    cluster.run(["cluster", "resume"]).expect(0);
+    cluster.run(["cluster", "cancel"]).expect(0);
+    assert_eq!(cluster.run(["cluster", "status"]).expect(0), "nothing moves\n");
+    assert_eq!(owners(&cluster).len(), 2);
+    assert_eq!(digest(&cluster), before);
+    let documents = || {
+        let stat = json(&cluster, &["stat"]);
+        let of = |name: &str| stat[name]["documents"].as_u64().unwrap();
+        of("shard0") + of("shard1")
+    };
+    assert!(eventually(|| documents() == 4000), "{} documents are left", documents());
+    // And it can be done all the same.
+    apply(&cluster, &["merge", "shard1", "shard0"]);
+    assert_eq!(owners(&cluster), [("shard1".to_owned(), 1)]);
+    assert_eq!(digest(&cluster), before);
+}
+
+/// Whoever is killed comes back, and the move goes on.
+#[test]
+fn a_move_goes_on_whoever_is_killed_meanwhile() {
+    let cluster = Cluster::start_with(["--port", "0", "--shards", "3"]);
+    fill(&cluster, 2000);
+    let before = digest(&cluster);
+    let victims = ["shard0", "shard1", "bootstrap"];
+    for (round, victim) in victims.iter().cycle().take(9).enumerate() {
+        let (from, to) = if round % 2 == 0 { ("shard0", "shard1") } else { ("shard1", "shard0") };
+        // About half a second, in which the victim goes.
+        apply(&cluster, &["merge", to, from, "--rate", "200KB", "--detach"]);
+        let status = || run(&mut cluster.command(["--json", "cluster", "status"]), "").stdout;
+        let begun = || status().contains("\"documents\": ") && !status().contains("\"moves\": []");
+        assert!(eventually(begun), "round {round}");
+        let pid = match *victim {
+            "bootstrap" => bootstrap_pid(&cluster),
+            name => json(&cluster, &["stat"])[name]["pid"].as_u64().unwrap() as u32,
+        };
+        signal(pid, Signal::KILL);
+        let done = || status().contains("\"moves\": []");
+        assert!(eventually(done), "round {round}, {victim} was killed: {}", status());
+        assert!(!owners(&cluster).iter().any(|(name, _)| name == from), "round {round}");
+        assert_eq!(digest(&cluster), before, "round {round}, {victim} was killed");
+    }
+}
+
+/// The process id of the bootstrap that runs now: `up` starts it again when it is killed.
+fn bootstrap_pid(cluster: &Cluster) -> u32 {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", cluster.up.pid())).unwrap();
+    let children = threads.map(|thread| {
+        std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap_or_default()
+    });
+    let children = children.collect::<Vec<_>>().join(" ");
+    let is_bootstrap = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"bootstrap")
+    };
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).find(is_bootstrap).unwrap()
+}
