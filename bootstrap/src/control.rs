@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use sherd_node::hold_at;
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
 use sherd_protocol::message::{
     DropIndex, Incoming, Index, MoveId, Role, SetShare, SetSize, ShardOperation, ShardStat,
@@ -587,6 +588,9 @@ impl Shard {
             ask(connection, &ShardOperation::Target(stop)).await.map_err(failed)?;
         }
         let attempt = state.hands_over(&self.name);
+        if attempt.is_some() {
+            hold_at("bootstrap handing over").await;
+        }
         if let Some(epoch) = attempt
             && *self.verdict.borrow() == Some(Verdict { epoch, given_up: false })
         {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sherd_client::ShardReply;
+use sherd_node::hold_at;
 use sherd_protocol::WireError;
 use sherd_protocol::message::{Incoming, MoveId, Receive, ShardOperation, TargetOperation};
 use tokio::time::sleep;
@@ -86,6 +87,7 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
         from: &source.address(),
         rate: if paused { Some(0) } else { state.moves.rate },
     });
+    hold_at("bootstrap beginning").await;
     target.ask(&ShardOperation::Target(receive), ANSWER_TIME).await?;
     let stat = match target.ask(&ShardOperation::Stat, ANSWER_TIME).await? {
         ShardReply::Stat(stat) => stat,
@@ -101,6 +103,7 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
     let complete = TargetOperation::Complete(MoveId { id: &current.id });
     match target.ask(&ShardOperation::Target(complete), COMPLETION_TIME).await {
         Ok(ShardReply::Frozen { lsn }) => {
+            hold_at("bootstrap copied").await;
             tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "handing over");
             control.take_step(&current.id, Taken::Copied { frozen_at: lsn }).await
         }
@@ -121,6 +124,7 @@ async fn hand_over(control: &Control, current: &Move, epoch: u64) -> Result<(), 
     let Ok(given_up) = said.map(|said| said.is_some_and(|said| said.given_up)) else {
         return Ok(());
     };
+    hold_at("bootstrap given up").await;
     if !given_up {
         tracing::warn!(r#move = %current.id, "the range stays with the source, and is copied on");
         return control.take_step(&current.id, Taken::Refused).await;
@@ -128,6 +132,7 @@ async fn hand_over(control: &Control, current: &Move, epoch: u64) -> Result<(), 
     if let Some(target) = control.shard(&current.to) {
         target.holds(epoch).await;
     }
+    hold_at("bootstrap owned").await;
     tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "moved");
     control.take_step(&current.id, Taken::Owned).await
 }

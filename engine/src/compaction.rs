@@ -37,6 +37,7 @@ use crate::log::{Located, SEGMENT_HEADER_BYTES, Segment, Source, read_segment};
 use crate::queue::{Queue, Task};
 use crate::read;
 use crate::shared::{LookedUp, Shared};
+use crate::state::State;
 use crate::usage::BySegment;
 
 /// How often the compactor looks for work when nothing tells it to.
@@ -541,7 +542,8 @@ impl Compactor {
         if !shared.unowned.load(Ordering::Acquire) {
             return Ok(());
         }
-        let epoch = shared.view.read().state.epoch();
+        let kept = |state: &State| (state.epoch(), state.incoming.clone());
+        let before = kept(&shared.view.read().state);
         let mut after = None;
         loop {
             let begun = Instant::now();
@@ -560,7 +562,7 @@ impl Compactor {
         }
         // Under the lock under which an assignment is published: a later one counts.
         let view = shared.view.read();
-        if view.state.epoch() == epoch {
+        if kept(&view.state) == before {
             shared.unowned.store(false, Ordering::Release);
         }
         Ok(())

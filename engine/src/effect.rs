@@ -23,7 +23,7 @@
 //! | 40 | 16 | replaced: content hash |
 //! | 56 | 8 | replaced: version |
 //! | 64 | 2 | length of the key |
-//! | 66 | 1 | of a remove, why: 0 asked for, 1 evicted, 2 expired; else 0 |
+//! | 66 | 1 | of a remove, why: 0 asked for, 1 evicted, 2 expired, 3 outside what the shard owns; else 0 |
 //! | 67 | 5 | 0 |
 //! | 72 | | the key, then the document |
 //!
@@ -105,6 +105,8 @@ pub(crate) enum Reason {
     Asked = 0,
     Evicted = 1,
     Expired = 2,
+    /// The shard does not own it: another one may have it, or had it all the time.
+    Unowned = 3,
 }
 
 /// A document removed.
@@ -347,6 +349,7 @@ fn decode_removal(payload: &[u8]) -> Result<(Version, Remove<'_>), &'static str>
         0 => Reason::Asked,
         1 => Reason::Evicted,
         2 => Reason::Expired,
+        3 => Reason::Unowned,
         _ => return Err("the reason of the removal is unknown"),
     };
     Ok((version, Remove { index, position, replaced, reason, key }))
@@ -395,6 +398,7 @@ mod tests {
             Effect::Remove(removal),
             Effect::Remove(Remove { reason: Reason::Evicted, ..removal }),
             Effect::Remove(Remove { reason: Reason::Expired, ..removal }),
+            Effect::Remove(Remove { reason: Reason::Unowned, ..removal }),
             Effect::Tombstone(Tombstone { version: 77, removal }),
             Effect::CreateIndex(CreateIndex { id: 1, name: "cities".to_owned(), settings }),
             Effect::SetIndex(SetIndex { id: 1, settings: IndexSettings::default() }),

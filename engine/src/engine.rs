@@ -297,7 +297,8 @@ impl Engine {
     /// is held against compaction for a minute. Blocks.
     ///
     /// # Errors
-    /// [`Error::LogGone`] where compaction has deleted some of it; [`Error::Corrupt`], [`Error::Io`].
+    /// [`Error::LogGone`] where compaction has deleted some of it; [`Error::WrongShard`] where the ranges
+    /// are not owned any more; [`Error::Corrupt`], [`Error::Io`].
     pub fn tail(&self, from: TailCursor, ranges: &[(u32, u32)], max_bytes: usize) -> Result<Tail> {
         self.0.shared.tail(from, ranges, max_bytes)
     }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Imported, Key};
-use crate::effect::Effect;
+use crate::effect::{Effect, Reason};
 use crate::error::{Error, Result};
 use crate::log::record::{self, ALIGNMENT, HEADER_BYTES, Record, u32_at};
 use crate::log::{Lsn, SEGMENT_HEADER_BYTES, Segment};
@@ -113,6 +113,13 @@ impl Shared {
     ) -> Result<Tail> {
         let durable_lsn = self.durable_lsn.load(Ordering::Acquire);
         self.pin.hold(from.lsn);
+        {
+            // After the LSN was read: up to there the ranges were owned.
+            let state = &self.view.read().state;
+            if !ranges.iter().all(|&(start, end)| state.owns(start, end)) {
+                return Err(Error::WrongShard { epoch: state.epoch() });
+            }
+        }
         let mut reader = Reader { shared: self, next: from, durable_lsn, scanned: 0 };
         let mut documents = Vec::new();
         let mut bytes = 0;
@@ -275,6 +282,8 @@ fn decode(
             expires_at: put.expires_at,
             document: bytes.slice_ref(put.document),
         }),
+        // What the shard removes for want of owning it is not gone.
+        Effect::Remove(removal) if removal.reason == Reason::Unowned => None,
         Effect::Remove(removal) => Some(Imported::Removed {
             index: removal.index,
             key: key(removal.position, removal.key),

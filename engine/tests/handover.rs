@@ -590,3 +590,24 @@ fn a_reader_that_comes_too_late_begins_again_and_misses_nothing() {
     while !progress.step(source.engine(), target.engine()).unwrap() {}
     assert_eq!(target.engine().sums(&[MOVING]).unwrap(), BTreeMap::new());
 }
+
+/// What the source removes of the range when it has given it up is no removal of the documents: the
+/// target may read on before it is told that it owns the range.
+#[test]
+fn what_the_source_clears_away_is_not_cleared_away_at_the_target() {
+    let (source, target) = pair();
+    let progress = bring_all(&source, &target);
+    let frozen_at = source.freeze(Duration::from_secs(3600));
+    source.give_up(2, &[(0, MIDDLE), (MOVING.1, RING)], frozen_at).unwrap();
+    wait_until("it is cleared away", || {
+        source.engine().compact().unwrap();
+        source.engine().stat().documents == 1
+    });
+    let error = source.engine().tail(progress.tail, &[MOVING], 100).unwrap_err();
+    assert!(matches!(error, Error::WrongShard { .. }), "{error}");
+    // The range comes back, and with it who reads the log from there on.
+    target.assign(2, &[MOVING]).unwrap();
+    source.assign(3, &[(0, RING)]).unwrap();
+    let tail = source.engine().tail(progress.tail, &[MOVING], 100).unwrap();
+    assert_eq!(tail.documents, []);
+}

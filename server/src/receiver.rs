@@ -7,6 +7,7 @@
 //! source's log was compacted meanwhile) is read over what is there already.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
 use sherd_engine::{Command, Engine, Import, Imported, Key, Span};
-use sherd_node::Responder;
+use sherd_node::{Responder, hold_at};
 use sherd_protocol::message::{
     Cursor, Export, Freeze, Incoming, MoveId, RangeSum, ReadTail, ShardAnswer, ShardOperation,
     SourceOperation, TailCursor,
@@ -90,6 +91,7 @@ struct Current {
     job: watch::Sender<Job>,
     progress: Arc<Mutex<Incoming>>,
     completions: mpsc::UnboundedSender<Responder>,
+    completed: Arc<AtomicBool>,
     task: AbortHandle,
 }
 
@@ -108,12 +110,15 @@ impl Receiver {
             && current.job.borrow().id == job.id
         {
             current.job.send_if_modified(|held| std::mem::replace(held, job.clone()) != job);
+            // It is not handed over, or bootstrap would not say so.
+            current.completed.store(false, Ordering::Release);
             return;
         }
         end(current.take());
         let progress = Arc::new(Mutex::new(Incoming { id: job.id.clone(), ..Incoming::default() }));
         let (job, jobs) = watch::channel(job);
         let (completions, asked) = mpsc::unbounded_channel();
+        let completed = Arc::new(AtomicBool::new(false));
         let pull = Pull {
             engine: self.0.engine.clone(),
             options: self.0.options.clone(),
@@ -121,9 +126,10 @@ impl Receiver {
             progress: Arc::clone(&progress),
             note: None,
             asked,
+            completed: Arc::clone(&completed),
         };
         let task = self.0.runtime.spawn(pull.run()).abort_handle();
-        *current = Some(Current { job, progress, completions, task });
+        *current = Some(Current { job, progress, completions, completed, task });
     }
 
     /// Ends a job.
@@ -188,6 +194,9 @@ struct Pull {
     progress: Arc<Mutex<Incoming>>,
     /// How far it is; `None` where the engine is to be asked.
     note: Option<Note>,
+    /// It is complete, and nothing more is brought unless it is told to go on: the source may have given
+    /// the range up.
+    completed: Arc<AtomicBool>,
     /// Who waits for its end.
     asked: mpsc::UnboundedReceiver<Responder>,
 }
@@ -240,10 +249,16 @@ impl Pull {
                 continue;
             }
             if let Ok(responder) = self.asked.try_recv() {
-                match self.complete(&source, &id).await {
+                let completed = self.complete(&source, &id).await;
+                self.completed.store(completed.is_ok(), Ordering::Release);
+                match completed {
                     Ok(lsn) => responder.send(&ShardAnswer::Frozen { lsn }),
                     Err(error) => responder.refuse(&error),
                 }
+                continue;
+            }
+            if self.completed.load(Ordering::Acquire) {
+                sleep(IDLE_PAUSE).await;
                 continue;
             }
             let begun = Instant::now();
@@ -327,6 +342,7 @@ impl Pull {
             })
             .collect();
         self.import(id, documents, Some(whole), next).await?;
+        hold_at("target copying").await;
         Ok(false)
     }
 
@@ -409,7 +425,9 @@ impl Pull {
                 return Err(unavailable(id, "the target is not up to date yet"));
             }
         }
+        hold_at("target freezing").await;
         let frozen_at = source.freeze(id).await?;
+        hold_at("target frozen").await;
         let brought = self.bring_rest(source, id, frozen_at).await;
         if brought.is_err() {
             _ = source.ask(SourceOperation::Thaw(MoveId { id })).await;
@@ -430,7 +448,9 @@ impl Pull {
             }
             self.step(source, id).await?;
         }
+        hold_at("target brought").await;
         let (theirs, ours) = (source.sums().await?, self.sums(source.range).await?);
+        hold_at("target compared").await;
         match difference(&theirs, &ours) {
             None => Ok(()),
             Some(what) => Err(WireError::Mismatch { id: id.to_owned(), what }),

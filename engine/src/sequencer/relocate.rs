@@ -103,7 +103,7 @@ impl Sequencer {
             }
             if let Some(found) = self.current(*index, key)? {
                 let start = self.batch.bytes.len();
-                self.remove(*index, key.clone(), &found, Reason::Asked);
+                self.remove(*index, key.clone(), &found, Reason::Unowned);
                 record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             }
         }

@@ -83,7 +83,7 @@ pub(crate) struct Removals {
 impl Removals {
     fn note(&mut self, reason: Reason) {
         match reason {
-            Reason::Asked => {}
+            Reason::Asked | Reason::Unowned => {}
             Reason::Evicted => self.evicted = self.evicted.saturating_add(1),
             Reason::Expired => self.expired = self.expired.saturating_add(1),
         }

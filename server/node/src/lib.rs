@@ -40,6 +40,7 @@
 mod budget;
 mod connection;
 mod hello;
+mod hold;
 mod inbound;
 mod limits;
 mod node;
@@ -47,6 +48,8 @@ mod outbox;
 mod stall;
 
 pub use hello::check_token;
+#[doc(hidden)]
+pub use hold::{hold_at, is_held_at};
 pub use limits::Limits;
 pub use node::{Handler, Node};
 pub use outbox::Responder;

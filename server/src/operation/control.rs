@@ -2,7 +2,7 @@
 //! answered.
 
 use sherd_engine::Command;
-use sherd_node::Responder;
+use sherd_node::{Responder, is_held_at};
 use sherd_protocol::message::{
     Assignment, DropIndex, Frozen, Index, Lock, SetShare, SetSize, ShardAnswer,
 };
@@ -29,11 +29,17 @@ pub(crate) fn assign(shard: &Shard, assignment: Assignment, responder: Responder
         limit: assignment.size,
         policy: settings::policy(assignment.policy),
     };
-    let command = match gives_up {
-        Some(Frozen { id, lsn }) => Command::GiveUp { assignment, id, frozen_at: lsn },
-        None => Command::Assign(assignment),
+    let Some(Frozen { id, lsn }) = gives_up else {
+        return submit(shard, Command::Assign(assignment), responder);
     };
-    submit(shard, command, responder);
+    let command = Command::GiveUp { assignment, id, frozen_at: lsn };
+    let done = move |result: sherd_engine::Result<_>| match result {
+        // Never answered.
+        Ok(_) if is_held_at("source given up") => std::mem::forget(responder),
+        Ok(_) => responder.send(&ShardAnswer::Done),
+        Err(error) => responder.refuse(&refusal(error, "")),
+    };
+    shard.engine.submit(command, Box::new(done));
 }
 
 pub(crate) fn lock(shard: &Shard, lock: Lock<'_>, responder: Responder) {

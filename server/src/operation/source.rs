@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sherd_engine::{Command, Engine, Imported, Outcome};
-use sherd_node::Responder;
+use sherd_node::{Responder, is_held_at};
 use sherd_protocol::message::{
     Export, Freeze, RangeSum, ReadTail, ShardAnswer, SourceOperation, Tail, TailChange, TailCursor,
 };
@@ -153,6 +153,8 @@ fn freeze_range(shard: &Shard, freeze: &Freeze<'_>, responder: Responder) {
         at_most: Duration::from_millis(at_most).min(LONGEST_FREEZE),
     };
     let done = move |result: sherd_engine::Result<_>| match result {
+        // Never answered.
+        Ok(Outcome::Frozen(_)) if is_held_at("source frozen") => std::mem::forget(responder),
         Ok(Outcome::Frozen(lsn)) => responder.send(&ShardAnswer::Frozen { lsn }),
         Ok(_) => responder.refuse(&super::mutation::unexpected()),
         Err(error) => responder.refuse(&refusal(error, "")),

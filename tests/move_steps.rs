@@ -1,0 +1,228 @@
+//! A move whose source, target or bootstrap is killed exactly at a named step, or which is cancelled
+//! there.
+//!
+//! The process is started with `SHERD_HOLD_AT`, which builds for tests know: it stops at the step and
+//! says so. `SHERD_MOVE_KILLS` says how often each step is tried, once unless told.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::{Process, Ran, eventually, run, sherd};
+
+/// The steps at which the source may be killed, and so on.
+const SOURCE_STEPS: [&str; 2] = ["source frozen", "source given up"];
+const TARGET_STEPS: [&str; 5] =
+    ["target copying", "target freezing", "target frozen", "target brought", "target compared"];
+const BOOTSTRAP_STEPS: [&str; 5] = [
+    "bootstrap beginning",
+    "bootstrap copied",
+    "bootstrap handing over",
+    "bootstrap given up",
+    "bootstrap owned",
+];
+
+const DOCUMENTS: usize = 300;
+
+/// Two shards and bootstrap, each a process of its own that can be killed and started again.
+struct Nodes {
+    dir: tempfile::TempDir,
+    processes: [Option<Process>; 3],
+    /// Of the processes, once they have listened.
+    addresses: [String; 3],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Node {
+    Source = 0,
+    Target = 1,
+    Bootstrap = 2,
+}
+
+impl Nodes {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let addresses = std::array::from_fn(|_| "127.0.0.1:0".to_owned());
+        let mut nodes = Self { dir, processes: [const { None }; 3], addresses };
+        for node in [Node::Source, Node::Target] {
+            nodes.start_node(node, None);
+        }
+        let shard = |name: &str, node: Node, start: f64, end: f64| {
+            let (host, port) = nodes.addresses[node as usize].rsplit_once(':').unwrap();
+            let port: u16 = port.parse().unwrap();
+            json!({"name": name, "host": host, "port": port, "size": 1 << 30, "start": start, "end": end})
+        };
+        let config = json!({"shards": [
+            shard("source", Node::Source, 0.0, 0.5),
+            shard("target", Node::Target, 0.5, 1.0),
+        ]});
+        std::fs::write(nodes.dir.path().join("config.json"), config.to_string()).unwrap();
+        nodes.start_node(Node::Bootstrap, None);
+        nodes
+    }
+
+    /// Starts a process, which is to be held at a step.
+    fn start_node(&mut self, node: Node, hold_at: Option<&str>) {
+        let data = |name: &str| self.dir.path().join(name);
+        let port = self.addresses[node as usize].rsplit(':').next().unwrap().to_owned();
+        let mut command = sherd();
+        match node {
+            Node::Source => command.args(["shard", "--port", &port, "--data"]).arg(data("source")),
+            Node::Target => command.args(["shard", "--port", &port, "--data"]).arg(data("target")),
+            Node::Bootstrap => command
+                .args(["bootstrap", "--port", &port, "--data"])
+                .arg(data("bootstrap"))
+                .arg("--config")
+                .arg(data("config.json")),
+        };
+        if let Some(step) = hold_at {
+            command.env("SHERD_HOLD_AT", step);
+        }
+        let mut process = Process::start(&mut command);
+        self.addresses[node as usize] = process.wait_ready().to_string();
+        self.processes[node as usize] = Some(process);
+    }
+
+    fn kill(&mut self, node: Node) {
+        self.processes[node as usize] = None;
+    }
+
+    fn try_run(&self, arguments: &[&str], input: &str) -> Ran {
+        let bootstrap = &self.addresses[Node::Bootstrap as usize];
+        run(sherd().args(["-b", bootstrap]).args(arguments), input)
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        self.try_run(arguments, "").expect(0)
+    }
+
+    fn fill(&self) {
+        let mut rows = String::new();
+        for i in 0..DOCUMENTS {
+            writeln!(rows, "key{i}|{{\"n\": {i}}}").unwrap();
+        }
+        self.try_run(&["write", "index", "--force"], &rows).expect(0);
+    }
+
+    fn wait_held(&self, node: Node, step: &str) {
+        let process = self.processes[node as usize].as_ref().unwrap();
+        let held = || process.stderr().contains(&format!("held at {step}"));
+        assert!(eventually(held), "never at {step}: {}", process.stderr());
+    }
+
+    fn nothing_moves(&self) -> bool {
+        self.try_run(&["--json", "cluster", "status"], "").stdout.contains("\"moves\": []")
+    }
+
+    /// Who owns the first position of the ring.
+    fn first_owner(&self) -> String {
+        let map: Value = serde_json::from_str(&self.run(&["--json", "map"])).unwrap();
+        map["ranges"][0]["shard"].as_str().unwrap().to_owned()
+    }
+
+    /// Where the range is after all, it can be written and read, and nothing else has changed.
+    fn check(&self, before: &str, what: &str) {
+        // All that is there can be read, by way of whoever owns it.
+        let there = || self.try_run(&["digest"], "");
+        assert!(eventually(|| there().stdout == before), "{what}: {:?}", there());
+        let count = || self.run(&["keys", "index"]).lines().count();
+        assert_eq!(count(), DOCUMENTS, "{what}");
+        let probe = |arguments: &[&str]| self.run(arguments);
+        probe(&["write", "index", "probe", "1"]);
+        probe(&["write", "index", "test", "1"]);
+        probe(&["remove", "index", "probe", "test"]);
+        assert_eq!(self.run(&["digest"]), before, "{what}");
+    }
+
+    fn data(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn rounds() -> usize {
+    std::env::var("SHERD_MOVE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Begins a move with one process to be held at a step, and waits until it is.
+fn hold(node: Node, step: &str) -> (Nodes, String) {
+    let mut nodes = Nodes::start();
+    nodes.fill();
+    let before = nodes.run(&["digest"]);
+    nodes.kill(node);
+    nodes.start_node(node, Some(step));
+    let connected = || nodes.try_run(&["cluster", "plan", "rebalance"], "").status == 0;
+    assert!(eventually(connected), "{step}");
+    // The answer may be held with the process.
+    let begun = nodes.try_run(&["cluster", "apply", "move", "0", "0.3", "target", "--detach"], "");
+    assert!(begun.status == 0, "{step}: {begun:?}");
+    nodes.wait_held(node, step);
+    (nodes, before)
+}
+
+fn killed_at(node: Node, steps: &[&str]) {
+    for round in 0..rounds() {
+        for step in steps {
+            let (mut nodes, before) = hold(node, step);
+            nodes.kill(node);
+            nodes.start_node(node, None);
+            assert!(eventually(|| nodes.nothing_moves()), "killed at {step}, round {round}");
+            assert_eq!(nodes.first_owner(), "target", "killed at {step}, round {round}");
+            nodes.check(&before, &format!("killed at {step}, round {round}"));
+            for name in ["source", "target"] {
+                // The log says the same as what was served.
+                let node = if name == "source" { Node::Source } else { Node::Target };
+                nodes.processes[node as usize].as_mut().unwrap().stop();
+                let data = nodes.data().join(name);
+                run(sherd().args(["verify", "--data"]).arg(data), "").expect(0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_move_goes_on_when_the_source_is_killed_at_a_step() {
+    killed_at(Node::Source, &SOURCE_STEPS);
+}
+
+#[test]
+fn a_move_goes_on_when_the_target_is_killed_at_a_step() {
+    killed_at(Node::Target, &TARGET_STEPS);
+}
+
+#[test]
+fn a_move_goes_on_when_bootstrap_is_killed_at_a_step() {
+    killed_at(Node::Bootstrap, &BOOTSTRAP_STEPS);
+}
+
+/// Cancelled while it is held at a step, a move leaves one owner: the source, or, where it is handed
+/// over already, the target.
+#[test]
+fn a_move_that_is_cancelled_at_a_step_leaves_one_owner() {
+    let steps = SOURCE_STEPS.map(|step| (Node::Source, step)).into_iter();
+    let steps = steps.chain(TARGET_STEPS.map(|step| (Node::Target, step)));
+    // Bootstrap answers while its move is held.
+    let steps = steps.chain(BOOTSTRAP_STEPS.map(|step| (Node::Bootstrap, step)));
+    for (node, step) in steps {
+        for round in 0..rounds() {
+            let what = format!("cancelled at {step}, round {round}");
+            let (mut nodes, before) = hold(node, step);
+            let cancelled = nodes.try_run(&["cluster", "cancel"], "");
+            assert_eq!(cancelled.status, 0, "{what}: {cancelled:?}");
+            nodes.kill(node);
+            nodes.start_node(node, None);
+            assert!(eventually(|| nodes.nothing_moves()), "{what}");
+            let handed_over = ["source given up", "bootstrap given up", "bootstrap owned"];
+            let owner = nodes.first_owner();
+            if handed_over.contains(&step) {
+                assert_eq!(owner, "target", "{what}");
+            } else if step != "bootstrap handing over" {
+                assert_eq!(owner, "source", "{what}");
+            }
+            nodes.check(&before, &what);
+        }
+    }
+}
