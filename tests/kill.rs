@@ -23,9 +23,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
-use rustix::process::Signal;
 use sherd_client::{Client, Condition, Error, Options, ScanOptions};
-use support::Cluster;
+use support::nodes::Nodes;
+use support::{Cluster, from_environment};
 
 const CLIENTS: u64 = 8;
 const SHARDS: usize = 3;
@@ -229,33 +229,6 @@ async fn verify(client: &Client, workers: &mut [Worker], shared: &Shared) {
     }
 }
 
-/// The nodes and their process ids as they change.
-struct Nodes {
-    cluster: Cluster,
-    pids: BTreeMap<String, u32>,
-}
-
-impl Nodes {
-    /// Kills nodes at once, and waits until all are restarted.
-    fn kill(&mut self, names: &[String]) {
-        for name in names {
-            support::signal(self.pids[name], Signal::KILL);
-        }
-        for _ in names {
-            // In whichever order they come: "restarted NAME pid PID ADDRESS".
-            let line = self.cluster.up.wait_for_line("restarted ");
-            let words: Vec<_> = line.split_whitespace().collect();
-            let [_, name, "pid", pid, _] = words[..] else { panic!("{line}") };
-            self.pids.insert(name.to_owned(), pid.parse().expect("a process id"));
-        }
-    }
-}
-
-fn from_environment(name: &str) -> Option<u64> {
-    let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     let seed = from_environment("SHERD_KILL_SEED").unwrap_or_else(rand::random);
@@ -264,10 +237,8 @@ async fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
     let mut rng = StdRng::seed_from_u64(seed);
     let cluster = Cluster::start_with(["--port", "0", "--shards", "3"]);
     let address = cluster.address.to_string();
-    let members = cluster.members();
-    assert_eq!(members.len(), SHARDS + 1);
-    let pids = members.into_iter().map(|member| (member.name, member.pid)).collect();
-    let mut nodes = Nodes { cluster, pids };
+    let mut nodes = Nodes::of(cluster);
+    assert_eq!(nodes.names().len(), SHARDS + 1);
 
     // Longer than any restart takes on a machine that is busy with other tests.
     let options = Options { deadline: Duration::from_secs(60), ..Options::default() };
@@ -292,7 +263,7 @@ async fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
         let names: Vec<String> = match round % 3 {
             0 => vec![format!("shard{}", rng.random_range(0..SHARDS))],
             1 => vec!["bootstrap".to_owned()],
-            _ => nodes.pids.keys().cloned().collect(),
+            _ => nodes.names(),
         };
         shared.answers.store(0, Ordering::Relaxed);
         let running: Vec<_> = workers.drain(..).map(|w| tokio::spawn(w.round())).collect();
@@ -302,12 +273,7 @@ async fn nothing_acknowledged_is_lost_when_nodes_are_killed() {
         {
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
-        nodes = tokio::task::spawn_blocking(move || {
-            nodes.kill(&names);
-            nodes
-        })
-        .await
-        .expect("the nodes come back");
+        nodes = nodes.kill_apart(names).await;
         for worker in running {
             workers.push(worker.await.expect("no client fails"));
         }

@@ -8,6 +8,8 @@
 #![allow(dead_code, reason = "not every test needs every helper")]
 #![allow(clippy::expect_used, reason = "a helper fails its test by panicking")]
 
+pub(crate) mod nodes;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -316,6 +318,12 @@ impl Drop for Cluster {
         self.up.kill();
         eventually(|| members.iter().all(|member| !is_running(member.pid)));
     }
+}
+
+/// A number that the environment sets for a test.
+pub(crate) fn from_environment(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is no number: {value}")))
 }
 
 /// Whether there is a process of that id that still runs.
