@@ -5,9 +5,11 @@
 //! children of a killed `up` end by themselves.
 
 // Each test file uses its own part of this.
-#![allow(dead_code, reason = "not every test needs every helper")]
+#![allow(dead_code, unused_imports, reason = "not every test needs every helper")]
 #![allow(clippy::expect_used, reason = "a helper fails its test by panicking")]
 
+pub(crate) mod history;
+pub(crate) mod load;
 pub(crate) mod nodes;
 
 use std::ffi::OsStr;
