@@ -320,8 +320,8 @@ fn a_violation_shows_what_has_to_do_with_it() {
     let violation = check(&history).expect_err("it is stale").to_string();
     let expected = "\
 key \"k\": no order of its operations explains their answers.
-After the longest order that does it holds value 2, version 2; one of those marked > is
-next, and none was answered so there. (?: may have happened, not needed yet)
+The longest order ends with value 2, version 2.
+> could be next, but not with its answer; ? may have happened after it.
      0.000000 to    0.001000 s  client 0  write 1: written, version 1
      0.002000 to    0.003000 s  client 1  write 2: written, version 2
      0.003000 to    0.005000 s  client 2  has: version 2 is there

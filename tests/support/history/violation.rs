@@ -9,6 +9,9 @@ use super::{Answer, Operation};
 /// The most operations that are shown: a screen.
 const MAX_SHOWN: usize = 24;
 
+/// How many of the last changes are shown whatever they have to do with it: what led there.
+const LAST_CHANGES: usize = 4;
+
 /// What became of an operation in the longest order that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
@@ -40,7 +43,11 @@ impl Violation {
             .filter_map(|&(mark, operation)| is_stuck(&mark).then_some(operation))
             .collect();
         let key = stuck.first().map(|operation| operation.key.to_string()).unwrap_or_default();
-        marked.retain(|(mark, operation)| is_stuck(mark) || tells(state, &stuck, operation));
+        let recent = recent(&marked);
+        marked.retain(|(mark, operation)| {
+            let is_recent = operation.changed() && operation.invoked >= recent;
+            is_stuck(mark) || is_recent || tells(state, &stuck, operation)
+        });
         // The nearest in time, if there are more than anyone would read.
         let begin = stuck.iter().map(|operation| operation.invoked).min().unwrap_or_default();
         marked.sort_by_key(|(mark, operation)| {
@@ -51,6 +58,14 @@ impl Violation {
         let own = |(mark, operation): (Mark, &Operation)| (mark, operation.clone());
         Self { key, state, window: marked.into_iter().map(own).collect() }
     }
+}
+
+/// Since when the last changes of the order are.
+fn recent(marked: &[(Mark, &Operation)]) -> Duration {
+    let came = marked.iter().filter(|(mark, operation)| *mark == Mark::Came && operation.changed());
+    let mut invoked: Vec<_> = came.map(|(_, operation)| operation.invoked).collect();
+    invoked.sort_unstable();
+    invoked.into_iter().rev().take(LAST_CHANGES).last().unwrap_or_default()
 }
 
 /// Whether an operation has to do with what is stuck, or with the state before it.
@@ -79,14 +94,8 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, state, window } = self;
         writeln!(f, "key {key:?}: no order of its operations explains their answers.")?;
-        writeln!(
-            f,
-            "After the longest order that does it holds {state}; one of those marked > is"
-        )?;
-        writeln!(
-            f,
-            "next, and none was answered so there. (?: may have happened, not needed yet)"
-        )?;
+        writeln!(f, "The longest order ends with {state}.")?;
+        writeln!(f, "> could be next, but not with its answer; ? may have happened after it.")?;
         for (mark, operation) in window {
             let mark = match mark {
                 Mark::Came => ' ',
