@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
+use sherd_client::{Client, Error};
+use sherd_protocol::message::MoveStep;
+use sherd_protocol::{Action, RangeMap};
 use support::history::{Answer, MUTATIONS, Operation, check};
 use support::load::{Load, LoadOptions};
 use support::nodes::Nodes;
@@ -97,6 +100,108 @@ async fn keys_are_linearizable_while_nodes_are_killed() {
         nodes = nodes.kill_apart(victims).await;
     }
     let history = load.finish().await;
+    assert_linearizable(&history);
+}
+
+/// Plans that take a cluster from two shards to four and back, with splits, merges and an evening out.
+fn growing_and_shrinking(map: &RangeMap) -> Vec<Vec<Action>> {
+    let shard = |name: &str| map.shard(name).expect("it was there at the start").clone();
+    let add = |name: &str| Action::Add { shard: shard(name) };
+    let remove = |name: &str| Action::Remove { shard: name.to_owned() };
+    let split = |name: &str| Action::Split { shard: name.to_owned(), at: None };
+    let merge =
+        |into: &str, from: &str| Action::Merge { into: into.to_owned(), from: from.to_owned() };
+    vec![
+        vec![add("shard2")],
+        vec![split("shard0")],
+        vec![add("shard3")],
+        vec![merge("shard1", "shard0")],
+        vec![Action::Rebalance],
+        vec![remove("shard3")],
+        vec![split("shard1"), merge("shard2", "shard0")],
+        vec![Action::Rebalance],
+        vec![remove("shard2")],
+    ]
+}
+
+/// Plans and applies, and tries again while a node is away. Returns how many moves it takes.
+async fn apply(client: &Client, actions: &[Action]) -> usize {
+    loop {
+        let planned = match client.plan(actions.to_vec()).await {
+            Ok(plan) => {
+                let moves = plan.moves.len();
+                client.apply(plan, None).await.map(|()| moves)
+            }
+            Err(error) => Err(error),
+        };
+        match planned {
+            Ok(moves) => return moves,
+            // It may have begun: then it is waited for.
+            Err(Error::OutcomeUnknown(_)) => return 0,
+            Err(error @ (Error::Deadline { .. } | Error::Connect { .. })) => {
+                println!("tried again: {error}");
+            }
+            Err(error) => panic!("{actions:?}: {error}"),
+        }
+    }
+}
+
+/// Waits until nothing moves.
+async fn moved(client: &Client) {
+    let begun = Instant::now();
+    loop {
+        match client.moves().await {
+            Ok(status) if status.moves.is_empty() => return,
+            Ok(status) => {
+                let failed = status.moves.iter().find(|it| it.step == MoveStep::Failed);
+                assert!(failed.is_none(), "{failed:?}");
+                assert!(begun.elapsed() < Duration::from_secs(120), "no end: {status:?}");
+            }
+            // Bootstrap is killed as well.
+            Err(error) => println!("asked again: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Two shards, three, four, three, two, while all of it is used and nodes are killed.
+///
+/// `SHERD_MOVE_ROUNDS` says how many times, once unless told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_linearizable_while_ranges_move_and_nodes_are_killed() {
+    let rounds = from_environment("SHERD_MOVE_ROUNDS").unwrap_or(1);
+    let mut rng = StdRng::seed_from_u64(seed());
+    let cluster = Cluster::start_with(["--port", "0", "--shards", "4"]);
+    let address = cluster.address.to_string();
+    let mut nodes = Nodes::of(cluster);
+    let defaults = LoadOptions::default();
+    let client = Client::connect(&address, defaults.options.clone()).await.expect("it serves");
+    let plans = growing_and_shrinking(&client.known_map());
+    let leave = ["shard2", "shard3"].map(|name| Action::Remove { shard: name.to_owned() });
+    apply(&client, &leave).await;
+    moved(&client).await;
+    // Until it is stopped.
+    let options = LoadOptions { seed: rng.random(), operations: u64::MAX, ..defaults };
+    let load = Load::start(&address, options).await;
+    let (mut moves, mut kills) = (0, 0);
+    for _ in 0..rounds {
+        for actions in &plans {
+            moves += apply(&client, actions).await;
+            for _ in 0..rng.random_range(0..3) {
+                // At any moment of the moves.
+                load.reach(load.answers() + rng.random_range(0..200)).await;
+                let victims = victims(&nodes, &mut rng);
+                kills += victims.len();
+                nodes = nodes.kill_apart(victims).await;
+            }
+            moved(&client).await;
+            load.reach(load.answers() + 100).await;
+        }
+        let map = client.map().await.expect("bootstrap answers");
+        assert_eq!(map.shards.len(), 2, "{map:?}");
+    }
+    println!("{moves} moves, {kills} kills");
+    let history = load.stop().await;
     assert_linearizable(&history);
 }
 

@@ -34,7 +34,8 @@ fn fill(cluster: &Cluster, documents: usize) {
     for (index, ttl) in [("plain", None), ("mortal", Some("7d"))] {
         let mut rows = String::new();
         for i in 0..documents {
-            writeln!(rows, "{index}{i}|{{\"n\": {i}, \"text\": \"{}\"}}", "x".repeat(i % 90)).unwrap();
+            writeln!(rows, "{index}{i}|{{\"n\": {i}, \"text\": \"{}\"}}", "x".repeat(i % 90))
+                .unwrap();
         }
         let mut arguments = vec!["write", index, "--force"];
         arguments.extend(ttl.iter().flat_map(|ttl| ["--ttl", ttl]));
@@ -142,7 +143,8 @@ fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("plan.json");
     let file = file.to_str().unwrap();
-    let shown = cluster.run(["cluster", "plan", "move", "0", "0.25", "shard1", "-o", file]).expect(0);
+    let shown =
+        cluster.run(["cluster", "plan", "move", "0", "0.25", "shard1", "-o", file]).expect(0);
     assert!(shown.contains("[0, 0.25)  shard0  shard1"), "{shown}");
     let map = cluster.run(["map"]).expect(0);
     assert!(map.contains("[0, 0.5)"), "a plan changes nothing: {map}");

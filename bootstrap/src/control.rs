@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use sherd_node::hold_at;
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
+use sherd_node::hold_at;
 use sherd_protocol::message::{
     DropIndex, Incoming, Index, MoveId, Role, SetShare, SetSize, ShardOperation, ShardStat,
     ShardStatus, TargetOperation,

@@ -194,7 +194,7 @@ impl State {
         next.moves.queue = moves.collect();
         next.moves.rate = rate;
         next.moves.paused = false;
-        next.let_go(at);
+        next.let_go(&self.map, at);
         next.map.check().map_err(|fault| WireError::bad_request("plan", fault))
     }
 
@@ -269,7 +269,7 @@ impl State {
             }
             (Step::HandingOver { .. }, Taken::Owned) => {
                 next.moves.queue.remove(0);
-                next.let_go(at);
+                next.let_go(&self.map, at);
             }
             (step, taken) => {
                 let what = format!("the move {id} is at {step:?}, and cannot be {taken:?}");
@@ -279,8 +279,8 @@ impl State {
         Ok(())
     }
 
-    /// When all is moved, takes out of the map what is to leave.
-    fn let_go(&mut self, at: u64) {
+    /// When all is moved, takes out of the map what is to leave. `past` is the map before.
+    fn let_go(&mut self, past: &RangeMap, at: u64) {
         if !self.moves.queue.is_empty() {
             return;
         }
@@ -288,9 +288,8 @@ impl State {
         let empty = |name: &String| self.map.ranges_of(name).is_empty();
         let leaving: Vec<String> = leaving.into_iter().filter(empty).collect();
         if !leaving.is_empty() {
-            let past = self.map.clone();
             self.map.shards.retain(|shard| !leaving.contains(&shard.name));
-            self.remember(&past, at, format!("removed: {}", leaving.join(", ")));
+            self.remember(past, at, format!("removed: {}", leaving.join(", ")));
         }
     }
 
