@@ -163,7 +163,9 @@ fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
         (&["add", "shard0", "127.0.0.1:1"], 1, "shard0"),
         (&["remove", "shard0", "remove", "shard1"], 1, "shard1"),
         (&["split", "shard0", "--at", "0.9"], 1, "shard0"),
-        (&["grow"], 1, "grow"),
+        (&["rebalance", "--rate", "0"], 1, "at least 1 byte"),
+        (&["grow"], 1, "one word is the file of a plan"),
+        (&["grow", "shard0"], 2, "is no action"),
     ];
     for (actions, status, what) in refused {
         let ran = run(&mut cluster.command(["cluster", "apply"].iter().chain(actions)), "");

@@ -168,6 +168,10 @@ impl State {
         at: u64,
     ) -> Result<(), WireError> {
         self.check_plan(plan)?;
+        if rate == Some(0) {
+            let what = "at least 1 byte a second has to move; `sherd cluster pause` stops moves";
+            return Err(WireError::bad_request("rate", what));
+        }
         let mut why = Vec::new();
         for action in &plan.actions {
             match action {

@@ -156,7 +156,9 @@ impl Apply {
 
 fn read_plan(path: &Path) -> Result<Plan, Error> {
     let failed = |what: String| Error::Failed(format!("{}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        failed(format!("{error} (one word is the file of a plan, or rebalance)"))
+    })?;
     serde_json::from_str(&text)
         .map_err(|error| failed(format!("it is no plan of `sherd cluster plan -o`: {error}")))
 }

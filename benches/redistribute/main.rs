@@ -1,0 +1,338 @@
+//! What is felt of a range that moves: `cargo bench --bench redistribute`.
+//!
+//! A cluster of three shards, each with a third of the ring, as processes. The first third has a million
+//! documents of 128 bytes, and 5,000 writes a second go to it, whatever it answers; clients as fast as
+//! they can read and write in the other two thirds. Then the first third moves to the second shard and
+//! back, ten times. Reported are the longest a write to the moving range took around each hand-over,
+//! and the throughput of the other thirds while it moves beside that of before.
+//!
+//! Options: `--documents N`, `--writes N` a second, `--moves N`, `--rate BYTES` a second for a move,
+//! `--plot FILE` for a plot (SVG) of the first two moves over time.
+
+#![allow(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to report")]
+
+mod plot;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sherd_client::{Client, Condition, Expiry, Mutation, Options};
+use sherd_protocol::{Action, Position, RING_SIZE, Range};
+use support::Cluster;
+use tokio::task::JoinHandle;
+use tokio::time::{interval, sleep};
+
+const INDEX: &str = "moves";
+
+/// A MessagePack string of 126 characters, two bytes before them.
+const DOCUMENT_BYTES: usize = 128;
+
+const BATCH: usize = 2000;
+
+/// The tasks that write to the moving range, each its part of the rate.
+const WRITERS: u64 = 50;
+
+/// The clients of each of the other thirds.
+const CLIENTS: u64 = 4;
+
+/// The documents of each of them.
+const OTHER_DOCUMENTS: usize = 20_000;
+
+/// How long it is measured before the first move, and between moves.
+const BEFORE: Duration = Duration::from_secs(10);
+const BETWEEN: Duration = Duration::from_secs(3);
+
+const THIRD: u32 = RING_SIZE / 3;
+
+struct Arguments {
+    documents: usize,
+    writes: u64,
+    moves: usize,
+    rate: Option<u64>,
+    plot: Option<String>,
+}
+
+impl Arguments {
+    fn parse() -> Self {
+        let mut parsed =
+            Self { documents: 1_000_000, writes: 5_000, moves: 20, rate: None, plot: None };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut number =
+                || words.next().and_then(|word| word.parse().ok()).expect("a number behind it");
+            match word.as_str() {
+                "--documents" => parsed.documents = number() as usize,
+                "--writes" => parsed.writes = number(),
+                "--moves" => parsed.moves = number() as usize,
+                "--rate" => parsed.rate = Some(number()),
+                "--plot" => parsed.plot = words.next(),
+                // Given by cargo.
+                "--bench" => {}
+                other => panic!("{other} is no option"),
+            }
+        }
+        parsed
+    }
+}
+
+/// What was measured, by the time since the start.
+#[derive(Default)]
+struct Measured {
+    /// Of writes to the moving range: when they were due, and how long they took.
+    writes: Vec<(Duration, Duration)>,
+    /// Operations of the other thirds that ended by a time.
+    others: [Vec<(Duration, u64)>; 2],
+    /// When moves began and ended.
+    moves: Vec<(Duration, Duration)>,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(run(&arguments));
+}
+
+fn document() -> Bytes {
+    let mut document = vec![0xd9, (DOCUMENT_BYTES - 2) as u8];
+    document.resize(DOCUMENT_BYTES, b'x');
+    document.into()
+}
+
+/// Keys that lie in a range, so many.
+fn keys_in(client: &Client, range: Range, count: usize) -> Vec<String> {
+    let keys = (0u64..).map(|i| format!("key:{i:012}"));
+    keys.filter(|key| range.contains(client.position(key))).take(count).collect()
+}
+
+async fn load(client: &Client, keys: &[String]) {
+    for some in keys.chunks(BATCH) {
+        let write = |key: &String| Mutation::Write {
+            index: INDEX.to_owned(),
+            key: key.clone(),
+            document: document(),
+            condition: Condition::Any,
+            expiry: Expiry::Default,
+        };
+        let batch: Vec<_> = some.iter().map(write).collect();
+        for result in client.batch(&batch).await {
+            result.expect("it is written");
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) {
+    let cluster = Cluster::start_with(["--port", "0", "--shards", "3"]);
+    let options = Options { deadline: Duration::from_secs(60), ..Options::default() };
+    let address = cluster.address.to_string();
+    let connect = async || Client::connect(&address, options.clone()).await.expect("it serves");
+    let client = connect().await;
+    client.create_index(INDEX).await.expect("a new index");
+    let map = client.known_map();
+    let thirds: Vec<Range> = map.ranges.iter().map(|owned| owned.range()).collect();
+    assert!(thirds[0].contains(Position(THIRD / 2)) && thirds.len() == 3, "{map:?}");
+    let moving = Arc::new(keys_in(&client, thirds[0], arguments.documents));
+    let others = [1, 2].map(|i| Arc::new(keys_in(&client, thirds[i], OTHER_DOCUMENTS)));
+    let begun = Instant::now();
+    load(&client, &moving).await;
+    for keys in &others {
+        load(&client, keys).await;
+    }
+    println!("{} documents loaded in {:.1?}", moving.len(), begun.elapsed());
+
+    let start = Instant::now();
+    let stopped = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for i in 0..WRITERS {
+        let (client, keys, stopped) = (connect().await, Arc::clone(&moving), Arc::clone(&stopped));
+        let pause = Duration::from_secs_f64(WRITERS as f64 / arguments.writes as f64);
+        writers.push(tokio::spawn(write_at_a_rate(client, keys, stopped, start, pause, i)));
+    }
+    let counts: [Arc<AtomicU64>; 2] = Default::default();
+    let mut clients = Vec::new();
+    for (keys, count) in others.iter().zip(&counts) {
+        for i in 0..CLIENTS {
+            let (keys, stopped) = (Arc::clone(keys), Arc::clone(&stopped));
+            let worker = as_fast_as_it_can(connect().await, keys, stopped, Arc::clone(count), i);
+            clients.push(tokio::spawn(worker));
+        }
+    }
+    let sampler = tokio::spawn(sample(counts, Arc::clone(&stopped), start));
+
+    sleep(BEFORE).await;
+    let mut measured = Measured::default();
+    let names: Vec<String> = map.shards.iter().map(|shard| shard.name.clone()).collect();
+    for i in 0..arguments.moves {
+        let to = names[(i + 1) % 2].clone();
+        let began = start.elapsed();
+        let action = Action::Move { range: thirds[0], to };
+        let plan = client.plan(vec![action]).await.expect("a plan");
+        assert_eq!(plan.moves.len(), 1);
+        client.apply(plan, arguments.rate).await.expect("it begins");
+        while !client.moves().await.expect("bootstrap answers").moves.is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        measured.moves.push((began, start.elapsed()));
+        // What was given up is removed meanwhile.
+        sleep(BETWEEN).await;
+    }
+    stopped.store(true, Ordering::Relaxed);
+    for writer in writers {
+        measured.writes.extend(writer.await.expect("no write fails"));
+    }
+    for client in clients {
+        client.await.expect("no client fails");
+    }
+    measured.others = sampler.await.expect("it samples");
+    measured.writes.sort_unstable();
+    report(&measured);
+    if let Some(path) = &arguments.plot {
+        std::fs::write(path, plot::draw(&measured)).expect("the plot is written");
+    }
+}
+
+/// Writes at a steady rate, however long a write takes: it counts from when it was due.
+async fn write_at_a_rate(
+    client: Client,
+    keys: Arc<Vec<String>>,
+    stopped: Arc<AtomicBool>,
+    start: Instant,
+    pause: Duration,
+    seed: u64,
+) -> Vec<(Duration, Duration)> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut due = interval(pause);
+    let mut under_way: Vec<JoinHandle<(Duration, Duration)>> = Vec::new();
+    while !stopped.load(Ordering::Relaxed) {
+        due.tick().await;
+        let key = keys[rng.random_range(0..keys.len())].clone();
+        let (client, document) = (client.clone(), document());
+        under_way.push(tokio::spawn(async move {
+            let begun = start.elapsed();
+            let written = client.write(INDEX, &key, &document, Condition::Any).await;
+            written.expect("no client meets an error");
+            (begun, start.elapsed() - begun)
+        }));
+    }
+    let mut writes = Vec::new();
+    for write in under_way {
+        writes.push(write.await.expect("no write fails"));
+    }
+    writes
+}
+
+/// Reads and writes in turn.
+async fn as_fast_as_it_can(
+    client: Client,
+    keys: Arc<Vec<String>>,
+    stopped: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    seed: u64,
+) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    while !stopped.load(Ordering::Relaxed) {
+        let key = &keys[rng.random_range(0..keys.len())];
+        if rng.random() {
+            client.read(INDEX, key).await.expect("no client meets an error");
+        } else {
+            let written = client.write(INDEX, key, &document(), Condition::Any).await;
+            written.expect("no client meets an error");
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes down the counts ten times a second.
+async fn sample(
+    counts: [Arc<AtomicU64>; 2],
+    stopped: Arc<AtomicBool>,
+    start: Instant,
+) -> [Vec<(Duration, u64)>; 2] {
+    let mut samples: [Vec<(Duration, u64)>; 2] = Default::default();
+    let mut due = interval(Duration::from_millis(100));
+    while !stopped.load(Ordering::Relaxed) {
+        due.tick().await;
+        for (samples, count) in samples.iter_mut().zip(&counts) {
+            samples.push((start.elapsed(), count.load(Ordering::Relaxed)));
+        }
+    }
+    samples
+}
+
+/// Operations a second between two times.
+fn rate(samples: &[(Duration, u64)], from: Duration, until: Duration) -> f64 {
+    let within = |(at, _): &&(Duration, u64)| (from..=until).contains(at);
+    let first = samples.iter().find(within);
+    let last = samples.iter().rfind(within);
+    match (first, last) {
+        (Some((from, before)), Some((until, after))) if until > from => {
+            (after - before) as f64 / (*until - *from).as_secs_f64()
+        }
+        _ => f64::NAN,
+    }
+}
+
+fn percentile(sorted: &[Duration], percent: f64) -> Duration {
+    let place = (sorted.len() as f64 * percent / 100.0) as usize;
+    sorted[place.min(sorted.len() - 1)]
+}
+
+fn report(measured: &Measured) {
+    let settled = Duration::from_secs(2);
+    let before = |samples: &[(Duration, u64)]| rate(samples, settled, BEFORE);
+    let quiet: Vec<Duration> = sorted(measured.writes.iter().filter(|(at, _)| *at < BEFORE));
+    println!(
+        "before: a write to the range that will move took p50 {:.1?}, p99 {:.1?}, longest {:.1?}",
+        percentile(&quiet, 50.0),
+        percentile(&quiet, 99.0),
+        percentile(&quiet, 100.0)
+    );
+    for (name, samples) in
+        ["of the target's own range", "of the third shard's"].iter().zip(&measured.others)
+    {
+        println!("before: {:.0} operations a second {name}", before(samples));
+    }
+    println!("move took  longest write  p99 of writes  target's range  third shard's");
+    let mut longest = Vec::new();
+    let mut ratios: [Vec<f64>; 2] = Default::default();
+    for &(from, until) in &measured.moves {
+        let during = |(at, _): &&(Duration, Duration)| (from..=until).contains(at);
+        let writes = sorted(measured.writes.iter().filter(during));
+        let [target, third] = [0, 1].map(|i| {
+            let samples = &measured.others[i];
+            let ratio = rate(samples, from, until) / before(samples);
+            ratios[i].push(ratio);
+            ratio
+        });
+        longest.push(percentile(&writes, 100.0));
+        println!(
+            "{:8.2}s  {:12.1?}  {:12.1?}  {target:14.2}  {third:13.2}",
+            (until - from).as_secs_f64(),
+            percentile(&writes, 100.0),
+            percentile(&writes, 99.0),
+        );
+    }
+    longest.sort_unstable();
+    for ratios in &mut ratios {
+        ratios.sort_by(f64::total_cmp);
+    }
+    println!(
+        "the longest write of a move: median {:.1?}, the most {:.1?}; throughput beside it, median: \
+         target's range {:.2}, third shard's {:.2}",
+        percentile(&longest, 50.0),
+        percentile(&longest, 100.0),
+        ratios[0][ratios[0].len() / 2],
+        ratios[1][ratios[1].len() / 2],
+    );
+}
+
+fn sorted<'a>(writes: impl Iterator<Item = &'a (Duration, Duration)>) -> Vec<Duration> {
+    let mut took: Vec<_> = writes.map(|(_, took)| *took).collect();
+    took.sort_unstable();
+    took
+}
