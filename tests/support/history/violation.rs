@@ -65,7 +65,7 @@ fn recent(marked: &[(Mark, &Operation)]) -> Duration {
     let came = marked.iter().filter(|(mark, operation)| *mark == Mark::Came && operation.changed());
     let mut invoked: Vec<_> = came.map(|(_, operation)| operation.invoked).collect();
     invoked.sort_unstable();
-    invoked.into_iter().rev().take(LAST_CHANGES).last().unwrap_or_default()
+    invoked[invoked.len().saturating_sub(LAST_CHANGES)..].first().copied().unwrap_or_default()
 }
 
 /// Whether an operation has to do with what is stuck, or with the state before it.
