@@ -1,10 +1,10 @@
 //! The worked examples of `docs/protocol.md` against the crate, byte for byte.
 //!
 //! Each fenced block that begins with `hex NAME` is one frame, its annotations after a `;`. The
-//! message of that name in [`examples`] or [`examples_of_moves`] must encode to exactly these bytes, and they must decode
-//! to it. A block marked `hex NAME decodes` shows another encoding that a node accepts: it only
-//! has to decode. Every block has its message and every message its block. The worked computation
-//! of positions is compared step by step.
+//! message of that name in [`examples`] or [`examples_of_moves`] must encode to exactly these bytes,
+//! and they must decode to it. A block marked `hex NAME decodes` shows another encoding that a node
+//! accepts: it only has to decode. Every block has its message and every message its block. The
+//! worked computation of positions is compared step by step.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
