@@ -11,7 +11,8 @@ use crate::limits::{Counts, Expiry, IndexSettings, Policy};
 /// The id of an index; never given twice in a cluster.
 pub type IndexId = u32;
 
-/// The version of a document: the LSN of the effect that wrote it.
+/// The version of a document: the LSN of the effect that wrote it, here or on the shard that it was taken
+/// over from.
 pub type Version = u64;
 
 /// A document's key and its place on the ring. The engine does not know how keys become

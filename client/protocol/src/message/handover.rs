@@ -23,7 +23,7 @@ pub enum TargetOperation<'a> {
     /// To end that, and to remove what came.
     Stop(MoveId<'a>),
     /// To have the source freeze the range, and to bring the rest. Answered `frozen` when target and
-    /// source have the same; refused with `unavailable` where that has to be tried again, and with `mismatch`.
+    /// source have the same; `mismatch` where they have not; anything else has to be tried again.
     Complete(MoveId<'a>),
 }
 
@@ -83,7 +83,7 @@ pub struct Export<'a> {
 /// Where a reader of a shard's log goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TailCursor {
-    /// The LSN of the next record.
+    /// The log goes on with the first record of this LSN or a higher one.
     pub lsn: u64,
     /// The segment that it lies in; 0 where that is not known.
     pub segment: u32,
