@@ -3,7 +3,7 @@
 //! A cluster of three shards, each with a third of the ring, as processes. The first third has a million
 //! documents of 128 bytes, and 5,000 writes a second go to it, whatever it answers; clients as fast as
 //! they can read and write in the other two thirds. Then the first third moves to the second shard and
-//! back, ten times. Reported are the longest a write to the moving range took around each hand-over,
+//! back, three times. Reported are the longest a write to the moving range took around each hand-over,
 //! and the throughput of the other thirds while it moves beside that of before.
 //!
 //! Options: `--documents N`, `--writes N` a second, `--moves N`, `--rate BYTES` a second for a move,
@@ -61,7 +61,7 @@ struct Arguments {
 impl Arguments {
     fn parse() -> Self {
         let mut parsed =
-            Self { documents: 1_000_000, writes: 5_000, moves: 20, rate: None, plot: None };
+            Self { documents: 1_000_000, writes: 5_000, moves: 6, rate: None, plot: None };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut number =
@@ -178,8 +178,20 @@ async fn run(arguments: &Arguments) {
             sleep(Duration::from_millis(20)).await;
         }
         measured.moves.push((began, start.elapsed()));
-        // What was given up is removed meanwhile.
         sleep(BETWEEN).await;
+        // Until what was given up is removed, it cannot come back.
+        let former = &names[i % 2];
+        loop {
+            let views = client.stat().await;
+            let view = views.into_iter().find(|view| view.shard.name == *former);
+            let stat = view.expect("it is in the map").stat.expect("it answers");
+            let owned: u64 = stat.indexes.iter().map(|index| index.documents).sum();
+            if stat.documents == owned {
+                break;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        println!("removed at the source {:.1?} later", start.elapsed() - measured.moves[i].1);
     }
     stopped.store(true, Ordering::Relaxed);
     for writer in writers {

@@ -24,6 +24,8 @@ pub(crate) struct Moves {
     pub(crate) rate: Option<u64>,
     /// Shards that leave the map when all is moved.
     pub(crate) leaving: Vec<String>,
+    /// What is being handed over goes on, and nothing after it.
+    pub(crate) cancelled: bool,
 }
 
 /// A range on its way from one shard to another.
@@ -149,6 +151,7 @@ impl State {
                 next.moves.queue.retain(|it| matches!(it.step, Step::HandingOver { .. }));
                 next.moves.leaving.clear();
                 next.moves.paused = false;
+                next.moves.cancelled = !next.moves.queue.is_empty();
                 Ok(())
             }
             Command::PauseMoves { paused } => {
@@ -198,6 +201,7 @@ impl State {
         next.moves.queue = moves.collect();
         next.moves.rate = rate;
         next.moves.paused = false;
+        next.moves.cancelled = false;
         next.let_go(&self.map, at);
         next.map.check().map_err(|fault| WireError::bad_request("plan", fault))
     }
@@ -230,19 +234,31 @@ impl State {
                 return refused(format!("there is a shard {:?} already", shard.name));
             }
         }
-        let is_known = |name: &String| plan.shards_after.iter().any(|shard| shard.name == *name);
+        // As it will be after each move.
+        let mut after = self.clone();
+        for action in &plan.actions {
+            if let Action::Add { shard } = action {
+                after.map.shards.push(shard.clone());
+            }
+        }
         for planned in &plan.moves {
             let Range { start, end } = planned.range;
-            let owner = self.map.owner(sherd_protocol::Position(start));
+            let owner = after.map.owner(sherd_protocol::Position(start));
             let owned = owner.is_some_and(|owned| {
                 owned.shard == planned.from && owned.end >= end && start < end
             });
-            if !owned || !is_known(&planned.to) || planned.from == planned.to {
+            let is_known = after.map.shard(&planned.to).is_some();
+            if !owned || !is_known || planned.from == planned.to {
                 let (range, from, to) = (planned.range, &planned.from, &planned.to);
                 return refused(format!("{range} cannot move from {from:?} to {to:?}"));
             }
+            after.map.give(planned.range, &planned.to);
         }
-        Ok(())
+        if after.map.ranges != plan.after {
+            return refused("its moves do not lead to the map that it shows".to_owned());
+        }
+        // A limit of an index of which nothing is left to a shard could not be met there.
+        self.indexes.iter().try_for_each(|index| after.check_settings(&index.settings))
     }
 
     fn take_step(
@@ -269,10 +285,16 @@ impl State {
             (Step::HandingOver { .. }, Taken::Refused) => {
                 next.remember(&self.map, at, format!("{} taken back", current.describe()));
                 next.map.give(current.range, &current.from);
-                next.moves.queue[0].step = Step::Copying;
+                if self.moves.cancelled {
+                    next.moves.queue.remove(0);
+                    next.moves.cancelled = false;
+                } else {
+                    next.moves.queue[0].step = Step::Copying;
+                }
             }
             (Step::HandingOver { .. }, Taken::Owned) => {
                 next.moves.queue.remove(0);
+                next.moves.cancelled = false;
                 next.let_go(&self.map, at);
             }
             (step, taken) => {

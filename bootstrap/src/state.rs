@@ -213,7 +213,7 @@ impl State {
     }
 
     /// Checks the settings of an index: that each shard gets something of each limit.
-    fn check_settings(&self, settings: &IndexSettings) -> Result<(), WireError> {
+    pub(crate) fn check_settings(&self, settings: &IndexSettings) -> Result<(), WireError> {
         if settings.ttl == Some(0) {
             return Err(WireError::bad_request("settings.ttl", "a time to live is at least 1 ms"));
         }

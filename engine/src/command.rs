@@ -164,6 +164,9 @@ pub struct Import {
     pub documents: Vec<Imported>,
     /// What else is there of these keys goes: the documents are all that the other shard has of them.
     pub whole: Option<Span>,
+    /// The LSN of the other shard as of which this is. The shard's own LSNs go beyond it: a key that was
+    /// removed there must not get a version that it had.
+    pub as_of: Version,
     /// Recorded with them, see [`Incoming::note`].
     pub note: Vec<u8>,
 }

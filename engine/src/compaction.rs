@@ -60,7 +60,11 @@ const PUTS_AT_A_TIME: usize = 100_000;
 const KEYS_AT_A_TIME: usize = 256;
 
 /// How many documents outside the owned ranges are removed with one batch.
-const SWEEP_KEYS: usize = 256;
+const SWEEP_KEYS: usize = 512;
+
+/// The share of its time that the compactor works at that, in percent: until they are gone, their range
+/// cannot come back.
+const SWEEP_SHARE_PERCENT: u64 = 50;
 
 /// The disk space that all together may take, in percent of the live records, besides four
 /// segments: the one being written, the one prepared, the reserve (a quarter), and what is left to
@@ -558,7 +562,7 @@ impl Compactor {
                 break;
             }
             self.ask(|done| Task::Sweep(page, done))?;
-            self.pause(begun, LEAST_SHARE_PERCENT);
+            self.pause(begun, SWEEP_SHARE_PERCENT);
         }
         // Under the lock under which an assignment is published: a later one counts.
         let view = shared.view.read();

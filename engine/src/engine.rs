@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use crate::checkpoint;
 use crate::clock::Clock;
 use crate::command::{
-    Assignment, Command, Compacted, Document, IndexId, Key, Outcome, Page, Scan, Stat, Version,
+    Assignment, Command, Compacted, Document, Incoming, IndexId, Key, Outcome, Page, Scan, Stat,
+    Version,
 };
 use crate::compaction::{Compactor, Request};
 use crate::defect::Defects;
@@ -312,7 +313,8 @@ impl Engine {
         self.0.shared.sums(ranges).map_err(Error::of_a_read)
     }
 
-    /// What the documents of each of the 1,024 buckets of the ring come to, over all indexes.
+    /// What the documents of each of the 1,024 buckets of the ring come to, over all indexes; of buckets
+    /// that are owned, or in part.
     pub fn buckets(&self) -> Vec<Sums> {
         self.0.shared.buckets()
     }
@@ -320,6 +322,11 @@ impl Engine {
     /// The assignment held.
     pub fn assignment(&self) -> Option<Arc<Assignment>> {
         self.0.shared.view.read().state.assignment.clone()
+    }
+
+    /// What is being taken over from another shard.
+    pub fn incoming(&self) -> Option<Arc<Incoming>> {
+        self.0.shared.view.read().state.incoming.clone()
     }
 
     /// What is stored.

@@ -208,12 +208,15 @@ impl Shared {
         Ok(found)
     }
 
-    /// What the documents of each bucket of the ring come to.
+    /// What the documents of each bucket of the ring come to, of those that are owned, or in part.
     pub(crate) fn buckets(&self) -> Vec<Sums> {
         let view = self.view.read();
         let mut sums = vec![Sums::default(); BUCKETS];
+        let is_owned: Vec<bool> = (0..BUCKETS).map(|i| view.state.owns_any_of(i)).collect();
         for index in view.state.indexes.values() {
-            for (sum, bucket) in sums.iter_mut().zip(index.buckets.all()) {
+            let buckets = index.buckets.all().iter().zip(&is_owned);
+            for (sum, (bucket, _)) in sums.iter_mut().zip(buckets).filter(|(_, (_, owned))| **owned)
+            {
                 *sum += *bucket;
             }
         }

@@ -188,7 +188,8 @@ impl Reader<'_> {
                 }
                 Err(error) => return Err(failed(error)),
             }
-            let (effects, read) = self.decode(&segment, &Bytes::from(bytes))?;
+            let is_long = length > CHUNK_BYTES;
+            let (effects, read) = self.decode(&segment, &Bytes::from(bytes), is_long)?;
             if read > 0 {
                 self.scanned += read;
                 self.next.offset += read as u32;
@@ -229,8 +230,13 @@ impl Reader<'_> {
     }
 
     /// What the whole groups in `bytes` did, as far as they are durable and wanted, and how many bytes
-    /// these take.
-    fn decode(&mut self, segment: &Segment, bytes: &Bytes) -> Result<(Vec<Imported>, usize)> {
+    /// these take. Of a chunk that is for one long group, the first only.
+    fn decode(
+        &mut self,
+        segment: &Segment,
+        bytes: &Bytes,
+        only_first: bool,
+    ) -> Result<(Vec<Imported>, usize)> {
         let corrupt = |offset: usize, what: &str| {
             Error::corrupt(&segment.path, self.next.offset as usize + offset, what)
         };
@@ -259,7 +265,7 @@ impl Reader<'_> {
                 effects.append(&mut group);
                 end = offset;
                 self.next.lsn = next_lsn;
-                if next_lsn > self.durable_lsn {
+                if only_first || next_lsn > self.durable_lsn {
                     break;
                 }
             }

@@ -197,7 +197,8 @@ impl Progress {
             },
         };
         let (id, note) = (MOVE.to_owned(), next.encode());
-        target.execute(Command::Import(Import { id, documents, whole, note }))?;
+        let as_of = next.tail.lsn - 1;
+        target.execute(Command::Import(Import { id, documents, whole, as_of, note }))?;
         *self = next;
         Ok(done)
     }
@@ -508,7 +509,7 @@ fn what_is_being_taken_over_is_seen_by_nobody_and_goes_when_the_move_ends() {
             document: Bytes::from_static(b"x"),
         };
         let (id, note) = (id.to_owned(), Vec::new());
-        let import = Import { id, documents: vec![document], whole: None, note };
+        let import = Import { id, documents: vec![document], whole: None, as_of: 0, note };
         target.engine().execute(Command::Import(import)).unwrap_err()
     };
     for error in [import("another", place(1)), import(MOVE, place(2))] {
@@ -589,6 +590,27 @@ fn a_reader_that_comes_too_late_begins_again_and_misses_nothing() {
     let mut progress = progress;
     while !progress.step(source.engine(), target.engine()).unwrap() {}
     assert_eq!(target.engine().sums(&[MOVING]).unwrap(), BTreeMap::new());
+}
+
+/// A key that was there and is not any more brings nothing to the target but the LSN of its removal.
+#[test]
+fn a_key_that_was_removed_before_the_move_gets_no_version_that_it_had() {
+    let (source, target) = pair();
+    for i in 0..100 {
+        put_to(source.engine(), 2, "hot", &format!("{i}"));
+    }
+    let gone = Mutation::Remove { index: 1, key: place(1), version: None };
+    let MutationOutcome::Removed(removed) = one(source.engine(), gone) else {
+        panic!("it was there")
+    };
+    bring_all(&source, &target);
+    let frozen_at = source.freeze(Duration::from_secs(3600));
+    source.give_up(2, &[(0, MIDDLE), (MOVING.1, RING)], frozen_at).unwrap();
+    target.assign(2, &[MOVING]).unwrap();
+    let MutationOutcome::Written(version) = write_at(target.engine(), place(1)) else {
+        panic!("it is not written")
+    };
+    assert!(version > removed, "{version} after {removed}");
 }
 
 /// What the source removes of the range when it has given it up is no removal of the documents: the

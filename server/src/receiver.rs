@@ -108,6 +108,7 @@ impl Receiver {
         let mut current = self.0.current.lock();
         if let Some(current) = &*current
             && current.job.borrow().id == job.id
+            && !current.task.is_finished()
         {
             current.job.send_if_modified(|held| std::mem::replace(held, job.clone()) != job);
             // It is not handed over, or bootstrap would not say so.
@@ -210,9 +211,13 @@ struct Source {
 impl Pull {
     async fn run(mut self) {
         loop {
+            let id = self.job.borrow().id.clone();
+            if !self.is_held(&id) {
+                // The range is owned, or the move was ended.
+                return;
+            }
             let Err(error) = self.pull().await;
             let why = error.to_string();
-            let id = self.job.borrow().id.clone();
             while let Ok(responder) = self.asked.try_recv() {
                 responder.refuse(&unavailable(&id, &why));
             }
@@ -231,7 +236,12 @@ impl Pull {
         }
     }
 
-    /// Pulls until something goes wrong.
+    /// Whether the engine takes the range over still.
+    fn is_held(&self, id: &str) -> bool {
+        self.engine.incoming().is_some_and(|held| held.id == id)
+    }
+
+    /// Pulls until something goes wrong, or the move has ended.
     async fn pull(&mut self) -> Result<std::convert::Infallible, WireError> {
         let Job { id, range, from, .. } = self.job.borrow_and_update().clone();
         let connection = Connection::open(&from, &self.options)
@@ -240,6 +250,9 @@ impl Pull {
         let source = Source { connection, range };
         loop {
             let changed = self.job.borrow_and_update().clone();
+            if !self.is_held(&id) {
+                return Err(unavailable(&id, "it has ended"));
+            }
             if changed.from != from {
                 return Err(unavailable(&id, "the source has another address now"));
             }
@@ -277,7 +290,7 @@ impl Pull {
     /// How far it is. At the beginning, from where on the log has what is not read yet.
     async fn note(&mut self, source: &Source) -> Result<&mut Note, WireError> {
         if self.note.is_none() {
-            let held = self.engine.stat().incoming.and_then(|held| Note::decode(&held.note));
+            let held = self.engine.incoming().and_then(|held| Note::decode(&held.note));
             let note = match held {
                 Some(note) => note,
                 None => Note { tail: source.tail_end().await?, ..Note::default() },
@@ -402,7 +415,8 @@ impl Pull {
     ) -> Result<(), WireError> {
         next.documents += documents.len() as u64;
         next.bytes += documents.iter().map(bytes_of).sum::<u64>();
-        let import = Import { id: id.to_owned(), documents, whole, note: next.encode() };
+        let as_of = next.tail.lsn.saturating_sub(1);
+        let import = Import { id: id.to_owned(), documents, whole, as_of, note: next.encode() };
         let (done, imported) = oneshot::channel();
         let done = move |result| _ = done.send(result);
         self.engine.submit(Command::Import(import), Box::new(done));
@@ -448,13 +462,18 @@ impl Pull {
             }
             self.step(source, id).await?;
         }
+        // Also where nothing was brought: versions go on from there.
+        let note = self.note(source).await?.clone();
+        self.import(id, Vec::new(), None, note).await?;
         hold_at("target brought").await;
         let (theirs, ours) = (source.sums().await?, self.sums(source.range).await?);
         hold_at("target compared").await;
-        match difference(&theirs, &ours) {
-            None => Ok(()),
-            Some(what) => Err(WireError::Mismatch { id: id.to_owned(), what }),
+        let Some((index, what)) = difference(&theirs, &ours) else { return Ok(()) };
+        let is_here = self.engine.stat().indexes.iter().any(|known| known.id == index);
+        if !is_here || !source.indexes().await?.contains(&index) {
+            return Err(unavailable(id, "an index is being created or dropped"));
         }
+        Err(WireError::Mismatch { id: id.to_owned(), what })
     }
 
     async fn sums(&self, range: Range) -> Result<Vec<RangeSum>, WireError> {
@@ -464,8 +483,8 @@ impl Pull {
     }
 }
 
-/// In what the documents of source and target differ, if they do.
-fn difference(source: &[RangeSum], target: &[RangeSum]) -> Option<String> {
+/// In which index the documents of source and target differ, and how, if they do.
+fn difference(source: &[RangeSum], target: &[RangeSum]) -> Option<(u32, String)> {
     if source == target {
         return None;
     }
@@ -477,10 +496,11 @@ fn difference(source: &[RangeSum], target: &[RangeSum]) -> Option<String> {
     let differs = |&index: &u32| of(source, index) != of(target, index);
     let index = indexes.filter(differs).min()?;
     let ((documents, bytes, _), (ours, our_bytes, _)) = (of(source, index), of(target, index));
-    Some(format!(
+    let what = format!(
         "of the index with the id {index} the source has {documents} documents of {bytes} bytes, the \
          target {ours} of {our_bytes}, or others"
-    ))
+    );
+    Some((index, what))
 }
 
 fn bytes_of(imported: &Imported) -> u64 {
@@ -521,13 +541,16 @@ impl Source {
 
     /// The first index of the source with a higher id.
     async fn index_after(&self, id: u32) -> Result<Option<u32>, WireError> {
+        let ids = self.indexes().await?.into_iter();
+        Ok(ids.filter(|&found| found > id).min())
+    }
+
+    /// The ids of the source's indexes.
+    async fn indexes(&self) -> Result<Vec<u32>, WireError> {
         let until = Instant::now() + REQUEST_TIME;
         let stat = self.connection.shard(&ShardOperation::Stat, until).await;
         match stat.map_err(|error| self.failed(error))? {
-            ShardReply::Stat(stat) => {
-                let ids = stat.indexes.iter().map(|index| index.id);
-                Ok(ids.filter(|&found| found > id).min())
-            }
+            ShardReply::Stat(stat) => Ok(stat.indexes.iter().map(|index| index.id).collect()),
             other => Err(self.unexpected(&other)),
         }
     }

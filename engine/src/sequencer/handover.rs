@@ -144,7 +144,7 @@ impl Sequencer {
             return Err(Error::Locked { owner: owner.clone() });
         }
         self.check_backlog()?;
-        let Import { id, documents, whole, note } = import;
+        let Import { id, documents, whole, as_of, note } = import;
         let mut incoming = match &self.state.incoming {
             Some(held) if held.id == *id => Incoming::clone(held),
             _ => return Err(Error::NotReceiving { id: id.clone() }),
@@ -158,7 +158,7 @@ impl Sequencer {
             Some(span) => self.others(span, documents)?,
             None => Vec::new(),
         };
-        self.raise_lsn(documents.iter().map(version).max().unwrap_or(0))?;
+        self.raise_lsn(documents.iter().map(version).fold(*as_of, Version::max))?;
         self.now = self.shared.clock.now();
         let of_incoming = incoming.id.len() + incoming.note.len() + incoming.ranges.len() * 16;
         let of_gone = gone.iter().map(|key| effect::record_bytes(key.key().len())).sum::<usize>();
@@ -283,7 +283,7 @@ impl Sequencer {
     }
 
     /// Syncs now, whatever the durability. After a failure nothing more is written.
-    fn sync_or_stop(&mut self) -> Result<()> {
+    pub(super) fn sync_or_stop(&mut self) -> Result<()> {
         self.sync().inspect_err(|error| self.shared.poison.set(error))
     }
 }

@@ -289,6 +289,8 @@ impl Sequencer {
         self.state.apply(&change);
         self.batch.changes.push(change);
         self.try_commit()?;
+        // Whatever the durability: others rely on it, and a range given up must not come back.
+        self.sync_or_stop()?;
         if let Some(id) = dropped {
             self.shared.residents.drop_index(id);
         }

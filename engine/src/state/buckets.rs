@@ -107,7 +107,7 @@ fn bucket(position: u32) -> usize {
 }
 
 /// The first position of a bucket.
-fn first_of(bucket: usize) -> u32 {
+pub(super) fn first_of(bucket: usize) -> u32 {
     (bucket as u64 * RING_SIZE).div_ceil(BUCKETS as u64) as u32
 }
 

@@ -300,6 +300,13 @@ impl State {
         position >= end
     }
 
+    /// Whether a part of a bucket is owned.
+    pub(crate) fn owns_any_of(&self, bucket: usize) -> bool {
+        let (first, end) = (buckets::first_of(bucket), buckets::first_of(bucket + 1));
+        let overlaps = |&(start, until): &(u32, u32)| start < end && first < until;
+        self.assignment.as_ref().is_some_and(|held| held.ranges.iter().any(overlaps))
+    }
+
     /// Whether a document at a position is to be kept: it is owned, or being taken over.
     pub(crate) fn keeps(&self, position: u32) -> bool {
         self.owns(position, position + 1) || self.is_incoming(position)
