@@ -42,6 +42,10 @@ const IDLE_PAUSE: Duration = Duration::from_millis(20);
 /// the source give the range up at once.
 const FREEZE_TIME: Duration = Duration::from_secs(5);
 
+/// The share of its time that a move works, in percent, but for its end: what else the shards have to do
+/// goes on beside it.
+const SHARE_PERCENT: u32 = 50;
+
 /// For how much of that the rest of the log is waited for.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
@@ -280,10 +284,15 @@ impl Pull {
             self.progress.lock().error = None;
             if is_up_to_date {
                 sleep(IDLE_PAUSE).await;
-            } else if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
-                let time = (note.bytes - before) as f64 / rate as f64;
-                sleep_until(begun + Duration::from_secs_f64(time)).await;
+                continue;
             }
+            let mut until =
+                Instant::now() + begun.elapsed() * (100 - SHARE_PERCENT) / SHARE_PERCENT;
+            if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
+                let time = (note.bytes - before) as f64 / rate as f64;
+                until = until.max(begun + Duration::from_secs_f64(time));
+            }
+            sleep_until(until).await;
         }
     }
 
