@@ -23,7 +23,7 @@ use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_client::{Client, Condition, Expiry, Mutation, Options};
-use sherd_protocol::{Action, Position, RING_SIZE, Range};
+use sherd_protocol::{Action, OwnedRange, Position, RING_SIZE, Range};
 use support::Cluster;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep};
@@ -134,7 +134,7 @@ async fn run(arguments: &Arguments) {
     let client = connect().await;
     client.create_index(INDEX).await.expect("a new index");
     let map = client.known_map();
-    let thirds: Vec<Range> = map.ranges.iter().map(|owned| owned.range()).collect();
+    let thirds: Vec<Range> = map.ranges.iter().map(OwnedRange::range).collect();
     assert!(thirds[0].contains(Position(THIRD / 2)) && thirds.len() == 3, "{map:?}");
     let moving = Arc::new(keys_in(&client, thirds[0], arguments.documents));
     let others = [1, 2].map(|i| Arc::new(keys_in(&client, thirds[i], OTHER_DOCUMENTS)));

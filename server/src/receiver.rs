@@ -171,8 +171,8 @@ fn end(current: Option<Current>) {
     }
 }
 
-fn unavailable(id: &str, why: impl ToString) -> WireError {
-    WireError::Unavailable { what: format!("the move {id}"), why: why.to_string() }
+fn unavailable(id: &str, why: impl std::fmt::Display) -> WireError {
+    WireError::Unavailable { what: format!("the move {id}"), why: format!("{why}") }
 }
 
 impl Note {
