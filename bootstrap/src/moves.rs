@@ -350,35 +350,149 @@ impl State {
     }
 }
 
-/// Changes of owners.
-trait Give {
-    fn give(&mut self, range: Range, to: &str);
-}
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::range_map::OwnedRange;
+    use sherd_protocol::{IndexSettings, PlannedMove, RING_SIZE};
 
-impl Give for RangeMap {
-    /// Gives a range to a shard. Ranges of one owner that meet become one.
-    fn give(&mut self, range: Range, to: &str) {
-        let mut pieces = Vec::new();
-        for owned in &self.ranges {
-            let mut cut = vec![owned.start, owned.end];
-            cut.extend(
-                [range.start, range.end].iter().filter(|&&at| owned.start < at && at < owned.end),
-            );
-            cut.sort_unstable();
-            pieces.extend(cut.windows(2).map(|ends| {
-                let (start, end) = (ends[0], ends[1]);
-                let is_given = range.start <= start && end <= range.end;
-                let shard = if is_given { to.to_owned() } else { owned.shard.clone() };
-                sherd_protocol::range_map::OwnedRange { start, end, shard }
-            }));
+    use super::*;
+    use crate::config::ClusterConfig;
+
+    fn state() -> State {
+        let text = r#"{"shards": [
+            {"name": "a", "start": 0, "end": 0.5, "size": 10, "host": "h", "port": 1},
+            {"name": "b", "start": 0.5, "end": 1, "size": 10, "host": "h", "port": 2}
+        ]}"#;
+        State::new(&ClusterConfig::parse(text).unwrap(), "c0ffee".to_owned())
+    }
+
+    fn owned(start: u32, end: u32, shard: &str) -> OwnedRange {
+        OwnedRange { start, end, shard: shard.to_owned() }
+    }
+
+    /// A plan of moves from one shard to another.
+    fn plan(state: &State, moves: &[(u32, u32, &str, &str)], actions: Vec<Action>) -> Box<Plan> {
+        let moves: Vec<PlannedMove> = moves
+            .iter()
+            .map(|&(start, end, from, to)| PlannedMove {
+                range: Range { start, end },
+                from: from.to_owned(),
+                to: to.to_owned(),
+                documents: 1,
+                bytes: 2,
+            })
+            .collect();
+        let mut after = state.map.clone();
+        moves.iter().for_each(|it| after.give(it.range, &it.to));
+        Box::new(Plan {
+            cluster: state.map.cluster.clone(),
+            epoch: state.map.epoch,
+            actions,
+            moves,
+            before: state.map.ranges.clone(),
+            after: after.ranges,
+            shards_after: state.map.shards.clone(),
+            bytes: Vec::new(),
+        })
+    }
+
+    fn start(plan: Box<Plan>) -> Command {
+        Command::StartMoves { plan, rate: None, at: 7 }
+    }
+
+    fn step(state: &State, taken: Taken) -> State {
+        let id = state.moves.current().unwrap().id.clone();
+        state.apply(&Command::TakeStep { id, taken, at: 7 }).unwrap()
+    }
+
+    const COPIED: Taken = Taken::Copied { frozen_at: 9 };
+
+    #[test]
+    fn the_target_is_told_only_what_the_source_has_given_up() {
+        let started = state().apply(&start(plan(&state(), &[(0, 3, "a", "b")], vec![]))).unwrap();
+        assert_eq!(started.map.ranges, state().map.ranges);
+        assert_eq!(started.assignment("a").unwrap().gives_up, None);
+        // Its share of limits counts at both, or it could not be brought.
+        assert_eq!(started.ranges_with_incoming("b").len(), 2);
+        let handed = step(&started, COPIED);
+        let epoch = handed.map.epoch;
+        assert_eq!(handed.map.ranges[0], owned(0, 3, "b"));
+        let gives_up = handed.assignment("a").unwrap().gives_up.unwrap();
+        assert_eq!((gives_up.id, gives_up.lsn), (started.moves.queue[0].id.clone(), 9));
+        assert_eq!((handed.hands_over("a"), handed.awaits_source("b")), (Some(epoch), Some(epoch)));
+        // The attempt is the same one after a change of the catalogue.
+        let settings = IndexSettings::default();
+        let changed =
+            handed.apply(&Command::CreateIndex { name: "x".to_owned(), settings }).unwrap();
+        assert!(changed.map.epoch > epoch);
+        assert_eq!(changed.awaits_source("b"), Some(epoch));
+        let done = step(&changed, Taken::Owned);
+        assert_eq!((done.moves.current(), done.awaits_source("b")), (None, None));
+        assert_eq!(done.map.ranges, handed.map.ranges);
+    }
+
+    #[test]
+    fn a_refusal_takes_the_map_back_and_the_move_goes_on_unless_it_was_cancelled() {
+        let moves = [(0, 3, "a", "b"), (6_000_000, 7_000_000, "b", "a")];
+        let started = state().apply(&start(plan(&state(), &moves, vec![]))).unwrap();
+        let handed = step(&started, COPIED);
+        let back = step(&handed, Taken::Refused);
+        assert_eq!(back.map.ranges, state().map.ranges);
+        assert_eq!(back.moves.queue, started.moves.queue);
+        let cancelled = handed.apply(&Command::CancelMoves).unwrap();
+        assert_eq!(cancelled.moves.queue.len(), 1, "what is handed over goes on");
+        let back = step(&cancelled, Taken::Refused);
+        assert_eq!((back.moves.current(), &back.map.ranges), (None, &state().map.ranges));
+        let cancelled = started.apply(&Command::CancelMoves).unwrap();
+        assert_eq!(cancelled.moves.queue, []);
+        // A step of what was cancelled comes too late.
+        let id = started.moves.queue[0].id.clone();
+        let late = cancelled.apply(&Command::TakeStep { id, taken: COPIED, at: 7 });
+        assert!(late.is_err(), "{late:?}");
+    }
+
+    #[test]
+    fn a_shard_that_is_removed_leaves_when_all_is_moved() {
+        let actions = vec![Action::Remove { shard: "a".to_owned() }];
+        let half = RING_SIZE / 2;
+        let moves = [(0, 3, "a", "b"), (3, half, "a", "b")];
+        let mut state = state().apply(&start(plan(&state(), &moves, actions))).unwrap();
+        for _ in 0..2 {
+            assert!(state.map.shard("a").is_some());
+            state = step(&step(&state, COPIED), Taken::Owned);
         }
-        pieces.dedup_by(|next, before| {
-            let is_one = next.shard == before.shard && next.start == before.end;
-            if is_one {
-                before.end = next.end;
-            }
-            is_one
-        });
-        self.ranges = pieces;
+        assert!(state.map.shard("a").is_none());
+        assert_eq!(state.map.ranges, [owned(0, RING_SIZE, "b")]);
+        // A plan of the map that this left is of this map.
+        let next = plan(&state, &[], vec![]);
+        assert!(state.apply(&start(next)).is_ok());
+    }
+
+    #[test]
+    fn a_plan_that_is_not_of_this_map_or_contradicts_itself_is_refused() {
+        let state = state();
+        let good = || plan(&state, &[(0, 3, "a", "b")], vec![]);
+        let refused = |plan: Box<Plan>, what: &str| {
+            let error = state.apply(&start(plan)).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        };
+        let mut old = good();
+        old.epoch = 0;
+        refused(old, "plan again");
+        let mut other = good();
+        other.cluster = "another".to_owned();
+        refused(other, "another cluster");
+        let mut twice = good();
+        twice.moves.push(twice.moves[0].clone());
+        refused(twice, "cannot move");
+        let mut nowhere = good();
+        nowhere.moves[0].to = "nobody".to_owned();
+        refused(nowhere, "cannot move");
+        let mut shown = good();
+        shown.after = state.map.ranges.clone();
+        refused(shown, "do not lead to the map");
+        let begun = state.apply(&start(good())).unwrap();
+        let error = begun.apply(&start(good())).unwrap_err().to_string();
+        assert!(error.contains("another plan is being carried out"), "{error}");
     }
 }

@@ -20,8 +20,8 @@ use crate::fs::{Fs, SimFs};
 use crate::limits::{IndexSettings, Policy};
 use crate::log::record::{self, Checksum, u32_at, u64_at};
 use crate::log::{
-    Damage, Located, Lsn, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Source, first_lsn_in,
-    read_header, read_past_damage, read_segment,
+    Damage, Located, Lsn, MAX_LSN, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Source,
+    first_lsn_in, read_header, read_past_damage, read_segment,
 };
 use crate::manifest::{self, Manifest, SegmentInfo};
 use crate::recovery::Replay;
@@ -153,18 +153,17 @@ impl Naive {
         {
             group.push((offset, lsn));
             offset += record.len();
-            lsn += 1;
+            lsn = after(record, lsn);
             if record[29] & 1 != 0 {
                 naive.whole.append(&mut group);
                 (naive.end, naive.next_lsn) = (offset, lsn);
             }
         }
-        let fit = (bytes.len().saturating_sub(offset) / record::HEADER_BYTES) as u64;
         naive.durable_behind = (offset + record::ALIGNMENT..bytes.len())
             .step_by(record::ALIGNMENT)
             .filter_map(|start| checked(bytes, start, identity))
             .map(|record| (u64_at(record, 8), u64_at(record, 16)))
-            .any(|(found, durable)| lsn <= durable && durable < found && found <= lsn + fit);
+            .any(|(found, durable)| lsn <= durable && durable < found && found <= MAX_LSN);
         naive
     }
 }
@@ -211,8 +210,18 @@ fn reseal_segment(bytes: &mut [u8], renumbered: bool) {
         let crc = record_crc(record, identity);
         record[..4].copy_from_slice(&crc.to_le_bytes());
         offset += length;
-        lsn += 1;
+        lsn = after(record, lsn);
     }
+}
+
+/// The LSN behind a record: the next one, or what a skip says, if that is further on.
+fn after(record: &[u8], lsn: Lsn) -> Lsn {
+    let dense = lsn.wrapping_add(1);
+    if record[28] != 11 || record.len() < record::HEADER_BYTES + 8 {
+        return dense;
+    }
+    let next = u64_at(record, record::HEADER_BYTES);
+    if (dense..=MAX_LSN).contains(&next) { next } else { dense }
 }
 
 /// Decodes the effects, and replays those that a log can have.
@@ -245,6 +254,7 @@ fn replay<'a>(header: SegmentHeader, records: impl Iterator<Item = record::Recor
     for index in manifest.indexes.values_mut() {
         // Not persisted.
         index.distribution = Default::default();
+        index.buckets = Buckets::default();
     }
     check_manifest(&manifest);
 }
@@ -377,7 +387,7 @@ fn segment(batches: &[Vec<Effect<'_>>]) -> (Vec<u8>, Vec<usize>) {
         let (start, durable) = (bytes.len(), lsn - 1);
         for effect in batch {
             record::append(&mut bytes, lsn, durable, effect.kind(), |out| effect.encode(out));
-            lsn += 1;
+            lsn = if let Effect::Skip(next) = effect { *next } else { lsn + 1 };
         }
         record::seal(&mut bytes[start..], &Checksum::of(IDENTITY));
         ends.push(bytes.len());

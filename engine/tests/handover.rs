@@ -411,7 +411,7 @@ fn history(seed: u64) -> u32 {
 fn a_range_moves_to_and_fro_whatever_happens_meanwhile() {
     let seed = std::env::var("SHERD_HANDOVER_SEED").ok().and_then(|seed| seed.parse().ok());
     let first: u64 = seed.unwrap_or_else(rand::random);
-    let histories = if seed.is_some() { 1 } else { 60 };
+    let histories = if seed.is_some() { 1 } else { 40 };
     println!("seed {first}: SHERD_HANDOVER_SEED repeats it");
     let mut moved = 0;
     for i in 0..histories {

@@ -301,7 +301,13 @@ impl Pull {
         if self.note.is_none() {
             let held = self.engine.incoming().and_then(|held| Note::decode(&held.note));
             let note = match held {
-                Some(note) => note,
+                Some(note) => {
+                    // It goes on from there, perhaps with nothing left to bring.
+                    let mut progress = self.progress.lock();
+                    let (id, error) = (progress.id.clone(), progress.error.take());
+                    *progress = Incoming { error, ..note.progress(&id) };
+                    note
+                }
                 None => Note { tail: source.tail_end().await?, ..Note::default() },
             };
             self.note = Some(note);

@@ -158,6 +158,26 @@ impl RangeMap {
         owned.range().contains(position).then_some(owned)
     }
 
+    /// Gives a range to a shard. Ranges of one owner that meet become one.
+    pub fn give(&mut self, range: Range, to: &str) {
+        let mut pieces: Vec<OwnedRange> = Vec::new();
+        for owned in &self.ranges {
+            let inside = [range.start, range.end].into_iter();
+            let cuts = inside.filter(|&at| owned.start < at && at < owned.end);
+            let mut start = owned.start;
+            for end in cuts.chain([owned.end]) {
+                let is_given = range.start <= start && end <= range.end;
+                let shard = if is_given { to } else { &owned.shard };
+                match pieces.last_mut() {
+                    Some(last) if last.shard == shard => last.end = end,
+                    _ => pieces.push(OwnedRange { start, end, shard: shard.to_owned() }),
+                }
+                start = end;
+            }
+        }
+        self.ranges = pieces;
+    }
+
     /// The ranges that `shard` owns, in ring order.
     pub fn ranges_of(&self, shard: &str) -> Vec<Range> {
         self.ranges.iter().filter(|owned| owned.shard == shard).map(OwnedRange::range).collect()
@@ -199,6 +219,33 @@ mod tests {
             );
         }
         assert_eq!(map.owner(Position(RING_SIZE)), None);
+    }
+
+    #[test]
+    fn a_range_is_given_whoever_owns_parts_of_it() {
+        let given = |start, end, to| {
+            let mut map = map(&[(0, 5, "a"), (5, 9, "b"), (9, RING_SIZE, "a")]);
+            map.give(Range { start, end }, to);
+            assert_eq!(map.check(), Ok(()));
+            map.ranges.into_iter().map(|it| (it.start, it.end, it.shard)).collect::<Vec<_>>()
+        };
+        let owned = |start, end, shard: &str| (start, end, shard.to_owned());
+        assert_eq!(
+            given(2, 7, "b"),
+            [owned(0, 2, "a"), owned(2, 9, "b"), owned(9, RING_SIZE, "a")]
+        );
+        assert_eq!(given(5, 9, "a"), [owned(0, RING_SIZE, "a")]);
+        assert_eq!(given(0, RING_SIZE, "b"), [owned(0, RING_SIZE, "b")]);
+        assert_eq!(
+            given(10, 20, "b"),
+            [
+                owned(0, 5, "a"),
+                owned(5, 9, "b"),
+                owned(9, 10, "a"),
+                owned(10, 20, "b"),
+                owned(20, RING_SIZE, "a")
+            ]
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! of the content) is the sum over the buckets inside, and over the few documents of those that it
 //! cuts. So two shards can compare a range without reading it.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -55,12 +56,20 @@ impl std::ops::AddAssign for Sums {
 }
 
 /// The sums of an index by buckets. A clone shares them until one of the two changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Buckets(Arc<[Sums; BUCKETS]>);
 
 /// What indexes without documents share.
 static EMPTY: LazyLock<Arc<[Sums; BUCKETS]>> =
     LazyLock::new(|| Arc::new([Sums::default(); BUCKETS]));
+
+impl fmt::Debug for Buckets {
+    /// Those that are not empty.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filled = self.0.iter().enumerate().filter(|(_, sums)| **sums != Sums::default());
+        f.debug_map().entries(filled).finish()
+    }
+}
 
 impl Default for Buckets {
     fn default() -> Self {
