@@ -93,6 +93,10 @@ const HEADWAY_PERCENT: u64 = 10;
 /// compacted for them.
 const TOMBSTONE_PERCENT: u64 = 5;
 
+/// Where writes wait already, a checkpoint that is to give back more than this, in percent of the live
+/// records, is awaited before the next segment is copied.
+const AWAITED_PERCENT: u64 = 4;
+
 /// How often it looks while it is behind, or the disk is full.
 const LOOK_INTERVAL_URGENT: Duration = Duration::from_millis(20);
 
@@ -276,8 +280,10 @@ impl Compactor {
             let behind = something_comes && self.is_behind(&space, 0);
             self.shared.compaction_behind.store(behind, Ordering::Relaxed);
             let Some(victim) = victim else { return Ok(()) };
-            if behind && space.condemned > 0 && checkpoints {
-                // A checkpoint is about to give space back; until then a copy would take more of it.
+            // A checkpoint is about to give space back; until then a copy would take more of it. On a
+            // full disk all that gives space back counts.
+            let much = space.condemned > space.live * AWAITED_PERCENT / 100;
+            if behind && much && checkpoints && !self.shared.space.is_full() {
                 return Ok(());
             }
             let begun = Instant::now();
