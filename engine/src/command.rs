@@ -395,8 +395,8 @@ pub struct IndexStat {
     pub id: IndexId,
     /// Its name.
     pub name: String,
-    /// How many documents it has in the owned ranges: in the shard's own figures there are also those
-    /// that were given up and are not removed yet, and those that are being taken over.
+    /// How many documents it has, those that were given up and are not removed yet and those that are
+    /// being taken over as well.
     pub documents: u64,
     /// The bytes of their keys and documents.
     pub used: u64,

@@ -16,12 +16,12 @@ use crate::limits::Counts;
 use crate::log::Segments;
 use crate::log::record::Checksum;
 use crate::overlay::Overlay;
-use crate::read::{self, Recount};
+use crate::read::Recount;
 use crate::recovery::Lock;
 use crate::residents::{Residents, Traffic};
 use crate::scout::Scout;
 use crate::space::Space;
-use crate::state::{Change, IndexState, Removals, State, Sums, Totals};
+use crate::state::{Change, Removals, State};
 use crate::tail::Pin;
 use crate::usage::Usage;
 use crate::{IndexId, Stat};
@@ -172,17 +172,14 @@ impl Shared {
         let mut indexes: Vec<_> = state
             .indexes
             .iter()
-            .map(|(&id, index)| {
-                let Sums { documents, bytes, digest } = self.owned_sums(&view, id, index);
-                crate::IndexStat {
-                    id,
-                    name: index.name.as_ref().to_owned(),
-                    documents,
-                    used: bytes,
-                    digest,
-                    settings: index.settings,
-                    counts: counts(index.removals, self.residents.traffic(id)),
-                }
+            .map(|(&id, index)| crate::IndexStat {
+                id,
+                name: index.name.as_ref().to_owned(),
+                documents: index.totals.documents,
+                used: index.totals.bytes,
+                digest: index.totals.digest,
+                settings: index.settings,
+                counts: counts(index.removals, self.residents.traffic(id)),
             })
             .collect();
         let traffic = indexes.iter().fold(self.residents.traffic_of_dropped(), |sum, index| {
@@ -213,29 +210,6 @@ impl Shared {
             segments: segments.len() as u64,
             log_bytes,
         }
-    }
-}
-
-impl Shared {
-    /// What the documents of an index in the owned ranges come to: all that there are, but for those that
-    /// were given up and are still to be removed, and those that are being taken over.
-    fn owned_sums(&self, view: &View, id: IndexId, index: &IndexState) -> Sums {
-        let Totals { documents, bytes, digest, .. } = index.totals;
-        let all = Sums { documents, bytes, digest };
-        let is_moving = view.state.incoming.is_some() || self.unowned.load(Ordering::Acquire);
-        let owned = view.state.assignment.as_ref().filter(|_| is_moving);
-        let Some(owned) = owned else { return all };
-        let mut sums = Sums::default();
-        for &(start, end) in &owned.ranges {
-            let on_disk = self.index.get();
-            let of_range = on_disk.and_then(|disk| read::sums(view, &*disk, id, start, end));
-            match of_range {
-                Ok(of_range) => sums += of_range,
-                // An index that fails is said elsewhere.
-                Err(_) => return all,
-            }
-        }
-        sums
     }
 }
 

@@ -30,6 +30,13 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         pid: std::process::id(),
         ..ShardStat::default()
     };
+    // Digests are of what is owned: else a range on its way would count twice.
+    let owned = shard.engine.assignment().filter(|_| shard.engine.has_unowned());
+    let owned = owned.and_then(|held| shard.engine.sums(&held.ranges).ok());
+    let digest = |id, all| match &owned {
+        Some(sums) => sums.get(&id).map_or(0, |sums| sums.digest),
+        None => all,
+    };
     let indexes = stored.indexes.into_iter();
     stat.indexes = indexes
         .map(|index| IndexStat {
@@ -37,7 +44,7 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
             name: index.name,
             documents: index.documents,
             used: index.used,
-            digest: Digest(index.digest),
+            digest: Digest(digest(index.id, index.digest)),
             settings: settings::on_the_wire(&index.settings),
             counts: counts(index.counts),
         })
