@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
-use sherd_node::hold_at;
+use sherd_node::{blocking, hold_at};
 use sherd_protocol::message::{
     DropIndex, Incoming, Index, MoveId, Role, SetShare, SetSize, ShardOperation, ShardStat,
     ShardStatus, TargetOperation,
@@ -24,7 +24,7 @@ use sherd_protocol::message::{
 use sherd_protocol::ring::RING_BUCKETS;
 use sherd_protocol::{Action, Plan, ShardInfo, WireError};
 use tokio::sync::{Mutex as AsyncMutex, RwLock as AsyncRwLock, RwLockWriteGuard, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::mover;
@@ -121,12 +121,7 @@ impl Progress {
 }
 
 impl Control {
-    pub(crate) fn new(store: Store, state: State, token: Option<&str>) -> Self {
-        let options = ConnectOptions {
-            client: "sherd-bootstrap".to_owned(),
-            token: token.map(str::to_owned),
-            ..ConnectOptions::default()
-        };
+    pub(crate) fn new(store: Store, state: State, options: ConnectOptions) -> Self {
         Self {
             shards: RwLock::default(),
             store: Arc::new(store),
@@ -297,7 +292,7 @@ impl Control {
         next: Arc<State>,
     ) -> Result<(), WireError> {
         let (store, persisted) = (Arc::clone(&self.store), Arc::clone(&next));
-        let written = spawn_blocking(move || store.write(&persisted)).await;
+        let written = blocking(move || store.write(&persisted)).await;
         let written = written.map_err(|error| error.to_string());
         if let Err(why) = written.and_then(|written| written.map_err(|error| error.to_string())) {
             tracing::error!(%why, "the state could not be persisted; restart bootstrap");
@@ -531,6 +526,7 @@ impl Shard {
             *self.connection.lock() = Some(connection.clone());
             if !is_told {
                 tokio::select! {
+                    biased;
                     changed = state.changed() => if changed.is_err() {
                         return "bootstrap is stopping".to_owned();
                     },
@@ -550,6 +546,7 @@ impl Shard {
                 why: None,
             });
             tokio::select! {
+                biased;
                 changed = state.changed() => if changed.is_err() {
                     return "bootstrap is stopping".to_owned();
                 },

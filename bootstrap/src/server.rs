@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sherd_node::{Handler, Limits, Node, Responder, check_token};
+use sherd_client::ConnectOptions;
+use sherd_node::{Handler, Limits, Listener, Node, Responder, blocking, check_token};
 use sherd_protocol::message::{
     ApplyPlan, BootstrapAnswer, BootstrapOperation, ChangeIndex, Hello, IndexName, NewIndex,
     PauseMoves, PlanActions, Role, SetShard, Welcome,
 };
 use sherd_protocol::{PROTOCOL_VERSION, WireError, frame};
-use tokio::net::TcpListener;
-use tokio::task::spawn_blocking;
 
 use crate::config::ClusterConfig;
 use crate::control::Control;
@@ -29,12 +28,15 @@ pub struct Options {
     pub token: Option<String>,
     /// The bounds on what peers can make the process hold.
     pub limits: Limits,
+    /// How it connects to shards; as whom, and the token, are its own.
+    pub connect: ConnectOptions,
 }
 
 impl Options {
     /// The defaults, for a data directory.
     pub fn new(data: impl Into<PathBuf>) -> Self {
-        Self { data: data.into(), token: None, limits: Limits::default() }
+        let (limits, connect) = (Limits::default(), ConnectOptions::default());
+        Self { data: data.into(), token: None, limits, connect }
     }
 }
 
@@ -58,21 +60,25 @@ pub struct Started {
 /// # Errors
 /// When the data directory is in use, damaged, of an unknown format or not writable.
 pub async fn run(
-    listener: TcpListener,
+    listener: impl Listener,
     config: ClusterConfig,
     options: Options,
     ready: impl FnOnce(&Started),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_err(Error::Address)?;
-    let Options { data, token, limits } = options;
-    let opened = spawn_blocking(move || open(&data, &config)).await;
+    let Options { data, token, limits, connect } = options;
+    let opened = blocking(move || open(&data, &config)).await;
     let (store, state, is_new, differences) =
         opened.map_err(|_| Error::Panicked { what: "opening the state" })??;
     for difference in &differences {
         tracing::warn!(%difference, "the config differs from the cluster and is not applied");
     }
-    let control = Arc::new(Control::new(store, state, token.as_deref()));
+    let control = Arc::new(Control::new(
+        store,
+        state,
+        ConnectOptions { client: "sherd-bootstrap".to_owned(), token: token.clone(), ..connect },
+    ));
     control.start();
     ready(&Started { address, is_new, differences });
     let service = Service { control: Arc::clone(&control), token };

@@ -39,7 +39,7 @@ mod topology;
 
 pub use batch::{Mutation, Outcome};
 pub use client::{Client, Options, ShardView, Touched};
-pub use connection::{ConnectOptions, Connection};
+pub use connection::{ConnectOptions, Connection, Dial, Dialled, Network, Stream};
 pub use error::{Error, OutcomeUnknown};
 pub use reply::{Document, Item, Page, ShardReply, Tail, TailChange};
 pub use scan::{Scan, ScanOptions};

@@ -1,6 +1,5 @@
 //! Deadlines and the pauses between attempts.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -66,9 +65,7 @@ impl Attempts {
 
 /// Half of `pause` up to all of it, so that clients that failed together do not return together.
 fn jittered(pause: Duration) -> Duration {
-    // Each `RandomState` has fresh keys: random enough for this, without another dependency.
-    let random = RandomState::new().hash_one(0u8) % 1024;
-    pause / 2 + pause / 2 * (random as u32) / 1024
+    pause / 2 + pause / 2 * fastrand::u32(..1024) / 1024
 }
 
 #[cfg(test)]

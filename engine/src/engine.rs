@@ -73,6 +73,10 @@ pub struct Options {
     pub compaction: bool,
     /// The time by which documents expire. Default: the system's.
     pub clock: Clock,
+    /// Whether [`Engine::submit`] returns only when the command is done, so that what a simulation of a
+    /// single thread does is the same each time. Default: no.
+    #[doc(hidden)]
+    pub in_step: bool,
     /// Mistakes to make, where tests ask for them.
     #[doc(hidden)]
     pub defects: Defects,
@@ -90,6 +94,7 @@ impl Default for Options {
             document_cache_bytes: 64 * 1024 * 1024,
             compaction: true,
             clock: Clock::default(),
+            in_step: false,
             defects: Defects::default(),
         }
     }
@@ -128,6 +133,7 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
+    in_step: bool,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -166,6 +172,7 @@ impl Engine {
         options: Options,
     ) -> Result<(Self, Recovery)> {
         let options = options.at_least_the_minimum();
+        let in_step = options.in_step;
         #[cfg(feature = "seeded-defects")]
         let fs = crate::defect::faulty_fs(fs, options.defects);
         let lock = recovery::lock(fs.as_ref(), dir)?;
@@ -231,13 +238,23 @@ impl Engine {
             keep_sweeping,
             scout,
         }));
-        Ok((Self(Arc::new(Inner { shared, queue, threads })), report))
+        Ok((Self(Arc::new(Inner { shared, queue, in_step, threads })), report))
     }
 
     /// Queues a command; never blocks. `done` is called when its effects are durable and visible,
     /// or when it is refused. The caller bounds how many commands are queued.
     pub fn submit(&self, command: Command, done: Completion) {
-        self.0.queue.push(Task::Command(command, done));
+        if !self.0.in_step || self.0.is_sequencer() {
+            return self.0.queue.push(Task::Command(command, done));
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let done = move |result| {
+            done(result);
+            _ = sender.send(());
+        };
+        self.0.queue.push(Task::Command(command, Box::new(done)));
+        // Of a completion that is dropped nobody hears either way.
+        _ = receiver.recv();
     }
 
     /// Submits a command and waits for its result. Blocks; not for async code.
@@ -387,6 +404,12 @@ impl fmt::Debug for Engine {
 }
 
 impl Inner {
+    /// Whether it is the sequencer that asks, in a completion.
+    fn is_sequencer(&self) -> bool {
+        let threads = self.threads.lock();
+        threads.as_ref().is_some_and(|it| it.sequencer.thread().id() == thread::current().id())
+    }
+
     fn join(&self) -> Result<()> {
         let Some(threads) = self.threads.lock().take() else { return Ok(()) };
         if threads.sequencer.thread().id() == thread::current().id() {

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use common::*;
 use rand::rngs::StdRng;
@@ -55,6 +58,33 @@ fn everything_is_there_after_a_crash_and_after_a_close() {
     let (engine, recovery) = machine.open().unwrap();
     assert_eq!(recovery.replayed, 0);
     assert_eq!(contents(&engine), expected);
+}
+
+/// sled's threads may hold its files for a moment after it is closed, which looked like damage.
+#[test]
+fn an_index_that_is_still_held_at_a_restart_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, _) = Engine::open(dir.path(), options()).unwrap();
+    set_up(&engine);
+    put(&engine, "key", "document");
+    engine.close().unwrap();
+    drop(engine);
+    let held = fs::File::open(dir.path().join("index/db")).unwrap();
+    held.lock().unwrap();
+    let (opening, opened) = mpsc::channel();
+    let path = dir.path().to_owned();
+    let open = thread::spawn(move || {
+        opening.send(()).unwrap();
+        Engine::open(&path, options()).unwrap()
+    });
+    opened.recv().unwrap();
+    // Time for an opening that does not wait to find it held.
+    thread::sleep(Duration::from_millis(100));
+    assert!(!open.is_finished());
+    drop(held);
+    let (engine, recovery) = open.join().unwrap();
+    assert_eq!((recovery.rebuilt, recovery.replayed), (None, 0));
+    assert_eq!(get(&engine, "key").as_deref(), Some("document"));
 }
 
 /// The history of one random engine: after each acknowledged batch, what is there.

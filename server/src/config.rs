@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use sherd_client::ConnectOptions;
 use sherd_engine::Options;
 use sherd_node::Limits;
 
@@ -18,6 +19,8 @@ pub struct Config {
     /// The bounds on what peers can make the process hold. The longest frame is at least the
     /// default one: what was stored must fit the answer to a read.
     pub limits: Limits,
+    /// How it connects to a shard that it takes a range over from; as whom, and the token, are its own.
+    pub connect: ConnectOptions,
 }
 
 impl Config {
@@ -28,6 +31,7 @@ impl Config {
             engine: Options::default(),
             token: None,
             limits: Limits::default(),
+            connect: ConnectOptions::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
 use sherd_engine::{Command, Engine, Import, Imported, Key, Span};
-use sherd_node::{Responder, hold_at};
+use sherd_node::{Responder, blocking, hold_at};
 use sherd_protocol::message::{
     Cursor, Export, Freeze, Incoming, MoveId, RangeSum, ReadTail, ShardAnswer, ShardOperation,
     SourceOperation, TailCursor,
@@ -23,7 +23,7 @@ use sherd_protocol::message::{
 use sherd_protocol::{Position, Range, WireError};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::operation::sums;
@@ -100,9 +100,7 @@ struct Current {
 }
 
 impl Receiver {
-    pub(crate) fn new(engine: Engine, token: Option<String>) -> Self {
-        let options =
-            ConnectOptions { client: "sherd-shard".to_owned(), token, ..ConnectOptions::default() };
+    pub(crate) fn new(engine: Engine, options: ConnectOptions) -> Self {
         let (runtime, current) = (Handle::current(), Mutex::default());
         Self(Arc::new(Inner { engine, options, runtime, current }))
     }
@@ -493,7 +491,7 @@ impl Pull {
 
     async fn sums(&self, range: Range) -> Result<Vec<RangeSum>, WireError> {
         let engine = self.engine.clone();
-        let counted = spawn_blocking(move || sums(&engine, range)).await;
+        let counted = blocking(move || sums(&engine, range)).await;
         counted.map_err(|error| WireError::Internal { what: error.to_string() })?
     }
 }

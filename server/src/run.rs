@@ -4,10 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sherd_engine::{Engine, Recovery};
-use sherd_node::Node;
+use sherd_node::{Listener, Node, blocking};
 use sherd_protocol::DEFAULT_MAX_FRAME_BYTES;
-use tokio::net::TcpListener;
-use tokio::task::spawn_blocking;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -23,17 +21,17 @@ use crate::shard::{Service, Shard};
 /// When the directory cannot be opened, and when it cannot be closed cleanly: in particular
 /// [`sherd_engine::Error::Poisoned`] when writing had stopped on the way.
 pub async fn run(
-    listener: TcpListener,
+    listener: impl Listener,
     config: Config,
     ready: impl FnOnce(&Recovery, SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let Config { data, engine: options, token, limits } = config;
+    let Config { data, engine: options, token, limits, connect } = config;
     if limits.frame_bytes < DEFAULT_MAX_FRAME_BYTES {
         return Err(Error::FrameLimit { limit: limits.frame_bytes });
     }
     let address = listener.local_addr().map_err(Error::Address)?;
-    let (engine, recovery) = blocking("the recovery", {
+    let (engine, recovery) = done("the recovery", {
         let data = data.clone();
         move || Engine::open(&data, options)
     })
@@ -41,7 +39,7 @@ pub async fn run(
     .map_err(|error| Error::Open { data: data.clone(), error })?;
 
     let node = Node::new(limits);
-    let served = match Shard::new(engine.clone(), node.clone(), token) {
+    let served = match Shard::new(engine.clone(), node.clone(), token, connect) {
         Ok(shard) => {
             ready(&recovery, address);
             node.serve(listener, Service(Arc::new(shard)), shutdown).await;
@@ -49,13 +47,13 @@ pub async fn run(
         }
         Err(label) => Err(Error::HashMethod { data: data.clone(), label }),
     };
-    let closed = blocking("the checkpoint", move || engine.close()).await?;
+    let closed = done("the checkpoint", move || engine.close()).await?;
     served.and(closed.map_err(|error| Error::Close { data, error }))
 }
 
-async fn blocking<T: Send + 'static>(
+async fn done<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
-    spawn_blocking(work).await.map_err(|_| Error::Panicked { what })
+    blocking(work).await.map_err(|_| Error::Panicked { what })
 }

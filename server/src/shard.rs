@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use sherd_client::ConnectOptions;
 use sherd_engine::{Engine, IndexId};
 use sherd_node::{Handler, Node, Responder, check_token};
 use sherd_protocol::message::{Hello, Role, ShardOperation, Welcome};
@@ -32,14 +33,22 @@ pub(crate) struct Shard {
 impl Shard {
     /// # Errors
     /// The label of the hash method that the data directory has, if it is not known.
-    pub(crate) fn new(engine: Engine, node: Node, token: Option<String>) -> Result<Self, String> {
+    pub(crate) fn new(
+        engine: Engine,
+        node: Node,
+        token: Option<String>,
+        connect: ConnectOptions,
+    ) -> Result<Self, String> {
         let method = OnceLock::new();
         if let Some(assignment) = engine.assignment() {
             let label = &assignment.hash_method;
             _ = method.set(label.parse().map_err(|_| label.clone())?);
         }
         let scans = Arc::new(Semaphore::new(MAX_SCANS_AT_ONCE));
-        let receiver = Receiver::new(engine.clone(), token.clone());
+        let receiver = Receiver::new(
+            engine.clone(),
+            ConnectOptions { client: "sherd-shard".to_owned(), token: token.clone(), ..connect },
+        );
         Ok(Self { engine, node, token, method, scans, receiver, runtime: Handle::current() })
     }
 

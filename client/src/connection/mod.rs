@@ -8,6 +8,7 @@
 //! The socket and the task end with the last clone of the [`Connection`], after a time without
 //! requests, and when the node answers nothing for long while it is asked.
 
+mod network;
 mod task;
 
 use std::sync::Arc;
@@ -20,12 +21,13 @@ use sherd_protocol::message::{
 };
 use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, FrameError, PROTOCOL_VERSION, WireError, frame};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::Error;
 use crate::reply::ShardReply;
+use network::Connected;
+pub use network::{Dial, Dialled, Network, Stream};
 use task::{Lost, Shared};
 
 /// How a connection is made and kept.
@@ -46,6 +48,8 @@ pub struct ConnectOptions {
     /// The node lets requests wait and sends nothing for that long: it is taken for dead.
     /// Default 30 s.
     pub silence_time: Duration,
+    /// Default: TCP.
+    pub network: Network,
 }
 
 impl Default for ConnectOptions {
@@ -57,6 +61,7 @@ impl Default for ConnectOptions {
             in_flight: 128,
             idle_time: Duration::from_secs(5 * 60),
             silence_time: Duration::from_secs(30),
+            network: Network::default(),
         }
     }
 }
@@ -91,7 +96,7 @@ impl Connection {
     pub async fn open(address: &str, options: &ConnectOptions) -> Result<Self, Error> {
         let fail = |reason: String| Error::Connect { node: address.to_owned(), reason };
         let greeting = timeout(options.connect_time, greet(address, options)).await;
-        let (stream, buffer, answer) = greeting
+        let Greeted { stream, buffer, answer } = greeting
             .map_err(|_| fail(format!("no answer within {:?}", options.connect_time)))?
             .map_err(|error| fail(error.to_string()))?;
         let welcome = match answer {
@@ -106,7 +111,10 @@ impl Connection {
             return Err(Error::Refused { node: address.to_owned(), error });
         }
         let slots = Arc::new(Semaphore::new(options.in_flight));
-        let shared = Shared::start(stream, buffer, options);
+        let shared = match stream {
+            Connected::Tcp(stream) => Shared::start(stream, buffer, options),
+            Connected::Other(stream) => Shared::start(stream, buffer, options),
+        };
         let node = node_name(welcome.role, &welcome.name, address);
         let in_flight = options.in_flight;
         Ok(Self { handle: Arc::new(Handle { node, welcome, slots, in_flight, shared }) })
@@ -241,19 +249,34 @@ pub(crate) fn node_name(role: Role, name: &str, address: &str) -> String {
     }
 }
 
-async fn greet(
-    address: &str,
+/// A connection whose hellos are exchanged.
+struct Greeted {
+    stream: Connected,
+    /// What came behind the answer.
+    buffer: BytesMut,
+    answer: HelloAnswer,
+}
+
+async fn greet(address: &str, options: &ConnectOptions) -> Result<Greeted, FrameError> {
+    let mut connected = options.network.connect(address).await?;
+    let (buffer, answer) = match &mut connected {
+        Connected::Tcp(stream) => exchange_hellos(stream, options).await?,
+        Connected::Other(stream) => exchange_hellos(stream, options).await?,
+    };
+    Ok(Greeted { stream: connected, buffer, answer })
+}
+
+async fn exchange_hellos(
+    stream: &mut impl Stream,
     options: &ConnectOptions,
-) -> Result<(TcpStream, BytesMut, HelloAnswer), FrameError> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+) -> Result<(BytesMut, HelloAnswer), FrameError> {
     let (client, token) = (options.client.clone(), options.token.clone());
     let mut buffer = BytesMut::new();
     let hello = Hello { version: PROTOCOL_VERSION, client, token };
     frame::encode(&mut buffer, &hello, DEFAULT_MAX_FRAME_BYTES)?;
     stream.write_all(&buffer).await?;
     buffer.clear();
-    let answer = frame::read(&mut stream, &mut buffer, DEFAULT_MAX_FRAME_BYTES).await?;
+    let answer = frame::read(stream, &mut buffer, DEFAULT_MAX_FRAME_BYTES).await?;
     let answer = frame::decode(&answer.ok_or(FrameError::Truncated)?)?;
-    Ok((stream, buffer, answer))
+    Ok((buffer, answer))
 }

@@ -13,14 +13,12 @@ use parking_lot::Mutex;
 use sherd_protocol::frame::LENGTH_BYTES;
 use sherd_protocol::message::split_id;
 use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, FrameError, frame};
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 
-use super::ConnectOptions;
+use super::{ConnectOptions, Stream};
 
 /// Room made for each read: some hundred usual answers at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -82,7 +80,7 @@ struct Waiting {
 impl Shared {
     /// Starts the task on a connection whose hellos are exchanged.
     pub(super) fn start(
-        stream: TcpStream,
+        stream: impl Stream,
         buffer: BytesMut,
         options: &ConnectOptions,
     ) -> Arc<Self> {
@@ -174,9 +172,9 @@ impl Shared {
     }
 }
 
-struct Task {
+struct Task<S> {
     shared: Arc<Shared>,
-    stream: TcpStream,
+    stream: S,
     /// Bytes read and not yet routed.
     buffer: BytesMut,
     /// Requests taken from the shared state, of which `sent` bytes are written.
@@ -191,14 +189,14 @@ struct Task {
     quiet: (u64, Instant),
 }
 
-impl Drop for Task {
+impl<S> Drop for Task<S> {
     fn drop(&mut self) {
         // Also when the runtime shuts down: nobody waits for a task that is gone.
         self.shared.fail("the connection's task was stopped");
     }
 }
 
-impl Task {
+impl<S: Stream> Task<S> {
     async fn run(mut self) {
         let why = poll_fn(|cx| self.poll(cx)).await;
         self.shared.fail(&why);

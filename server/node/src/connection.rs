@@ -14,13 +14,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use sherd_protocol::message::split_id;
 use sherd_protocol::{FrameError, WireError};
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::budget::Charge;
 use crate::inbound::{Head, Inbound};
 use crate::limits::FREE_ANSWER_BYTES;
+use crate::net::Stream;
 use crate::node::{Handler, Shared};
 use crate::outbox::{Outbox, Responder, Seen};
 use crate::stall::Stall;
@@ -57,8 +56,8 @@ enum Intake {
     Blocked,
 }
 
-pub(crate) struct Connection<'a, H> {
-    stream: &'a mut TcpStream,
+pub(crate) struct Connection<'a, H, S> {
+    stream: &'a mut S,
     inbound: Inbound,
     handler: &'a H,
     shared: &'a Shared,
@@ -85,9 +84,9 @@ pub(crate) struct Connection<'a, H> {
     idle: Stall,
 }
 
-impl<'a, H: Handler> Connection<'a, H> {
+impl<'a, H: Handler, S: Stream> Connection<'a, H, S> {
     pub(crate) fn new(
-        stream: &'a mut TcpStream,
+        stream: &'a mut S,
         inbound: Inbound,
         handler: &'a H,
         shared: &'a Shared,
@@ -276,7 +275,7 @@ impl<'a, H: Handler> Connection<'a, H> {
     }
 }
 
-impl<H> Drop for Connection<'_, H> {
+impl<H, S> Drop for Connection<'_, H, S> {
     fn drop(&mut self) {
         self.shared.answers.give(std::mem::take(&mut self.charged));
     }

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Hello, HelloAnswer};
 use sherd_protocol::{PROTOCOL_VERSION, WireError, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::inbound::{Head, Inbound};
 use crate::limits::MAX_HELLO_BYTES;
+use crate::net::Stream;
 use crate::node::Handler;
 
 /// Bytes thrown away at a time while a peer is waited for to close.
@@ -41,7 +41,7 @@ pub fn check_token(expected: Option<&str>, hello: &Hello) -> Result<(), WireErro
 /// Reads the hello and answers it; `None` when the connection is to be closed, the peer told why
 /// where that was possible.
 pub(crate) async fn greet<H: Handler>(
-    stream: &mut TcpStream,
+    stream: &mut impl Stream,
     handler: &H,
     frame_bytes: usize,
 ) -> std::io::Result<Option<Inbound>> {
@@ -80,14 +80,14 @@ fn welcome<H: Handler>(
 }
 
 /// Tells a peer over the limit of connections so.
-pub(crate) async fn refuse(mut stream: TcpStream, error: WireError, linger_time: Duration) {
+pub(crate) async fn refuse(mut stream: impl Stream, error: WireError, linger_time: Duration) {
     if send(&mut stream, &HelloAnswer::Refused(error)).await.is_ok() {
         linger(&mut stream, linger_time).await;
     }
 }
 
 /// Ends the node's side, and gives the peer a moment to read what was said and end its own.
-pub(crate) async fn linger(stream: &mut TcpStream, linger_time: Duration) {
+pub(crate) async fn linger(stream: &mut impl Stream, linger_time: Duration) {
     let ended = async {
         let mut discarded = [0; DISCARD_BYTES];
         stream.shutdown().await?;
@@ -99,7 +99,7 @@ pub(crate) async fn linger(stream: &mut TcpStream, linger_time: Duration) {
     }
 }
 
-async fn send<M: Serialize>(stream: &mut TcpStream, message: &M) -> std::io::Result<()> {
+async fn send<M: Serialize>(stream: &mut impl Stream, message: &M) -> std::io::Result<()> {
     let mut out = BytesMut::new();
     frame::encode(&mut out, message, sherd_protocol::DEFAULT_MAX_FRAME_BYTES)
         .map_err(std::io::Error::other)?;

@@ -11,7 +11,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sherd_protocol::FrameError;
 use sherd_protocol::frame::{self, LENGTH_BYTES};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use crate::budget::Charge;
@@ -117,7 +116,7 @@ impl Inbound {
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        stream: &mut TcpStream,
+        stream: &mut (impl AsyncRead + Unpin),
     ) -> Poll<std::io::Result<bool>> {
         let stream = Pin::new(stream);
         let count = if let Some(large) = &mut self.large {

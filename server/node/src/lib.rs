@@ -37,19 +37,23 @@
 //! # }
 //! ```
 
+mod blocking;
 mod budget;
 mod connection;
 mod hello;
 mod hold;
 mod inbound;
 mod limits;
+mod net;
 mod node;
 mod outbox;
 mod stall;
 
+pub use blocking::blocking;
 pub use hello::check_token;
 #[doc(hidden)]
 pub use hold::{hold_at, is_held_at};
 pub use limits::Limits;
+pub use net::{Listener, Stream};
 pub use node::{Handler, Node};
 pub use outbox::Responder;

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sherd_protocol::WireError;
 use sherd_protocol::message::{Hello, Welcome};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -17,6 +16,7 @@ use crate::budget::Budget;
 use crate::connection::{self, Connection};
 use crate::hello;
 use crate::limits::{ACCEPT_PAUSE, Limits, MAX_REFUSALS};
+use crate::net::{Listener, Stream};
 use crate::outbox::{Outbox, Responder};
 
 /// What a node does with a connection's hello and requests.
@@ -90,7 +90,7 @@ impl Node {
     /// node serves once.
     pub async fn serve<H: Handler>(
         &self,
-        listener: TcpListener,
+        listener: impl Listener,
         handler: H,
         shutdown: impl Future<Output = ()>,
     ) {
@@ -116,7 +116,7 @@ impl Node {
 
     async fn accept<H: Handler>(
         &self,
-        listener: TcpListener,
+        listener: impl Listener,
         handler: &Arc<H>,
         tasks: &mut JoinSet<()>,
     ) {
@@ -125,7 +125,7 @@ impl Node {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
                 // Takes tasks that ended out of the set, which else keeps them.
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
@@ -133,6 +133,7 @@ impl Node {
                     }
                     continue;
                 }
+                accepted = listener.accept() => accepted,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -172,12 +173,11 @@ impl Node {
 
 /// A connection's life.
 async fn converse<H: Handler>(
-    mut stream: TcpStream,
+    mut stream: impl Stream,
     shared: &Shared,
     handler: &H,
 ) -> Result<(), connection::Closed> {
     let Limits { hello_time, linger_time, frame_bytes, .. } = shared.limits;
-    stream.set_nodelay(true)?;
     let mut draining = shared.draining.subscribe();
     let greeting = tokio::select! {
         // Whose hello is there already is answered.
@@ -196,7 +196,7 @@ async fn converse<H: Handler>(
     Ok(())
 }
 
-async fn linger(stream: &mut TcpStream, time: Duration) {
+async fn linger(stream: &mut impl Stream, time: Duration) {
     hello::linger(stream, time).await;
 }
 

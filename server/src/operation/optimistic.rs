@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use sherd_engine::{Command, Document, Engine, Expiry, IndexId, Key, Mutation, MutationOutcome};
-use sherd_node::Responder;
+use sherd_node::{Responder, blocking};
 use sherd_protocol::message::{Found, KeyOf, ShardAnswer, Touch};
 use sherd_protocol::{Position, WireError};
 use tokio::runtime::Handle;
@@ -128,7 +128,7 @@ impl Change {
     fn again(self, responder: Responder) {
         if self.attempts < MAX_ATTEMPTS {
             let runtime = self.runtime.clone();
-            runtime.spawn_blocking(move || self.attempt(responder));
+            runtime.spawn(blocking(move || self.attempt(responder)));
         } else {
             let what = match self.kind {
                 Kind::Pop => "pop",

@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sherd_engine::{Engine, Key};
-use sherd_node::Responder;
+use sherd_node::{Responder, blocking};
 use sherd_protocol::document::MAX_DOCUMENT_BYTES;
 use sherd_protocol::message::{Cursor, Item, Page, Scan, ShardAnswer};
 use sherd_protocol::name::{self, MAX_KEY_BYTES};
 use sherd_protocol::ring::RING_SIZE;
 use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, Position, Range, WireError};
-use tokio::task::spawn_blocking;
 
 use crate::refusal::refusal;
 use crate::shard::Shard;
@@ -57,7 +56,7 @@ pub(crate) fn scan(shard: &Shard, body: &Bytes, scan: &Scan<'_>, mut responder: 
     shard.runtime.spawn(async move {
         // The semaphore is never closed. A responder that is dropped answers all the same.
         let Ok(turn) = turns.acquire_owned().await else { return };
-        let read = spawn_blocking(move || {
+        let read = blocking(move || {
             answer(&engine, &wanted, &index, responder);
             drop(turn);
         });

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sherd_engine::{Command, Engine, Imported, Outcome};
-use sherd_node::{Responder, is_held_at};
+use sherd_node::{Responder, blocking, is_held_at};
 use sherd_protocol::message::{
     Export, Freeze, RangeSum, ReadTail, ShardAnswer, SourceOperation, Tail, TailChange, TailCursor,
 };
 use sherd_protocol::{Digest, Position, Range, WireError};
-use tokio::task::spawn_blocking;
 
 use super::control::submit;
 use super::scan::{self, MAX_PAGE_DOCUMENTS};
@@ -91,7 +90,7 @@ fn read(
     shard.runtime.spawn(async move {
         // The semaphore is never closed. A responder that is dropped answers all the same.
         let Ok(turn) = turns.acquire_owned().await else { return };
-        let done = spawn_blocking(move || {
+        let done = blocking(move || {
             work(&engine, responder);
             drop(turn);
         });

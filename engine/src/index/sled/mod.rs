@@ -14,13 +14,15 @@
 mod table;
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::ErrorKind;
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use sled::{Db, IVec, Mode};
@@ -47,6 +49,13 @@ const CONVERTED_AT_A_TIME: usize = 10_000;
 /// longer than a quarter of one, as pages of blocks hardly are, is a file of its own. It cannot be
 /// changed for files that there are.
 const SLED_SEGMENT_BYTES: usize = 64 * 1024;
+
+/// The file that sled locks.
+const LOCKED_FILE: &str = "db";
+
+/// How long sled may take to let go of its files, and how often it is looked whether it has.
+const RELEASE_TIME: Duration = Duration::from_secs(10);
+const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What the names of directories next to the index's end with: of one that was set aside, a number
 /// behind it; of one that is to replace the index, and of the one that it replaces.
@@ -102,6 +111,29 @@ impl SledStore {
         remove_dir(&old)
     }
 
+    /// Waits until sled has let go of its files. Its threads may hold them for a moment after the last
+    /// handle is dropped, and it would report that as it reports damage. Another process is not the
+    /// cause: it would have been refused by the lock of the data directory.
+    fn wait_for_release(&self) -> Result<()> {
+        let path = self.dir.join(LOCKED_FILE);
+        let failed = |error| Error::io("wait until sled has let go of", &path, error);
+        let file = match fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        let until = Instant::now() + RELEASE_TIME;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    thread::sleep(RELEASE_PAUSE);
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+    }
+
     /// The indexes that were set aside.
     pub(crate) fn all_set_aside(&self) -> Result<Vec<PathBuf>> {
         let (data, begin) = (self.dir.parent().unwrap_or(&self.dir), self.beside(SET_ASIDE));
@@ -122,6 +154,7 @@ impl SledStore {
 
 impl IndexStore for SledStore {
     fn open(&self) -> Result<Arc<dyn Index>> {
+        self.wait_for_release()?;
         let index = guard(|| {
             let db = sled::Config::new()
                 .path(&self.dir)
