@@ -19,6 +19,10 @@ test:
 soak states="3000000":
     SHERD_POWER_LOSS_STATES={{states}} cargo test --release -p sherd-engine --test power_loss -- --nocapture
 
+# The simulated cluster, seed by seed; a failure names the one to replay.
+simulate seeds="100000":
+    SHERD_SIMULATIONS={{seeds}} cargo test --release --test simulation a_cluster -- --nocapture
+
 # Licences, advisories and sources of the dependencies; needs cargo-deny.
 deny:
     cargo deny check

@@ -189,7 +189,7 @@ impl MapCache {
             }
             Error::Refused { error: WireError::IndexNotFound { ref index }, .. } => {
                 let remedy =
-                    if self.has_index(index).await { Remedy::Later } else { Remedy::Nothing };
+                    if self.lacks_index(index).await { Remedy::Nothing } else { Remedy::Later };
                 (error, remedy)
             }
             Error::Connect { .. } | Error::WrongNode { .. } => {
@@ -202,12 +202,12 @@ impl MapCache {
         }
     }
 
-    /// Whether bootstrap is sure to have the index: then a shard that does not know it is about
-    /// to.
-    pub(crate) async fn has_index(&self, index: &str) -> bool {
+    /// Whether bootstrap says that there is no such index. If it has it, or cannot be asked, a shard that
+    /// does not know it may be about to.
+    async fn lacks_index(&self, index: &str) -> bool {
         let deadline = Instant::now() + HELP_TIME;
         match self.ask_bootstrap_once(&BootstrapOperation::Indexes, deadline).await {
-            Ok(BootstrapAnswer::Indexes(indexes)) => indexes.iter().any(|at| at.name == index),
+            Ok(BootstrapAnswer::Indexes(indexes)) => indexes.iter().all(|at| at.name != index),
             _ => false,
         }
     }

@@ -339,11 +339,12 @@ async fn an_index_that_a_shard_is_about_to_get_is_waited_for() {
     shards[0].assign(&cluster).await;
     soon(write).await.unwrap().unwrap();
 
-    // Without bootstrap there is nothing but the shard's word.
-    let settings = IndexSettings::default();
-    cluster.indexes.lock().push(Index { id: 3, name: "later".to_owned(), settings });
+    // Without bootstrap nobody knows whether it is about to come.
+    let options = Options { deadline: Duration::from_secs(1), ..Options::default() };
+    let client = Client::connect(&bootstrap.address.to_string(), options).await.unwrap();
     bootstrap.kill().await;
     let error = client.read("later", "k").await.unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
     assert!(matches!(error.wire(), Some(WireError::IndexNotFound { .. })), "{error:?}");
 }
 

@@ -7,20 +7,27 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells milliseconds since 1970.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Clock {
     /// Instead of the system's time.
     set: Option<Arc<AtomicU64>>,
     latest: Arc<AtomicU64>,
+    made: Instant,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { set: None, latest: Arc::default(), made: Instant::now() }
+    }
 }
 
 impl Clock {
     /// A clock that another shows and sets, in milliseconds since 1970: for tests.
     pub fn settable(set: Arc<AtomicU64>) -> Self {
-        Self { set: Some(set), latest: Arc::default() }
+        Self { set: Some(set), ..Self::default() }
     }
 
     /// Now: never less than what it said before.
@@ -35,6 +42,14 @@ impl Clock {
         // Most often somebody has seen this millisecond already.
         let latest = self.latest.load(Ordering::Relaxed);
         if now <= latest { latest } else { self.latest.fetch_max(now, Ordering::Relaxed).max(now) }
+    }
+
+    /// How much time has passed since some moment, whatever is done to the system's clock.
+    pub(crate) fn elapsed(&self) -> Duration {
+        match &self.set {
+            Some(_) => Duration::from_millis(self.now()),
+            None => self.made.elapsed(),
+        }
     }
 }
 

@@ -40,4 +40,4 @@ mod shard;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use operation::{MAX_ATTEMPTS, MAX_PAGE_DOCUMENTS, MAX_SCANS_AT_ONCE, PAGE_BYTES};
-pub use run::run;
+pub use run::{run, serve};

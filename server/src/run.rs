@@ -26,18 +26,27 @@ pub async fn run(
     ready: impl FnOnce(&Recovery, SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let Config { data, engine: options, token, limits, connect } = config;
-    if limits.frame_bytes < DEFAULT_MAX_FRAME_BYTES {
-        return Err(Error::FrameLimit { limit: limits.frame_bytes });
-    }
-    let address = listener.local_addr().map_err(Error::Address)?;
-    let (engine, recovery) = done("the recovery", {
-        let data = data.clone();
-        move || Engine::open(&data, options)
-    })
-    .await?
-    .map_err(|error| Error::Open { data: data.clone(), error })?;
+    check(&config)?;
+    let (data, options) = (config.data.clone(), config.engine.clone());
+    let opened = done("the recovery", move || Engine::open(&data, options)).await?;
+    let opened = opened.map_err(|error| Error::Open { data: config.data.clone(), error })?;
+    serve(opened, listener, config, ready, shutdown).await
+}
 
+/// Serves an engine that is open already, as [`run`] does, whatever options the config has for it.
+///
+/// # Errors
+/// As [`run`], but for the opening.
+pub async fn serve(
+    (engine, recovery): (Engine, Recovery),
+    listener: impl Listener,
+    config: Config,
+    ready: impl FnOnce(&Recovery, SocketAddr),
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    check(&config)?;
+    let Config { data, engine: _, token, limits, connect } = config;
+    let address = listener.local_addr().map_err(Error::Address)?;
     let node = Node::new(limits);
     let served = match Shard::new(engine.clone(), node.clone(), token, connect) {
         Ok(shard) => {
@@ -49,6 +58,13 @@ pub async fn run(
     };
     let closed = done("the checkpoint", move || engine.close()).await?;
     served.and(closed.map_err(|error| Error::Close { data, error }))
+}
+
+fn check(config: &Config) -> Result<()> {
+    match config.limits.frame_bytes {
+        limit if limit < DEFAULT_MAX_FRAME_BYTES => Err(Error::FrameLimit { limit }),
+        _ => Ok(()),
+    }
 }
 
 async fn done<T: Send + 'static>(

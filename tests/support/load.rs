@@ -15,17 +15,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_client::{Client, Condition, Document, Error, Options, ScanOptions};
 use tokio::task::JoinHandle;
 
-use super::history::{Answer, Call, History, Operation, Recorder, Value};
+use super::history::{Answer, Call, Clock, History, Operation, Recorder, Value};
 
 /// The index of the load.
-const INDEX: &str = "load";
+pub(crate) const INDEX: &str = "load";
 
 /// What a load does.
 #[derive(Clone, Debug)]
@@ -57,12 +57,32 @@ pub(crate) struct Load {
 }
 
 /// What the clients have in common.
-struct Shared {
+pub(crate) struct Shared {
     keys: Vec<Arc<str>>,
+    /// How many clients there are.
+    clients: usize,
     /// Of the history.
-    start: Instant,
+    clock: Clock,
     stopped: AtomicBool,
     answers: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(keys: usize, clients: usize, clock: Clock) -> Arc<Self> {
+        let keys = (0..keys).map(|number| format!("key{number}").into()).collect();
+        let (stopped, answers) = Default::default();
+        Arc::new(Self { keys, clients, clock, stopped, answers })
+    }
+
+    /// Stops the clients, each after the operation it is at.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// How many operations were answered.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
 }
 
 impl Load {
@@ -73,23 +93,11 @@ impl Load {
             async || Client::connect(bootstrap, options.clone()).await.expect("the cluster serves");
         let client = connect().await;
         client.create_index(INDEX).await.expect("it is created");
-        let shared = Arc::new(Shared {
-            keys: (0..keys).map(|number| format!("key{number}").into()).collect(),
-            start: Instant::now(),
-            stopped: AtomicBool::new(false),
-            answers: AtomicU64::new(0),
-        });
+        let shared = Shared::new(keys, clients, Clock::start());
         let mut rng = StdRng::seed_from_u64(seed);
         let mut workers = Vec::new();
         for id in 0..clients {
-            workers.push(Worker {
-                client: connect().await,
-                recorder: Recorder::new(id, shared.start),
-                rng: StdRng::seed_from_u64(rng.random()),
-                values: (id as u64..).step_by(clients),
-                versions: HashMap::new(),
-                shared: Arc::clone(&shared),
-            });
+            workers.push(Worker::new(connect().await, id, rng.random(), Arc::clone(&shared)));
         }
         let running =
             workers.into_iter().map(|worker| tokio::spawn(worker.run(operations))).collect();
@@ -98,7 +106,7 @@ impl Load {
 
     /// How many operations were answered.
     pub(crate) fn answers(&self) -> u64 {
-        self.shared.answers.load(Ordering::Relaxed)
+        self.shared.answers()
     }
 
     /// Waits until so many operations were answered, or no client works any more.
@@ -110,37 +118,42 @@ impl Load {
 
     /// Stops the clients, each after the operation it is at, and reads everything.
     pub(crate) async fn stop(self) -> History {
-        self.shared.stopped.store(true, Ordering::Relaxed);
+        self.shared.stop();
         self.finish().await
     }
 
     /// Waits until each client has done all its operations, and reads everything.
     pub(crate) async fn finish(self) -> History {
         let mut history = History::new();
-        let clients = self.running.len();
         for worker in self.running {
             history.extend(worker.await.expect("no client fails").into_operations());
         }
-        let mut last = Recorder::new(clients, self.shared.start);
-        for key in &self.shared.keys {
-            last.record(key, Call::Read, ask(&self.client, key, Call::Read)).await;
-        }
-        history.extend(last.into_operations());
-        history.extend(scan(&self.client, &self.shared, clients + 1).await);
+        history.extend(read_everything(&self.client, &self.shared).await);
         history
     }
 }
 
+/// Reads every key, and scans them all.
+pub(crate) async fn read_everything(client: &Client, shared: &Shared) -> Vec<Operation> {
+    let mut last = Recorder::new(shared.clients, shared.clock.clone());
+    for key in &shared.keys {
+        last.record(key, Call::Read, ask(client, key, Call::Read)).await;
+    }
+    let mut read = last.into_operations();
+    read.extend(scan(client, shared, shared.clients + 1).await);
+    read
+}
+
 /// A scan of the index, as if each key had been read meanwhile.
 async fn scan(client: &Client, shared: &Shared, id: usize) -> Vec<Operation> {
-    let invoked = shared.start.elapsed();
+    let invoked = shared.clock.elapsed();
     let mut scan = client.scan(INDEX, ScanOptions::default()).expect("a name");
     let mut contents = BTreeMap::new();
     while let Some(item) = scan.next().await.expect("a scan") {
         let again = contents.insert(item.key.clone(), item.document);
         assert!(again.is_none(), "{} came twice", item.key);
     }
-    let answered = shared.start.elapsed();
+    let answered = shared.clock.elapsed();
     let operations = shared.keys.iter().map(|key| {
         let (answer, key) = (found(contents.remove(&**key)), Arc::clone(key));
         Operation { client: id, key, call: Call::Read, invoked, answer, answered }
@@ -151,7 +164,7 @@ async fn scan(client: &Client, shared: &Shared, id: usize) -> Vec<Operation> {
 }
 
 /// One client.
-struct Worker {
+pub(crate) struct Worker {
     client: Client,
     recorder: Recorder,
     rng: StdRng,
@@ -163,7 +176,15 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, operations: u64) -> Recorder {
+    pub(crate) fn new(client: Client, id: usize, seed: u64, shared: Arc<Shared>) -> Self {
+        let recorder = Recorder::new(id, shared.clock.clone());
+        let values = (id as u64..).step_by(shared.clients);
+        let (rng, versions) = (StdRng::seed_from_u64(seed), HashMap::new());
+        Self { client, recorder, rng, values, versions, shared }
+    }
+
+    /// Works until it has done so many operations, or is stopped.
+    pub(crate) async fn run(mut self, operations: u64) -> Recorder {
         for _ in 0..operations {
             if self.shared.stopped.load(Ordering::Relaxed) {
                 break;

@@ -7,13 +7,14 @@
 //! dies meanwhile, the source serves again, or has given the range up durably.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::mutate::NewDocument;
 use super::room::RoomForEvictions;
 use super::{CONTROL_RECORD_BYTES, Sequencer};
+use crate::clock::Clock;
 use crate::command::{Assignment, Import, Imported, Incoming, Key, Outcome, Span, Version};
 use crate::effect::{self, Effect, Reason};
 use crate::error::{Error, Result};
@@ -35,12 +36,13 @@ pub(super) struct Frozen {
     ranges: Vec<(u32, u32)>,
     /// The last LSN before.
     at: Version,
-    until: Instant,
+    /// Of the clock's elapsed time.
+    until: Duration,
 }
 
 impl Frozen {
-    fn holds(&self) -> bool {
-        Instant::now() < self.until
+    fn holds(&self, clock: &Clock) -> bool {
+        clock.elapsed() < self.until
     }
 }
 
@@ -48,9 +50,9 @@ impl Sequencer {
     /// Whether changes at a position are refused for now.
     pub(super) fn is_frozen(&self, position: u32) -> bool {
         let within = |&(start, end): &(u32, u32)| (start..end).contains(&position);
-        self.frozen
-            .as_ref()
-            .is_some_and(|frozen| frozen.ranges.iter().any(within) && frozen.holds())
+        self.frozen.as_ref().is_some_and(|frozen| {
+            frozen.ranges.iter().any(within) && frozen.holds(&self.shared.clock)
+        })
     }
 
     /// Whether what lies at a position is not to be evicted, and not removed when it expires: the other
@@ -73,7 +75,8 @@ impl Sequencer {
         // The other shard reads what is durable.
         self.sync_or_stop()?;
         let at = self.log.next_lsn() - 1;
-        self.frozen = Some(Frozen { id, ranges, at, until: Instant::now() + at_most });
+        let until = self.shared.clock.elapsed() + at_most;
+        self.frozen = Some(Frozen { id, ranges, at, until });
         Ok(Outcome::Frozen(at))
     }
 
@@ -96,7 +99,9 @@ impl Sequencer {
         frozen_at: Version,
         offered: &Assignment,
     ) -> Result<()> {
-        let is_it = |frozen: &&Frozen| frozen.id == id && frozen.at == frozen_at && frozen.holds();
+        let clock = &self.shared.clock;
+        let is_it =
+            |frozen: &&Frozen| frozen.id == id && frozen.at == frozen_at && frozen.holds(clock);
         let frozen = self.frozen.as_ref().filter(is_it);
         let frozen = frozen.map_or(&[][..], |frozen| &frozen.ranges);
         let mut kept = [&offered.ranges[..], frozen].concat();

@@ -14,7 +14,7 @@
 //!   or was removed and is back, is then found however it came about.
 //!
 //! ```text
-//! let mut recorder = Recorder::new(0, start);
+//! let mut recorder = Recorder::new(0, Clock::start());
 //! recorder.record(&key, Call::Pop, async { /* ask, and say what was answered */ }).await;
 //! let history: History = recorders.into_iter().flat_map(Recorder::into_operations).collect();
 //! check(&history).unwrap_or_else(|violation| panic!("{violation}"));
@@ -148,16 +148,36 @@ impl Answer {
     }
 }
 
-/// Takes down what one client does; all clients of a history have the same start.
+/// Tells the time since the start of a history; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Clock {
+    pub(crate) fn new(elapsed: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(elapsed))
+    }
+
+    /// Time that passes from now on.
+    pub(crate) fn start() -> Self {
+        let start = Instant::now();
+        Self::new(move || start.elapsed())
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+/// Takes down what one client does; all clients of a history have the same clock.
 pub(crate) struct Recorder {
     client: usize,
-    start: Instant,
+    clock: Clock,
     operations: Vec<Operation>,
 }
 
 impl Recorder {
-    pub(crate) fn new(client: usize, start: Instant) -> Self {
-        Self { client, start, operations: Vec::new() }
+    pub(crate) fn new(client: usize, clock: Clock) -> Self {
+        Self { client, clock, operations: Vec::new() }
     }
 
     /// Runs an operation to its end; returns its answer.
@@ -168,9 +188,9 @@ impl Recorder {
         operation: impl Future<Output = Answer>,
     ) -> Answer {
         // A future does nothing before it is awaited.
-        let invoked = self.start.elapsed();
+        let invoked = self.clock.elapsed();
         let answer = operation.await;
-        let answered = self.start.elapsed();
+        let answered = self.clock.elapsed();
         let (client, key) = (self.client, Arc::clone(key));
         self.operations.push(Operation { client, key, call, invoked, answer, answered });
         answer
