@@ -319,7 +319,6 @@ fn examples() -> Vec<(&'static str, Message)> {
                         name: "test_index".to_owned(),
                         documents: 1,
                         used: 16,
-                        digest: sherd_protocol::Digest(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
                         settings,
                         counts: Counts { hits: 5, ..Counts::default() },
                     }],
@@ -337,6 +336,23 @@ fn examples() -> Vec<(&'static str, Message)> {
                     tracked_bytes: 2000,
                     connections: 2,
                     pid: 4242,
+                })),
+            ),
+        ),
+        ("digests", ToShard(31, ShardOperation::Digests)),
+        (
+            "digests_answer",
+            FromShard(
+                31,
+                ShardAnswer::Digests(Box::new(Digests {
+                    epoch: 3,
+                    ranges: vec![Range { start: 0, end: 5_000_000 }],
+                    sums: vec![RangeSum {
+                        index: 1,
+                        documents: 1,
+                        bytes: 16,
+                        digest: sherd_protocol::Digest(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
+                    }],
                 })),
             ),
         ),

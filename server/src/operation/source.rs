@@ -1,17 +1,17 @@
 //! What the target of a move asks of the source: pages of a range, the end of the log, a freeze.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sherd_engine::{Command, Engine, Imported, Outcome};
-use sherd_node::{Responder, blocking, is_held_at};
+use sherd_node::{Responder, is_held_at};
 use sherd_protocol::message::{
-    Export, Freeze, RangeSum, ReadTail, ShardAnswer, SourceOperation, Tail, TailChange, TailCursor,
+    Export, Freeze, ReadTail, ShardAnswer, SourceOperation, Tail, TailChange, TailCursor,
 };
-use sherd_protocol::{Digest, Position, Range, WireError};
+use sherd_protocol::{Position, WireError};
 
 use super::control::submit;
+use super::digests::sums;
 use super::scan::{self, MAX_PAGE_DOCUMENTS};
 use crate::refusal::refusal;
 use crate::shard::Shard;
@@ -34,7 +34,7 @@ pub(crate) fn source(
             responder.send(&ShardAnswer::TailEnd(on_the_wire(shard.engine.tail_end())));
         }
         SourceOperation::Export(export) => match prepare(body, export) {
-            Ok(wanted) => read(shard, responder, PAGE_BYTES, move |engine, responder| match engine
+            Ok(wanted) => shard.read(responder, PAGE_BYTES, move |engine, responder| match engine
                 .export(&wanted)
             {
                 Ok(page) => scan::send(&page, "", responder),
@@ -45,7 +45,7 @@ pub(crate) fn source(
         SourceOperation::Tail(tail) => match scan::check_range(tail.range) {
             Ok(()) => {
                 let tail = *tail;
-                read(shard, responder, PAGE_BYTES, move |engine, responder| {
+                shard.read(responder, PAGE_BYTES, move |engine, responder| {
                     answer_tail(engine, tail, responder);
                 });
             }
@@ -58,7 +58,7 @@ pub(crate) fn source(
         SourceOperation::Sums(range) => match scan::check_range(*range) {
             Ok(()) => {
                 let range = *range;
-                read(shard, responder, 0, move |engine, responder| match sums(engine, range) {
+                shard.read(responder, 0, move |engine, responder| match sums(engine, &[range]) {
                     Ok(sums) => responder.send(&ShardAnswer::Sums(sums)),
                     Err(error) => responder.refuse(&error),
                 });
@@ -66,38 +66,6 @@ pub(crate) fn source(
             Err(error) => responder.refuse(&error),
         },
     }
-}
-
-/// What the documents of a range come to. Blocks.
-pub(crate) fn sums(engine: &Engine, range: Range) -> Result<Vec<RangeSum>, WireError> {
-    let sums = engine.sums(&[(range.start, range.end)]).map_err(|error| refusal(error, ""))?;
-    let sum = |(index, sums): (u32, sherd_engine::Sums)| {
-        let sherd_engine::Sums { documents, bytes, digest } = sums;
-        RangeSum { index, documents, bytes, digest: Digest(digest) }
-    };
-    Ok(sums.into_iter().map(sum).collect())
-}
-
-/// Reads on a blocking thread, a few at a time over all connections.
-fn read(
-    shard: &Shard,
-    mut responder: Responder,
-    bytes: usize,
-    work: impl FnOnce(&Engine, Responder) + Send + 'static,
-) {
-    responder.reserve(bytes);
-    let (engine, turns) = (shard.engine.clone(), Arc::clone(&shard.scans));
-    shard.runtime.spawn(async move {
-        // The semaphore is never closed. A responder that is dropped answers all the same.
-        let Ok(turn) = turns.acquire_owned().await else { return };
-        let done = blocking(move || {
-            work(&engine, responder);
-            drop(turn);
-        });
-        if let Err(error) = done.await {
-            tracing::error!(%error, "the reading for another shard failed");
-        }
-    });
 }
 
 fn prepare(body: &Bytes, export: &Export<'_>) -> Result<sherd_engine::Scan, WireError> {

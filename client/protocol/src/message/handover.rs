@@ -186,13 +186,11 @@ pub struct Incoming {
     pub error: Option<String>,
 }
 
-/// What the documents of each of the 1,024 buckets of the ring come to.
+/// What the documents of each of the 1,024 buckets of the ring come to, of those owned or in part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketSums {
     /// How many there are.
     pub documents: Vec<u64>,
     /// The bytes of their keys and documents.
     pub bytes: Vec<u64>,
-    /// The sums of their content hashes.
-    pub digests: Vec<Digest>,
 }

@@ -491,7 +491,7 @@ impl Pull {
 
     async fn sums(&self, range: Range) -> Result<Vec<RangeSum>, WireError> {
         let engine = self.engine.clone();
-        let counted = blocking(move || sums(&engine, range)).await;
+        let counted = blocking(move || sums(&engine, &[range])).await;
         counted.map_err(|error| WireError::Internal { what: error.to_string() })?
     }
 }
