@@ -1,0 +1,370 @@
+//! Bringing a range from the source: page by page, then the log, then the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sherd_client::ConnectOptions;
+use sherd_engine::{Command, Engine, Import, Imported, Key, Span};
+use sherd_node::{Responder, blocking, hold_at};
+use sherd_protocol::message::{Incoming, RangeSum, ShardAnswer};
+use sherd_protocol::{Range, WireError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::note::Note;
+use super::source::SourceClient;
+use super::{Job, unavailable};
+use crate::operation::sums;
+use crate::refusal::refusal;
+
+/// The pause before connecting again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// The pause when there is nothing left to read of the log.
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How many pages of the log are read before the range is frozen, to be nearly up to date.
+const PAGES_BEFORE_FREEZE: usize = 50;
+
+/// The share of its time that a move works, in percent, but for its end: what else the shards have to do
+/// goes on beside it.
+const SHARE_PERCENT: u32 = 50;
+
+/// For how long the source freezes the range at most. What is left then is short, and bootstrap has
+/// the source give the range up at once.
+const FREEZE_TIME: Duration = Duration::from_secs(5);
+
+/// For how much of that the rest of the log is waited for. What is left of it is for the comparison, and
+/// for bootstrap to persist the map.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+const _: () = assert!(DRAIN_TIME.as_millis() < FREEZE_TIME.as_millis());
+
+/// The pulling of one job.
+pub(super) struct Pull {
+    pub(super) engine: Engine,
+    pub(super) options: ConnectOptions,
+    pub(super) job: watch::Receiver<Job>,
+    pub(super) progress: Arc<Mutex<Incoming>>,
+    /// How far it is; `None` where the engine is to be asked.
+    pub(super) note: Option<Note>,
+    /// It is complete, and nothing more is brought unless it is told to go on: the source may have given
+    /// the range up.
+    pub(super) completed: Arc<AtomicBool>,
+    /// Who waits for its end.
+    pub(super) asked: mpsc::UnboundedReceiver<Responder>,
+}
+
+impl Pull {
+    pub(super) async fn run(mut self) {
+        loop {
+            let id = self.job.borrow().id.clone();
+            if !self.is_held(&id) {
+                // The range is owned, or the move was ended.
+                return;
+            }
+            let Err(error) = self.pull().await;
+            let why = error.to_string();
+            while let Ok(responder) = self.asked.try_recv() {
+                responder.refuse(&unavailable(&id, &why));
+            }
+            let is_new = {
+                let error = &mut self.progress.lock().error;
+                let is_new = error.as_ref() != Some(&why);
+                *error = Some(why.clone());
+                is_new
+            };
+            if is_new {
+                tracing::warn!(r#move = %id, %why, "a range is not brought now");
+            }
+            // What the engine holds counts: the last import may have been refused or not.
+            self.note = None;
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Whether the engine takes the range over still.
+    fn is_held(&self, id: &str) -> bool {
+        self.engine.incoming().is_some_and(|held| held.id == id)
+    }
+
+    /// Pulls until something goes wrong, or the move has ended.
+    async fn pull(&mut self) -> Result<std::convert::Infallible, WireError> {
+        let Job { id, range, from, .. } = self.job.borrow_and_update().clone();
+        let source = SourceClient::connect(&from, &self.options, range);
+        let source = source.await.map_err(|error| unavailable(&id, error))?;
+        loop {
+            let changed = self.job.borrow_and_update().clone();
+            if !self.is_held(&id) {
+                return Err(unavailable(&id, "it has ended"));
+            }
+            if changed.from != from {
+                return Err(unavailable(&id, "the source has another address now"));
+            }
+            if changed.rate == Some(0) {
+                self.progress.lock().error = Some("it is paused".to_owned());
+                sleep(RETRY_PAUSE).await;
+                continue;
+            }
+            if let Ok(responder) = self.asked.try_recv() {
+                let completed = self.complete(&source, &id).await;
+                self.completed.store(completed.is_ok(), Ordering::Release);
+                match completed {
+                    Ok(lsn) => responder.send(&ShardAnswer::Frozen { lsn }),
+                    Err(error) => responder.refuse(&error),
+                }
+                continue;
+            }
+            if self.completed.load(Ordering::Acquire) {
+                sleep(IDLE_PAUSE).await;
+                continue;
+            }
+            let begun = Instant::now();
+            let before = self.note(&source).await?.bytes;
+            let is_up_to_date = self.step(&source, &id).await?;
+            self.progress.lock().error = None;
+            if is_up_to_date {
+                sleep(IDLE_PAUSE).await;
+                continue;
+            }
+            let mut until =
+                Instant::now() + begun.elapsed() * (100 - SHARE_PERCENT) / SHARE_PERCENT;
+            if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
+                let time = (note.bytes - before) as f64 / rate as f64;
+                until = until.max(begun + Duration::from_secs_f64(time));
+            }
+            sleep_until(until).await;
+        }
+    }
+
+    /// How far it is. At the beginning, from where on the log has what is not read yet.
+    async fn note(&mut self, source: &SourceClient) -> Result<&mut Note, WireError> {
+        if self.note.is_none() {
+            let held = self.engine.incoming().and_then(|held| Note::decode(&held.note));
+            let note = match held {
+                Some(note) => {
+                    // It goes on from there, perhaps with nothing left to bring.
+                    let mut progress = self.progress.lock();
+                    let (id, error) = (progress.id.clone(), progress.error.take());
+                    *progress = Incoming { error, ..note.progress(&id) };
+                    note
+                }
+                None => Note { tail: source.tail_end().await?, ..Note::default() },
+            };
+            self.note = Some(note);
+        }
+        // Just set.
+        Ok(self.note.get_or_insert_default())
+    }
+
+    /// Brings a page. Returns whether nothing was left to bring.
+    async fn step(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
+        let note = self.note(source).await?.clone();
+        if note.copied {
+            return self.step_of_log(source, id, note).await;
+        }
+        let mut next = note.clone();
+        let Some((index, after)) = note.reading else {
+            match source.index_after(note.done).await? {
+                Some(index) => next.reading = Some((index, None)),
+                None => next.copied = true,
+            }
+            self.progress.lock().copied = next.copied;
+            self.note = Some(next);
+            return Ok(false);
+        };
+        let page = match source.export(index, after.as_ref()).await {
+            Ok(page) => page,
+            // Dropped since.
+            Err(WireError::IndexNotFound { .. }) => {
+                self.note = Some(Note { done: index, reading: None, ..next });
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let key = |position: u32, key: &str| Key {
+            position,
+            bytes: Bytes::copy_from_slice(key.as_bytes()),
+        };
+        let last = page.items.last().map(|item| (item.document.position.0, item.key.clone()));
+        let until = if page.more { last.clone() } else { None };
+        let whole = Span {
+            index,
+            range: (source.range.start, source.range.end),
+            after: after.as_ref().map(|(position, name)| key(*position, name)),
+            until: until.as_ref().map(|(position, name)| key(*position, name)),
+        };
+        if page.more {
+            next.reading = Some((index, last));
+        } else {
+            (next.done, next.reading) = (index, None);
+        }
+        let documents: Vec<_> = page
+            .items
+            .into_iter()
+            .map(|item| Imported::Put {
+                index,
+                key: key(item.document.position.0, &item.key),
+                version: item.document.version,
+                expires_at: item.document.expires_at,
+                document: item.document.bytes,
+            })
+            .collect();
+        self.import(id, documents, Some(whole), next).await?;
+        hold_at("target copying").await;
+        Ok(false)
+    }
+
+    /// Brings what the log has next. Returns whether nothing was left of it.
+    async fn step_of_log(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        note: Note,
+    ) -> Result<bool, WireError> {
+        let tail = match source.tail(note.tail).await {
+            Ok(tail) => tail,
+            Err(WireError::LogGone { .. }) => {
+                tracing::info!(r#move = %id, "the range is read anew: the source's log went on");
+                let tail = source.tail_end().await?;
+                let Note { documents, bytes, .. } = note;
+                self.progress.lock().copied = false;
+                self.note = Some(Note { tail, documents, bytes, ..Note::default() });
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
+        let is_all = behind == 0;
+        let next = Note { tail: tail.next, ..note };
+        let documents: Vec<_> = tail
+            .changes
+            .into_iter()
+            .map(|change| {
+                let (index, version) = (change.index, change.version);
+                let bytes = Bytes::from(change.key.into_bytes());
+                let key = Key { position: change.position.0, bytes };
+                match change.stored {
+                    Some((document, expires_at)) => {
+                        Imported::Put { index, key, version, expires_at, document }
+                    }
+                    None => Imported::Removed { index, key, version },
+                }
+            })
+            .collect();
+        if documents.is_empty() {
+            // Not worth a record.
+            self.note = Some(next);
+        } else {
+            self.import(id, documents, None, next).await?;
+        }
+        self.progress.lock().behind = behind;
+        Ok(is_all)
+    }
+
+    async fn import(
+        &mut self,
+        id: &str,
+        documents: Vec<Imported>,
+        whole: Option<Span>,
+        mut next: Note,
+    ) -> Result<(), WireError> {
+        next.documents += documents.len() as u64;
+        next.bytes += documents.iter().map(bytes_of).sum::<u64>();
+        let as_of = next.tail.lsn.saturating_sub(1);
+        let import = Import { id: id.to_owned(), documents, whole, as_of, note: next.encode() };
+        let (done, imported) = oneshot::channel();
+        let done = move |result| _ = done.send(result);
+        self.engine.submit(Command::Import(import), Box::new(done));
+        let imported = imported.await.unwrap_or(Err(sherd_engine::Error::Closed));
+        imported.map_err(|error| refusal(error, ""))?;
+        let mut progress = self.progress.lock();
+        *progress = Incoming { behind: progress.behind, ..next.progress(id) };
+        drop(progress);
+        self.note = Some(next);
+        Ok(())
+    }
+
+    /// Freezes the range at the source, brings the rest, and sees that both have the same. Where that
+    /// fails, the source goes on with the range at once. Returns the LSN after which nothing changes.
+    async fn complete(&mut self, source: &SourceClient, id: &str) -> Result<u64, WireError> {
+        let mut pages = 0;
+        while !self.step(source, id).await? {
+            pages += 1;
+            if pages >= PAGES_BEFORE_FREEZE {
+                return Err(unavailable(id, "the target is not up to date yet"));
+            }
+        }
+        hold_at("target freezing").await;
+        let frozen_at = source.freeze(id, FREEZE_TIME).await?;
+        hold_at("target frozen").await;
+        let brought = self.bring_rest(source, id, frozen_at).await;
+        if brought.is_err() {
+            _ = source.thaw(id).await;
+        }
+        brought.map(|()| frozen_at)
+    }
+
+    async fn bring_rest(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        frozen_at: u64,
+    ) -> Result<(), WireError> {
+        let until = Instant::now() + DRAIN_TIME;
+        while self.note(source).await?.tail.lsn <= frozen_at {
+            if Instant::now() > until {
+                return Err(unavailable(id, "the target could not keep up with the source"));
+            }
+            self.step(source, id).await?;
+        }
+        // Also where nothing was brought: versions go on from there.
+        let note = self.note(source).await?.clone();
+        self.import(id, Vec::new(), None, note).await?;
+        hold_at("target brought").await;
+        let (theirs, ours) = (source.sums().await?, self.sums(source.range).await?);
+        hold_at("target compared").await;
+        let Some((index, what)) = difference(&theirs, &ours) else { return Ok(()) };
+        let is_here = self.engine.stat().indexes.iter().any(|known| known.id == index);
+        if !is_here || !source.indexes().await?.contains(&index) {
+            return Err(unavailable(id, "an index is being created or dropped"));
+        }
+        Err(WireError::Mismatch { id: id.to_owned(), what })
+    }
+
+    async fn sums(&self, range: Range) -> Result<Vec<RangeSum>, WireError> {
+        let engine = self.engine.clone();
+        let counted = blocking(move || sums(&engine, &[range])).await;
+        counted.map_err(|error| WireError::Internal { what: error.to_string() })?
+    }
+}
+
+/// In which index the documents of source and target differ, and how, if they do.
+fn difference(source: &[RangeSum], target: &[RangeSum]) -> Option<(u32, String)> {
+    if source == target {
+        return None;
+    }
+    let of = |sums: &[RangeSum], index: u32| {
+        let found = sums.iter().find(|sum| sum.index == index);
+        found.map_or((0, 0, None), |sum| (sum.documents, sum.bytes, Some(sum.digest)))
+    };
+    let indexes = source.iter().chain(target).map(|sum| sum.index);
+    let differs = |&index: &u32| of(source, index) != of(target, index);
+    let index = indexes.filter(differs).min()?;
+    let ((documents, bytes, _), (ours, our_bytes, _)) = (of(source, index), of(target, index));
+    let what = format!(
+        "of the index with the id {index} the source has {documents} documents of {bytes} bytes, the \
+         target {ours} of {our_bytes}, or others"
+    );
+    Some((index, what))
+}
+
+fn bytes_of(imported: &Imported) -> u64 {
+    match imported {
+        Imported::Put { key, document, .. } => (key.bytes.len() + document.len()) as u64,
+        Imported::Removed { key, .. } => key.bytes.len() as u64,
+    }
+}

@@ -1,0 +1,118 @@
+//! What the target asks of the source, over one connection.
+
+use std::time::Duration;
+
+use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
+use sherd_protocol::message::{
+    Cursor, Export, Freeze, MoveId, RangeSum, ReadTail, ShardOperation, SourceOperation, TailCursor,
+};
+use sherd_protocol::{Position, Range, WireError};
+use tokio::time::Instant;
+
+/// How long the source may take for one request.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// A source that is connected.
+pub(super) struct SourceClient {
+    connection: Connection,
+    /// What is taken over from it.
+    pub(super) range: Range,
+}
+
+impl SourceClient {
+    pub(super) async fn connect(
+        address: &str,
+        options: &ConnectOptions,
+        range: Range,
+    ) -> Result<Self, ClientError> {
+        let connection = Connection::open(address, options).await?;
+        Ok(Self { connection, range })
+    }
+
+    async fn ask(&self, operation: SourceOperation<'_>) -> Result<ShardReply, WireError> {
+        let operation = ShardOperation::Source(operation);
+        let asked = self.connection.shard(&operation, Instant::now() + REQUEST_TIME).await;
+        asked.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: ClientError) -> WireError {
+        match error {
+            ClientError::Refused { error, .. } => error,
+            error => WireError::Unavailable {
+                what: format!("the source, {}", self.connection.node()),
+                why: error.to_string(),
+            },
+        }
+    }
+
+    fn unexpected(&self, reply: &ShardReply) -> WireError {
+        let what = format!("{} answered {reply:?}", self.connection.node());
+        WireError::Internal { what }
+    }
+
+    pub(super) async fn tail_end(&self) -> Result<TailCursor, WireError> {
+        match self.ask(SourceOperation::TailEnd).await? {
+            ShardReply::TailEnd(cursor) => Ok(cursor),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The first index of the source with a higher id.
+    pub(super) async fn index_after(&self, id: u32) -> Result<Option<u32>, WireError> {
+        let ids = self.indexes().await?.into_iter();
+        Ok(ids.filter(|&found| found > id).min())
+    }
+
+    /// The ids of the source's indexes.
+    pub(super) async fn indexes(&self) -> Result<Vec<u32>, WireError> {
+        let until = Instant::now() + REQUEST_TIME;
+        let stat = self.connection.shard(&ShardOperation::Stat, until).await;
+        match stat.map_err(|error| self.failed(error))? {
+            ShardReply::Stat(stat) => Ok(stat.indexes.iter().map(|index| index.id).collect()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    pub(super) async fn export(
+        &self,
+        index: u32,
+        after: Option<&(u32, String)>,
+    ) -> Result<sherd_client::Page, WireError> {
+        let after = after.map(|(position, key)| Cursor { position: Position(*position), key });
+        let export = Export { index, range: self.range, after };
+        match self.ask(SourceOperation::Export(export)).await? {
+            ShardReply::Page(page) => Ok(page),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    pub(super) async fn tail(&self, from: TailCursor) -> Result<sherd_client::Tail, WireError> {
+        let read = ReadTail { from, range: self.range };
+        match self.ask(SourceOperation::Tail(read)).await? {
+            ShardReply::Tail(tail) => Ok(tail),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Has the range frozen for a time. Returns the LSN after which nothing changes.
+    pub(super) async fn freeze(&self, id: &str, at_most: Duration) -> Result<u64, WireError> {
+        let at_most = at_most.as_millis() as u64;
+        let freeze = Freeze { id, range: self.range, at_most };
+        match self.ask(SourceOperation::Freeze(freeze)).await? {
+            ShardReply::Frozen { lsn } => Ok(lsn),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Has the range served as ever again.
+    pub(super) async fn thaw(&self, id: &str) -> Result<(), WireError> {
+        self.ask(SourceOperation::Thaw(MoveId { id })).await.map(drop)
+    }
+
+    pub(super) async fn sums(&self) -> Result<Vec<RangeSum>, WireError> {
+        match self.ask(SourceOperation::Sums(self.range)).await? {
+            ShardReply::Sums(sums) => Ok(sums),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+}
