@@ -614,7 +614,10 @@ fn examples_of_moves() -> Vec<(&'static str, Message)> {
             "tail_end_answer",
             FromShard(1, ShardAnswer::TailEnd(TailCursor { lsn: 290, segment: 0, offset: 0 })),
         ),
-        ("export", source(2, SourceOperation::Export(Export { index: 1, range, after: None }))),
+        (
+            "export",
+            source(2, SourceOperation::Export(Export { index: 1, range, after: None, hold: None })),
+        ),
         (
             "export_goes_on",
             source(
@@ -623,6 +626,7 @@ fn examples_of_moves() -> Vec<(&'static str, Message)> {
                     index: 1,
                     range,
                     after: Some(Cursor { position: Position(3_441_280), key: "7" }),
+                    hold: Some(TailCursor { lsn: 290, segment: 0, offset: 0 }),
                 }),
             ),
         ),

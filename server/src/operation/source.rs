@@ -34,12 +34,12 @@ pub(crate) fn source(
             responder.send(&ShardAnswer::TailEnd(on_the_wire(shard.engine.tail_end())));
         }
         SourceOperation::Export(export) => match prepare(body, export) {
-            Ok(wanted) => shard.read(responder, PAGE_BYTES, move |engine, responder| match engine
-                .export(&wanted)
-            {
-                Ok(page) => scan::send(&page, "", responder),
-                Err(error) => responder.refuse(&refusal(error, "")),
-            }),
+            Ok(wanted) => {
+                let hold = export.hold;
+                shard.read(responder, PAGE_BYTES, move |engine, responder| {
+                    answer_page(engine, &wanted, hold, responder);
+                });
+            }
             Err(error) => responder.refuse(&error),
         },
         SourceOperation::Tail(tail) => match scan::check_range(tail.range) {
@@ -69,7 +69,7 @@ pub(crate) fn source(
 }
 
 fn prepare(body: &Bytes, export: &Export<'_>) -> Result<sherd_engine::Scan, WireError> {
-    let Export { index, range, after } = export;
+    let Export { index, range, after, .. } = export;
     scan::check_range(*range)?;
     Ok(sherd_engine::Scan {
         index: *index,
@@ -81,10 +81,26 @@ fn prepare(body: &Bytes, export: &Export<'_>) -> Result<sherd_engine::Scan, Wire
     })
 }
 
+fn answer_page(
+    engine: &Engine,
+    wanted: &sherd_engine::Scan,
+    hold: Option<TailCursor>,
+    responder: Responder,
+) {
+    if let Some(hold) = hold
+        && !engine.hold_log(to_engine(hold))
+    {
+        // What more is copied would be copied in vain.
+        return responder.refuse(&WireError::LogGone { after: hold.lsn.saturating_sub(1) });
+    }
+    match engine.export(wanted) {
+        Ok(page) => scan::send(&page, "", responder),
+        Err(error) => responder.refuse(&refusal(error, "")),
+    }
+}
+
 fn answer_tail(engine: &Engine, ReadTail { from, range }: ReadTail, responder: Responder) {
-    let TailCursor { lsn, segment, offset } = from;
-    let from = sherd_engine::TailCursor { lsn, segment, offset };
-    let tail = match engine.tail(from, &[(range.start, range.end)], PAGE_BYTES) {
+    let tail = match engine.tail(to_engine(from), &[(range.start, range.end)], PAGE_BYTES) {
         Ok(tail) => tail,
         Err(error) => return responder.refuse(&refusal(error, "")),
     };
@@ -131,6 +147,11 @@ fn freeze_range(shard: &Shard, freeze: &Freeze<'_>, responder: Responder) {
         Err(error) => responder.refuse(&refusal(error, "")),
     };
     shard.engine.submit(command, Box::new(done));
+}
+
+fn to_engine(cursor: TailCursor) -> sherd_engine::TailCursor {
+    let TailCursor { lsn, segment, offset } = cursor;
+    sherd_engine::TailCursor { lsn, segment, offset }
 }
 
 fn on_the_wire(cursor: sherd_engine::TailCursor) -> TailCursor {

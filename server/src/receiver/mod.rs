@@ -9,6 +9,8 @@
 mod note;
 mod pull;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -176,8 +176,9 @@ impl Pull {
             self.note = Some(next);
             return Ok(false);
         };
-        let page = match source.export(index, after.as_ref()).await {
+        let page = match source.export(index, after.as_ref(), note.tail).await {
             Ok(page) => page,
+            Err(WireError::LogGone { .. }) => return self.begin_anew(source, id).await,
             // Dropped since.
             Err(WireError::IndexNotFound { .. }) => {
                 self.note = Some(Note { done: index, reading: None, ..next });
@@ -227,14 +228,7 @@ impl Pull {
     ) -> Result<bool, WireError> {
         let tail = match source.tail(note.tail).await {
             Ok(tail) => tail,
-            Err(WireError::LogGone { .. }) => {
-                tracing::info!(r#move = %id, "the range is read anew: the source's log went on");
-                let tail = source.tail_end().await?;
-                let Note { documents, bytes, .. } = note;
-                self.progress.lock().copied = false;
-                self.note = Some(Note { tail, documents, bytes, ..Note::default() });
-                return Ok(false);
-            }
+            Err(WireError::LogGone { .. }) => return self.begin_anew(source, id).await,
             Err(error) => return Err(error),
         };
         let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
@@ -263,6 +257,16 @@ impl Pull {
         }
         self.progress.lock().behind = behind;
         Ok(is_all)
+    }
+
+    /// Reads the range from its beginning once more, over what is there. Returns that something is left.
+    async fn begin_anew(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
+        tracing::info!(r#move = %id, "the range is read anew: the source's log went on");
+        let tail = source.tail_end().await?;
+        let Note { documents, bytes, .. } = self.note(source).await?.clone();
+        self.progress.lock().copied = false;
+        self.note = Some(Note { tail, documents, bytes, ..Note::default() });
+        Ok(false)
     }
 
     async fn import(

@@ -73,13 +73,15 @@ impl SourceClient {
         }
     }
 
+    /// A page. What the log has from `hold` on is kept meanwhile.
     pub(super) async fn export(
         &self,
         index: u32,
         after: Option<&(u32, String)>,
+        hold: TailCursor,
     ) -> Result<sherd_client::Page, WireError> {
         let after = after.map(|(position, key)| Cursor { position: Position(*position), key });
-        let export = Export { index, range: self.range, after };
+        let export = Export { index, range: self.range, after, hold: Some(hold) };
         match self.ask(SourceOperation::Export(export)).await? {
             ShardReply::Page(page) => Ok(page),
             other => Err(self.unexpected(&other)),

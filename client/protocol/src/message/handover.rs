@@ -56,7 +56,7 @@ pub enum SourceOperation<'a> {
     /// Answered `tail_end`.
     TailEnd,
     /// A page of all documents of an index in a range, those that have expired and are not removed yet
-    /// as well. Answered `page`.
+    /// as well. Answered `page`, or refused with `log_gone` where the log cannot be held.
     #[serde(borrow)]
     Export(Export<'a>),
     /// What became of keys in a range from a place in the log on. Answered `tail`, or refused with
@@ -72,12 +72,17 @@ pub enum SourceOperation<'a> {
 
 /// A page of an index, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "as in a scan")]
 pub struct Export<'a> {
+    /// The index's id.
     pub index: u32,
+    /// The positions to visit.
     pub range: Range,
+    /// Where the page before ended: documents after this one.
     #[serde(default, borrow)]
     pub after: Option<Cursor<'a>>,
+    /// From where on the log is to be held, for it is read after the pages.
+    #[serde(default)]
+    pub hold: Option<TailCursor>,
 }
 
 /// Where a reader of a shard's log goes on.

@@ -1,0 +1,212 @@
+//! A source and a target over loopback, with engines that the tests reach into, and requests to the
+//! source that the tests see before it does.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sherd_client::{ConnectOptions, Connection, ShardReply};
+use sherd_engine::{Command, Engine, IndexSettings, Options};
+use sherd_node::{Handler, Limits, Node, Responder};
+use sherd_protocol::message::{
+    Condition, Export, Hello, Incoming, MoveId, Receive, ShardOperation, SourceOperation,
+    TailCursor, TargetOperation, Welcome, Write,
+};
+use sherd_protocol::{Expiry, HashMethod, Range, WireError, frame};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+
+use super::note::Note;
+use crate::shard::{Service, Shard};
+
+/// Longer than anything takes that works.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const ID: &str = "1.0";
+
+/// A document, and another one.
+const DOCUMENTS: [&[u8]; 2] = [b"\xa5hello", b"\xa5world"];
+
+/// Sees a request before the shard does.
+type Spy = Arc<dyn Fn(&ShardOperation<'_>, &Engine) + Send + Sync>;
+
+struct Spied {
+    service: Service,
+    engine: Engine,
+    spy: Spy,
+}
+
+impl Handler for Spied {
+    fn welcome(&self, hello: &Hello) -> Result<Welcome, WireError> {
+        self.service.welcome(hello)
+    }
+
+    fn handle(&self, body: Bytes, responder: Responder) {
+        if let Ok(operation) = frame::decode(&body) {
+            (self.spy)(&operation, &self.engine);
+        }
+        self.service.handle(body, responder);
+    }
+}
+
+/// A shard that serves.
+struct Served {
+    engine: Engine,
+    address: String,
+    connection: Connection,
+    _dir: TempDir,
+}
+
+impl Served {
+    /// A shard with the indexes 1 and 2.
+    async fn start(name: &str, ranges: &[(u32, u32)], spy: Spy) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes: 64 * 1024, ..Options::default() };
+        let (engine, _) = Engine::open(dir.path(), options).unwrap();
+        let assignment = sherd_engine::Assignment {
+            cluster: "c".to_owned(),
+            name: name.to_owned(),
+            hash_method: HashMethod::Md5.to_string(),
+            epoch: 1,
+            lineage: 0,
+            ranges: ranges.to_vec(),
+            limit: 1 << 30,
+            policy: sherd_engine::Policy::Reject,
+        };
+        engine.execute(Command::Assign(assignment)).unwrap();
+        for (id, name) in [(1, "i"), (2, "j")] {
+            let (name, settings) = (name.to_owned(), IndexSettings::default());
+            engine.execute(Command::CreateIndex { id, name, settings }).unwrap();
+        }
+        let node = Node::new(Limits::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let shard = Shard::new(engine.clone(), node.clone(), None, ConnectOptions::default());
+        let service = Service(Arc::new(shard.unwrap()));
+        let handler = Spied { service, engine: engine.clone(), spy };
+        tokio::spawn(async move { node.serve(listener, handler, std::future::pending()).await });
+        let connection = Connection::open(&address, &ConnectOptions::default()).await.unwrap();
+        Self { engine, address, connection, _dir: dir }
+    }
+
+    async fn ask(&self, operation: ShardOperation<'_>) -> Result<ShardReply, WireError> {
+        let answer = self.connection.shard(&operation, Instant::now() + PATIENCE).await;
+        answer.map_err(|error| error.wire().cloned().unwrap_or_else(|| panic!("{error}")))
+    }
+
+    async fn write(&self, index: &str, key: &str, document: &[u8]) {
+        let (condition, expiry) = (Condition::Any, Expiry::Default);
+        let write = Write { index, key, document, condition, expiry };
+        self.ask(ShardOperation::Write(write)).await.unwrap();
+    }
+
+    async fn target(&self, operation: TargetOperation<'_>) -> Result<ShardReply, WireError> {
+        self.ask(ShardOperation::Target(operation)).await
+    }
+
+    async fn complete(&self) -> Result<ShardReply, WireError> {
+        self.target(TargetOperation::Complete(MoveId { id: ID })).await
+    }
+
+    /// Takes the whole ring over.
+    async fn receive(&self, from: &Self, rate: Option<u64>) {
+        let receive = Receive { id: ID, range: Range::FULL, from: &from.address, rate };
+        self.target(TargetOperation::Receive(receive)).await.unwrap();
+    }
+
+    async fn incoming(&self) -> Incoming {
+        match self.ask(ShardOperation::Stat).await.unwrap() {
+            ShardReply::Stat(stat) => stat.incoming.unwrap_or_default(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until something is said of what comes.
+    async fn until(&self, what: &str, is_so: impl Fn(&Incoming) -> bool) {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let incoming = self.incoming().await;
+            if is_so(&incoming) {
+                return;
+            }
+            assert!(Instant::now() < give_up, "never {what}: {incoming:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn until_copied(&self) {
+        self.until("copied", |incoming| incoming.copied && incoming.behind == 0).await;
+    }
+
+    /// As after a restart: the target remembers how far it was.
+    fn remember(&self, note: &Note) {
+        let ranges = vec![(Range::FULL.start, Range::FULL.end)];
+        self.engine.execute(Command::Receive { id: ID.to_owned(), ranges }).unwrap();
+        self.import(Vec::new(), note);
+    }
+
+    fn import(&self, documents: Vec<sherd_engine::Imported>, note: &Note) {
+        let (id, note) = (ID.to_owned(), note.encode());
+        let import = sherd_engine::Import { id, documents, whole: None, as_of: 0, note };
+        self.engine.execute(Command::Import(import)).unwrap();
+    }
+}
+
+fn no_spy() -> Spy {
+    Arc::new(|_, _| {})
+}
+
+/// A source of the whole ring and a target of nothing.
+async fn pair(spy: Spy) -> (Served, Served) {
+    let source = Served::start("source", &[(Range::FULL.start, Range::FULL.end)], spy).await;
+    (source, Served::start("target", &[], no_spy()).await)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_source_is_told_to_hold_its_log_while_pages_are_read() {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&held);
+    let spy = move |operation: &ShardOperation<'_>, _: &Engine| {
+        if let ShardOperation::Source(SourceOperation::Export(Export { hold, .. })) = operation {
+            seen.lock().push(*hold);
+        }
+    };
+    let (source, target) = pair(Arc::new(spy)).await;
+    for i in 0..300 {
+        source.write("i", &format!("key{i}"), &[&b"\xc5\x04\x00"[..], &[7; 1024]].concat()).await;
+    }
+    let lsn = source.engine.tail_end().lsn;
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    let held = held.lock();
+    let end = TailCursor { lsn, ..TailCursor::default() };
+    assert!(held.len() > 2, "{held:?}");
+    assert!(held.iter().all(|hold| *hold == Some(end)), "{held:?}");
+}
+
+/// The target was away for so long that the source has deleted what it had not read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_range_is_read_anew_where_the_log_was_compacted_meanwhile() {
+    for copied in [false, true] {
+        let (source, target) = pair(no_spy()).await;
+        for round in 0..300 {
+            let document = [&b"\xc5\x04\x00"[..], &[round as u8; 1024]].concat();
+            source.write("i", &format!("key{}", round % 10), &document).await;
+        }
+        source.write("j", "key", DOCUMENTS[0]).await;
+        while source.engine.compact().unwrap().is_some() {}
+        let beginning = TailCursor { lsn: 1, ..TailCursor::default() };
+        let is_there = sherd_engine::TailCursor { lsn: 1, ..Default::default() };
+        assert!(!source.engine.hold_log(is_there), "compaction deletes the beginning");
+        let note = Note { tail: beginning, copied, reading: Some((1, None)), ..Note::default() };
+        target.remember(&note);
+        target.receive(&source, None).await;
+        target.until("anew", |incoming| incoming.copied && incoming.documents >= 11).await;
+        let frozen = target.complete().await.unwrap();
+        assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    }
+}
