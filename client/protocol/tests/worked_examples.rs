@@ -657,7 +657,7 @@ fn examples_of_moves() -> Vec<(&'static str, Message)> {
         ("error_log_gone", FromShard(4, ShardAnswer::Error(WireError::LogGone { after: 289 }))),
         ("freeze", source(5, SourceOperation::Freeze(Freeze { id, range, at_most: 5000 }))),
         ("frozen", FromShard(5, ShardAnswer::Frozen { lsn: 300 })),
-        ("sums", source(6, SourceOperation::Sums(range))),
+        ("sums", source(6, SourceOperation::Sums(SumUp { id, lsn: 300, range }))),
         (
             "sums_answer",
             FromShard(

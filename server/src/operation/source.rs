@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sherd_engine::{Command, Engine, Imported, Outcome};
 use sherd_node::{Responder, is_held_at};
 use sherd_protocol::message::{
-    Export, Freeze, ReadTail, ShardAnswer, SourceOperation, Tail, TailChange, TailCursor,
+    Export, Freeze, ReadTail, ShardAnswer, SourceOperation, SumUp, Tail, TailChange, TailCursor,
 };
 use sherd_protocol::{Position, WireError};
 
@@ -55,16 +55,7 @@ pub(crate) fn source(
         SourceOperation::Thaw(id) => {
             submit(shard, Command::Thaw { id: id.id.to_owned() }, responder);
         }
-        SourceOperation::Sums(range) => match scan::check_range(*range) {
-            Ok(()) => {
-                let range = *range;
-                shard.read(responder, 0, move |engine, responder| match sums(engine, &[range]) {
-                    Ok(sums) => responder.send(&ShardAnswer::Sums(sums)),
-                    Err(error) => responder.refuse(&error),
-                });
-            }
-            Err(error) => responder.refuse(&error),
-        },
+        SourceOperation::Sums(wanted) => sum_up(shard, wanted, responder),
     }
 }
 
@@ -147,6 +138,26 @@ fn freeze_range(shard: &Shard, freeze: &Freeze<'_>, responder: Responder) {
         Err(error) => responder.refuse(&refusal(error, "")),
     };
     shard.engine.submit(command, Box::new(done));
+}
+
+/// Sums a frozen range up. Where the freeze has run out by then, the sums may be of something else than
+/// what the target has, and would be taken for a fault.
+fn sum_up(shard: &Shard, wanted: &SumUp<'_>, responder: Responder) {
+    let SumUp { id, lsn, range } = *wanted;
+    if let Err(error) = scan::check_range(range) {
+        return responder.refuse(&error);
+    }
+    let check = Command::CheckFrozen { id: id.to_owned(), frozen_at: lsn };
+    shard.read(responder, 0, move |engine, responder| match sums(engine, &[range]) {
+        Ok(sums) => {
+            let done = move |result: sherd_engine::Result<_>| match result {
+                Ok(_) => responder.send(&ShardAnswer::Sums(sums)),
+                Err(error) => responder.refuse(&refusal(error, "")),
+            };
+            engine.submit(check, Box::new(done));
+        }
+        Err(error) => responder.refuse(&error),
+    });
 }
 
 fn to_engine(cursor: TailCursor) -> sherd_engine::TailCursor {

@@ -329,7 +329,8 @@ impl Pull {
         let note = self.note(source).await?.clone();
         self.import(id, Vec::new(), None, note).await?;
         hold_at("target brought").await;
-        let (theirs, ours) = (source.sums().await?, self.sums(source.range).await?);
+        let theirs = source.sums(id, frozen_at).await?;
+        let ours = self.sums(source.range).await?;
         hold_at("target compared").await;
         let Some((index, what)) = difference(&theirs, &ours) else { return Ok(()) };
         let is_here = self.engine.stat().indexes.iter().any(|known| known.id == index);
@@ -370,5 +371,39 @@ fn bytes_of(imported: &Imported) -> u64 {
     match imported {
         Imported::Put { key, document, .. } => (key.bytes.len() + document.len()) as u64,
         Imported::Removed { key, .. } => key.bytes.len() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::Digest;
+
+    use super::*;
+
+    #[test]
+    fn the_first_index_that_differs_is_named_with_how() {
+        let sum = |index, documents, bytes, digest| RangeSum {
+            index,
+            documents,
+            bytes,
+            digest: Digest(digest),
+        };
+        let (one, two) = (sum(1, 2, 20, 7), sum(2, 1, 10, 9));
+        assert_eq!(difference(&[one, two], &[one, two]), None);
+        assert_eq!(difference(&[], &[]), None);
+        // The digest alone, one less, one that only one of them has.
+        for (target, index) in [
+            (&[sum(1, 2, 20, 8), sum(2, 1, 10, 8)][..], 1),
+            (&[one, sum(2, 2, 10, 9)], 2),
+            (&[one], 2),
+            (&[two], 1),
+            (&[one, two, sum(3, 1, 1, 1)], 3),
+        ] {
+            let (found, what) = difference(&[one, two], target).unwrap();
+            assert_eq!(found, index, "{target:?}");
+            assert!(what.contains(&format!("the id {index} ")), "{what}");
+        }
+        let (_, what) = difference(&[one, two], &[one]).unwrap();
+        assert!(what.contains("1 documents of 10 bytes, the target 0 of 0"), "{what}");
     }
 }

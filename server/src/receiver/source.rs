@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
 use sherd_protocol::message::{
-    Cursor, Export, Freeze, MoveId, RangeSum, ReadTail, ShardOperation, SourceOperation, TailCursor,
+    Cursor, Export, Freeze, MoveId, RangeSum, ReadTail, ShardOperation, SourceOperation, SumUp,
+    TailCursor,
 };
 use sherd_protocol::{Position, Range, WireError};
 use tokio::time::Instant;
+
+use super::unavailable;
 
 /// How long the source may take for one request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -111,10 +114,15 @@ impl SourceClient {
         self.ask(SourceOperation::Thaw(MoveId { id })).await.map(drop)
     }
 
-    pub(super) async fn sums(&self) -> Result<Vec<RangeSum>, WireError> {
-        match self.ask(SourceOperation::Sums(self.range)).await? {
-            ShardReply::Sums(sums) => Ok(sums),
-            other => Err(self.unexpected(&other)),
+    /// What the range comes to, which was frozen with the answer `frozen_at` and is so still.
+    pub(super) async fn sums(&self, id: &str, frozen_at: u64) -> Result<Vec<RangeSum>, WireError> {
+        let wanted = SumUp { id, lsn: frozen_at, range: self.range };
+        match self.ask(SourceOperation::Sums(wanted)).await {
+            Ok(ShardReply::Sums(sums)) => Ok(sums),
+            Ok(other) => Err(self.unexpected(&other)),
+            // It can be tried again.
+            Err(error @ WireError::NotFrozen { .. }) => Err(unavailable(id, error)),
+            Err(error) => Err(error),
         }
     }
 }

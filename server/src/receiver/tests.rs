@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sherd_client::{ConnectOptions, Connection, ShardReply};
-use sherd_engine::{Command, Engine, IndexSettings, Options};
+use sherd_engine::{Command, Engine, IndexSettings, Key, Mutation, Options};
 use sherd_node::{Handler, Limits, Node, Responder};
 use sherd_protocol::message::{
     Condition, Export, Hello, Incoming, MoveId, Receive, ShardOperation, SourceOperation,
@@ -156,6 +156,22 @@ impl Served {
     }
 }
 
+fn key(name: &'static str) -> Key {
+    Key { position: HashMethod::Md5.position(name).0, bytes: Bytes::from_static(name.as_bytes()) }
+}
+
+/// A write past the protocol.
+fn put(name: &'static str, document: &'static [u8]) -> Command {
+    let write = Mutation::Write {
+        index: 1,
+        key: key(name),
+        document: Bytes::from_static(document),
+        condition: sherd_engine::Condition::Any,
+        expiry: sherd_engine::Expiry::Default,
+    };
+    Command::Mutate { mutations: vec![write], atomic: false }
+}
+
 fn no_spy() -> Spy {
     Arc::new(|_, _| {})
 }
@@ -209,4 +225,88 @@ async fn a_range_is_read_anew_where_the_log_was_compacted_meanwhile() {
         let frozen = target.complete().await.unwrap();
         assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
     }
+}
+
+/// The source served the range again before it was compared, so that both differ without a fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_freeze_that_runs_out_before_the_comparison_is_tried_again() {
+    let thaws = Arc::new(Mutex::new(1));
+    let spy = move |operation: &ShardOperation<'_>, engine: &Engine| {
+        let is_summed_up = matches!(operation, ShardOperation::Source(SourceOperation::Sums(_)));
+        let mut thaws = thaws.lock();
+        if is_summed_up && *thaws > 0 {
+            *thaws -= 1;
+            engine.execute(Command::Thaw { id: ID.to_owned() }).unwrap();
+            engine.execute(put("key", DOCUMENTS[1])).unwrap();
+        }
+    };
+    let (source, target) = pair(Arc::new(spy)).await;
+    source.write("i", "key", DOCUMENTS[0]).await;
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    let error = target.complete().await.unwrap_err();
+    assert!(matches!(error, WireError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("not frozen"), "{error}");
+    let frozen = target.complete().await.unwrap();
+    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_target_with_another_document_is_found_out_and_the_source_goes_on() {
+    let (source, target) = pair(no_spy()).await;
+    for key in ["key", "another"] {
+        source.write("i", key, DOCUMENTS[0]).await;
+    }
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    // As long, and newer, so that nothing that comes replaces it.
+    let document = Bytes::from_static(DOCUMENTS[1]);
+    let version = source.engine.tail_end().lsn + 1000;
+    let altered =
+        sherd_engine::Imported::Put { index: 1, key: key("key"), version, expires_at: 0, document };
+    let note = Note::decode(&target.engine.incoming().unwrap().note).unwrap();
+    target.import(vec![altered], &note);
+    let error = target.complete().await.unwrap_err();
+    let WireError::Mismatch { id, what } = &error else { panic!("{error}") };
+    assert_eq!(id, ID);
+    assert!(what.contains("the index with the id 1"), "{what}");
+    assert!(what.contains("source has 2 documents") && what.contains("target 2"), "{what}");
+    // The source owns the range and is not frozen.
+    source.write("i", "key", DOCUMENTS[0]).await;
+    let owned = &source.engine.assignment().unwrap().ranges;
+    assert_eq!(owned[..], [(Range::FULL.start, Range::FULL.end)]);
+    assert!(target.engine.assignment().unwrap().ranges.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_index_dropped_half_way_is_left_out() {
+    let (source, target) = pair(no_spy()).await;
+    source.write("i", "key", DOCUMENTS[0]).await;
+    source.write("j", "key", DOCUMENTS[0]).await;
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    source.engine.execute(Command::DropIndex { id: 1 }).unwrap();
+    // Bootstrap has not told the target yet.
+    let error = target.complete().await.unwrap_err();
+    assert!(matches!(error, WireError::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("an index is being created or dropped"), "{error}");
+    target.engine.execute(Command::DropIndex { id: 1 }).unwrap();
+    let frozen = target.complete().await.unwrap();
+    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+
+    // While it is read.
+    let (source, target) = pair(no_spy()).await;
+    source.write("j", "key", DOCUMENTS[0]).await;
+    let cursor = source.engine.tail_end();
+    let tail = TailCursor { lsn: cursor.lsn, ..TailCursor::default() };
+    let reading = Some((1, Some((7, "key".to_owned()))));
+    target.remember(&Note { tail, reading, ..Note::default() });
+    for engine in [&source.engine, &target.engine] {
+        engine.execute(Command::DropIndex { id: 1 }).unwrap();
+    }
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    let frozen = target.complete().await.unwrap();
+    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    assert_eq!(target.incoming().await.documents, 1);
 }

@@ -66,8 +66,9 @@ pub enum SourceOperation<'a> {
     Freeze(Freeze<'a>),
     /// Ends that. Answered `done`.
     Thaw(MoveId<'a>),
-    /// What the documents of a range come to. Answered `sums`.
-    Sums(Range),
+    /// What the documents of a frozen range come to. Answered `sums`, or refused with `not_frozen` where
+    /// the freeze did not last.
+    Sums(SumUp<'a>),
 }
 
 /// A page of an index, by its id.
@@ -113,6 +114,17 @@ pub struct Freeze<'a> {
     pub range: Range,
     /// For how many milliseconds at most.
     pub at_most: u64,
+}
+
+/// A frozen range to sum up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SumUp<'a> {
+    /// Names the move.
+    pub id: &'a str,
+    /// What the freeze was answered with.
+    pub lsn: u64,
+    /// The range.
+    pub range: Range,
 }
 
 /// What became of keys of a range, in the order in which it did.
