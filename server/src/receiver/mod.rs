@@ -11,6 +11,7 @@ mod pull;
 mod source;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,11 +23,13 @@ use sherd_node::Responder;
 use sherd_protocol::message::Incoming;
 use sherd_protocol::{Range, WireError};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use self::note::Note;
 use self::pull::Pull;
+use self::waiting::Waiting;
 
 /// What is to be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ struct Inner {
 struct Current {
     job: watch::Sender<Job>,
     progress: Arc<Mutex<Incoming>>,
-    completions: mpsc::UnboundedSender<Responder>,
+    waiting: Arc<Waiting>,
     completed: Arc<AtomicBool>,
     task: AbortHandle,
 }
@@ -80,7 +83,7 @@ impl Receiver {
         end(current.take());
         let progress = Arc::new(Mutex::new(Incoming { id: job.id.clone(), ..Incoming::default() }));
         let (job, jobs) = watch::channel(job);
-        let (completions, asked) = mpsc::unbounded_channel();
+        let waiting = Arc::new(Waiting::default());
         let completed = Arc::new(AtomicBool::new(false));
         let pull = Pull {
             engine: self.0.engine.clone(),
@@ -88,11 +91,12 @@ impl Receiver {
             job: jobs,
             progress: Arc::clone(&progress),
             note: None,
-            asked,
+            waiting: Arc::clone(&waiting),
+            held_at: Instant::now(),
             completed: Arc::clone(&completed),
         };
         let task = self.0.runtime.spawn(pull.run()).abort_handle();
-        *current = Some(Current { job, progress, completions, completed, task });
+        *current = Some(Current { job, progress, waiting, completed, task });
     }
 
     /// Ends a job.
@@ -104,8 +108,7 @@ impl Receiver {
     pub(crate) fn complete(&self, id: &str, responder: Responder) {
         let current = self.0.current.lock();
         match current.as_ref().filter(|current| current.job.borrow().id == id) {
-            // A task that ended refuses what was sent to it, by dropping it.
-            Some(current) => _ = current.completions.send(responder),
+            Some(current) => current.waiting.put(id, responder),
             None => responder.refuse(&unavailable(id, "it was not told to receive anything")),
         }
     }

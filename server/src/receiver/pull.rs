@@ -8,14 +8,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sherd_client::ConnectOptions;
 use sherd_engine::{Command, Engine, Import, Imported, Key, Span};
-use sherd_node::{Responder, blocking, hold_at};
+use sherd_node::{blocking, hold_at};
 use sherd_protocol::message::{Incoming, RangeSum, ShardAnswer};
 use sherd_protocol::{Range, WireError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::note::Note;
 use super::source::SourceClient;
+use super::waiting::Waiting;
 use super::{Job, unavailable};
 use crate::operation::sums;
 use crate::refusal::refusal;
@@ -28,6 +29,10 @@ const IDLE_PAUSE: Duration = Duration::from_millis(20);
 
 /// How many pages of the log are read before the range is frozen, to be nearly up to date.
 const PAGES_BEFORE_FREEZE: usize = 50;
+
+/// After so long without a page or a part of the log, the source is asked to go on holding its log, which
+/// it does for a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// The share of its time that a move works, in percent, but for its end: what else the shards have to do
 /// goes on beside it.
@@ -55,7 +60,15 @@ pub(super) struct Pull {
     /// the range up.
     pub(super) completed: Arc<AtomicBool>,
     /// Who waits for its end.
-    pub(super) asked: mpsc::UnboundedReceiver<Responder>,
+    pub(super) waiting: Arc<Waiting>,
+    /// When the source was last asked for something that has it hold its log.
+    pub(super) held_at: Instant,
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        self.waiting.close(&self.job.borrow().id);
+    }
 }
 
 impl Pull {
@@ -63,12 +76,12 @@ impl Pull {
         loop {
             let id = self.job.borrow().id.clone();
             if !self.is_held(&id) {
-                // The range is owned, or the move was ended.
+                // The range is owned, or the move was ended, or the shard ends.
                 return;
             }
             let Err(error) = self.pull().await;
             let why = error.to_string();
-            while let Ok(responder) = self.asked.try_recv() {
+            if let Some(responder) = self.waiting.take() {
                 responder.refuse(&unavailable(&id, &why));
             }
             let is_new = {
@@ -82,13 +95,17 @@ impl Pull {
             }
             // What the engine holds counts: the last import may have been refused or not.
             self.note = None;
-            sleep(RETRY_PAUSE).await;
+            tokio::select! {
+                biased;
+                _ = self.job.changed() => {}
+                () = sleep(RETRY_PAUSE) => {}
+            }
         }
     }
 
-    /// Whether the engine takes the range over still.
+    /// Whether the engine takes the range over still, and somebody could say otherwise.
     fn is_held(&self, id: &str) -> bool {
-        self.engine.incoming().is_some_and(|held| held.id == id)
+        self.job.has_changed().is_ok() && self.engine.incoming().is_some_and(|held| held.id == id)
     }
 
     /// Pulls until something goes wrong, or the move has ended.
@@ -104,12 +121,12 @@ impl Pull {
             if changed.from != from {
                 return Err(unavailable(&id, "the source has another address now"));
             }
-            if changed.rate == Some(0) {
-                self.progress.lock().error = Some("it is paused".to_owned());
-                sleep(RETRY_PAUSE).await;
-                continue;
-            }
-            if let Ok(responder) = self.asked.try_recv() {
+            let is_paused = changed.rate == Some(0);
+            if let Some(responder) = self.waiting.take() {
+                if is_paused {
+                    responder.refuse(&unavailable(&id, "it is paused"));
+                    continue;
+                }
                 let completed = self.complete(&source, &id).await;
                 self.completed.store(completed.is_ok(), Ordering::Release);
                 match completed {
@@ -119,7 +136,14 @@ impl Pull {
                 continue;
             }
             if self.completed.load(Ordering::Acquire) {
-                sleep(IDLE_PAUSE).await;
+                // The source may not own it any more, which is as it should be.
+                _ = self.wait(&source, Instant::now() + IDLE_PAUSE).await;
+                continue;
+            }
+            if is_paused {
+                // Bootstrap says so of the moves as a whole: nothing is wrong.
+                self.progress.lock().error = None;
+                self.wait(&source, Instant::now() + RETRY_PAUSE).await?;
                 continue;
             }
             let begun = Instant::now();
@@ -127,7 +151,7 @@ impl Pull {
             let is_up_to_date = self.step(&source, &id).await?;
             self.progress.lock().error = None;
             if is_up_to_date {
-                sleep(IDLE_PAUSE).await;
+                self.wait(&source, Instant::now() + IDLE_PAUSE).await?;
                 continue;
             }
             let mut until =
@@ -136,7 +160,26 @@ impl Pull {
                 let time = (note.bytes - before) as f64 / rate as f64;
                 until = until.max(begun + Duration::from_secs_f64(time));
             }
-            sleep_until(until).await;
+            self.wait(&source, until).await?;
+        }
+    }
+
+    /// Waits, but no longer than until there is something else to do. Meanwhile what is still to be read
+    /// of the source's log is kept.
+    async fn wait(&mut self, source: &SourceClient, until: Instant) -> Result<(), WireError> {
+        loop {
+            let keep_alive = self.held_at + KEEP_ALIVE;
+            tokio::select! {
+                biased;
+                _ = self.job.changed() => return Ok(()),
+                () = self.waiting.came() => return Ok(()),
+                () = sleep_until(until) => return Ok(()),
+                () = sleep_until(keep_alive) => {}
+            }
+            self.held_at = Instant::now();
+            if let Some(note) = &self.note {
+                source.hold(note.tail).await?;
+            }
         }
     }
 
@@ -176,6 +219,7 @@ impl Pull {
             self.note = Some(next);
             return Ok(false);
         };
+        self.held_at = Instant::now();
         let page = match source.export(index, after.as_ref(), note.tail).await {
             Ok(page) => page,
             Err(WireError::LogGone { .. }) => return self.begin_anew(source, id).await,
@@ -226,6 +270,7 @@ impl Pull {
         id: &str,
         note: Note,
     ) -> Result<bool, WireError> {
+        self.held_at = Instant::now();
         let tail = match source.tail(note.tail).await {
             Ok(tail) => tail,
             Err(WireError::LogGone { .. }) => return self.begin_anew(source, id).await,

@@ -99,6 +99,16 @@ impl SourceClient {
         }
     }
 
+    /// Has the log held from there on, as far as it is there: the next that reads it hears of it.
+    pub(super) async fn hold(&self, from: TailCursor) -> Result<(), WireError> {
+        // An answer without any documents, for there is no position in its range.
+        let range = Range { end: self.range.start, ..self.range };
+        match self.ask(SourceOperation::Tail(ReadTail { from, range })).await {
+            Ok(_) | Err(WireError::LogGone { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Has the range frozen for a time. Returns the LSN after which nothing changes.
     pub(super) async fn freeze(&self, id: &str, at_most: Duration) -> Result<u64, WireError> {
         let at_most = at_most.as_millis() as u64;

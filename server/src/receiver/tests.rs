@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -309,4 +310,82 @@ async fn an_index_dropped_half_way_is_left_out() {
     let frozen = target.complete().await.unwrap();
     assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
     assert_eq!(target.incoming().await.documents, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pause_ends_when_something_else_is_said() {
+    let (source, target) = pair(no_spy()).await;
+    for i in 0..300 {
+        source.write("i", &format!("key{i}"), &[&b"\xc5\x04\x00"[..], &[7; 1024]].concat()).await;
+    }
+    // The first page is paid off after a day.
+    target.receive(&source, Some(1)).await;
+    target.until("begun", |incoming| incoming.documents > 0).await;
+    let incoming = target.incoming().await;
+    assert!(!incoming.copied, "{incoming:?}");
+    target.receive(&source, Some(0)).await;
+    let error = target.complete().await.unwrap_err();
+    assert!(error.to_string().contains("it is paused"), "{error}");
+    let paused = target.incoming().await;
+    assert_eq!((paused.documents, paused.error), (incoming.documents, None));
+    target.receive(&source, Some(1)).await;
+    target.until("on", |now| now.documents > incoming.documents).await;
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    assert_eq!(target.incoming().await.documents, 300);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_those_who_wait_for_the_completion_the_last_is_answered() {
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let summed_up = Arc::new(AtomicBool::new(false));
+    let (held, seen) = (Mutex::new(held), Arc::clone(&summed_up));
+    let spy = move |operation: &ShardOperation<'_>, _: &Engine| {
+        if matches!(operation, ShardOperation::Source(SourceOperation::Sums(_)))
+            && !seen.swap(true, Ordering::AcqRel)
+        {
+            tokio::task::block_in_place(|| _ = held.lock().recv());
+        }
+    };
+    let (source, target) = pair(Arc::new(spy)).await;
+    source.write("i", "key", DOCUMENTS[0]).await;
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    let target = Arc::new(target);
+    let ask = || {
+        let target = Arc::clone(&target);
+        tokio::spawn(async move { target.complete().await })
+    };
+    let first = ask();
+    let give_up = Instant::now() + PATIENCE;
+    while !summed_up.load(Ordering::Acquire) {
+        assert!(Instant::now() < give_up, "it never completes");
+        sleep(Duration::from_millis(5)).await;
+    }
+    // While the first is being answered, only one can wait: which of the two came later is not known.
+    let (second, third) = (ask(), ask());
+    let refused = async {
+        loop {
+            for waiting in [&second, &third] {
+                if waiting.is_finished() {
+                    return;
+                }
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("one of two is refused at once");
+    go_on.send(()).unwrap();
+    let first = first.await.unwrap().unwrap();
+    assert!(matches!(first, ShardReply::Frozen { .. }), "{first:?}");
+    let (answers, refusals): (Vec<_>, Vec<_>) =
+        [second.await.unwrap(), third.await.unwrap()].into_iter().partition(Result::is_ok);
+    assert_eq!((answers.len(), refusals.len()), (1, 1));
+    let error = refusals[0].as_ref().unwrap_err();
+    assert!(error.to_string().contains("asked for again"), "{error}");
+
+    // Of a move that has ended nobody waits for anything.
+    target.target(TargetOperation::Stop(MoveId { id: ID })).await.unwrap();
+    let error = target.complete().await.unwrap_err();
+    assert!(matches!(error, WireError::Unavailable { .. }), "{error}");
 }
