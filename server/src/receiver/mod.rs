@@ -15,6 +15,7 @@ mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sherd_client::ConnectOptions;
@@ -93,6 +94,8 @@ impl Receiver {
             note: None,
             waiting: Arc::clone(&waiting),
             held_at: Instant::now(),
+            ahead: None,
+            importing: Duration::ZERO,
             completed: Arc::clone(&completed),
         };
         let task = self.0.runtime.spawn(pull.run()).abort_handle();

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Incoming, TailCursor};
 
+use super::source::Wanted;
+
 /// How far it is, as the engine remembers it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
@@ -20,6 +22,15 @@ pub(super) struct Note {
 }
 
 impl Note {
+    /// What is to be asked for next; nothing where it is not known which index that is of.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
+        if self.copied {
+            return Some(Wanted::Tail(self.tail));
+        }
+        let (index, after) = self.reading.clone()?;
+        Some(Wanted::Page { index, after, hold: self.tail })
+    }
+
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         rmp_serde::from_slice(bytes).ok()
     }

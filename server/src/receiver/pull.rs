@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sherd_client::ConnectOptions;
+use sherd_client::{ConnectOptions, Page, Tail};
 use sherd_engine::{Command, Engine, Import, Imported, Key, Span};
 use sherd_node::{blocking, hold_at};
 use sherd_protocol::message::{Incoming, RangeSum, ShardAnswer};
@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::note::Note;
-use super::source::SourceClient;
+use super::source::{Brought, SourceClient, Wanted};
 use super::waiting::Waiting;
 use super::{Job, unavailable};
 use crate::operation::sums;
@@ -34,8 +34,8 @@ const PAGES_BEFORE_FREEZE: usize = 50;
 /// it does for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// The share of its time that a move works, in percent, but for its end: what else the shards have to do
-/// goes on beside it.
+/// The share of the time in which a move imports, in percent, but for its end: what else the shards have to
+/// do goes on beside it.
 const SHARE_PERCENT: u32 = 50;
 
 /// For how long the source freezes the range at most. What is left then is short, and bootstrap has
@@ -63,6 +63,10 @@ pub(super) struct Pull {
     pub(super) waiting: Arc<Waiting>,
     /// When the source was last asked for something that has it hold its log.
     pub(super) held_at: Instant,
+    /// What was asked for before it was its turn, and the answer.
+    pub(super) ahead: Option<(Wanted, Result<Brought, WireError>)>,
+    /// How long the last import took.
+    pub(super) importing: Duration,
 }
 
 impl Drop for Pull {
@@ -94,7 +98,7 @@ impl Pull {
                 tracing::warn!(r#move = %id, %why, "a range is not brought now");
             }
             // What the engine holds counts: the last import may have been refused or not.
-            self.note = None;
+            (self.note, self.ahead) = (None, None);
             tokio::select! {
                 biased;
                 _ = self.job.changed() => {}
@@ -154,8 +158,9 @@ impl Pull {
                 self.wait(&source, Instant::now() + IDLE_PAUSE).await?;
                 continue;
             }
-            let mut until =
-                Instant::now() + begun.elapsed() * (100 - SHARE_PERCENT) / SHARE_PERCENT;
+            // By the import alone: it is what the target's own writers wait for. That the next page was
+            // asked for meanwhile takes none of their time, nor does waiting for it.
+            let mut until = Instant::now() + self.importing * (100 - SHARE_PERCENT) / SHARE_PERCENT;
             if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
                 let time = (note.bytes - before) as f64 / rate as f64;
                 until = until.max(begun + Duration::from_secs_f64(time));
@@ -203,15 +208,13 @@ impl Pull {
         Ok(self.note.get_or_insert_default())
     }
 
-    /// Brings a page. Returns whether nothing was left to bring.
+    /// Brings a page or a part of the log. Returns whether nothing was left to bring.
     async fn step(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
+        self.importing = Duration::ZERO;
         let note = self.note(source).await?.clone();
-        if note.copied {
-            return self.step_of_log(source, id, note).await;
-        }
-        let mut next = note.clone();
-        let Some((index, after)) = note.reading else {
-            match source.index_after(note.done).await? {
+        let Some(wanted) = note.wanted() else {
+            let mut next = note;
+            match source.index_after(next.done).await? {
                 Some(index) => next.reading = Some((index, None)),
                 None => next.copied = true,
             }
@@ -219,17 +222,46 @@ impl Pull {
             self.note = Some(next);
             return Ok(false);
         };
-        self.held_at = Instant::now();
-        let page = match source.export(index, after.as_ref(), note.tail).await {
-            Ok(page) => page,
-            Err(WireError::LogGone { .. }) => return self.begin_anew(source, id).await,
-            // Dropped since.
-            Err(WireError::IndexNotFound { .. }) => {
-                self.note = Some(Note { done: index, reading: None, ..next });
-                return Ok(false);
+        match self.bring(source, &wanted).await {
+            Ok(Brought::Page { index, after, page }) => {
+                self.take_page(source, id, note, (index, after, page)).await?;
+                hold_at("target copying").await;
+                Ok(false)
             }
-            Err(error) => return Err(error),
-        };
+            Ok(Brought::Tail(tail)) => self.take_tail(source, id, note, tail).await,
+            Err(WireError::LogGone { .. }) => self.begin_anew(source, id).await,
+            // Dropped since.
+            Err(WireError::IndexNotFound { .. }) if let Wanted::Page { index, .. } = wanted => {
+                self.note = Some(Note { done: index, reading: None, ..note });
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What was asked for while the last was imported, if it is that; else it is asked for now.
+    async fn bring(
+        &mut self,
+        source: &SourceClient,
+        wanted: &Wanted,
+    ) -> Result<Brought, WireError> {
+        match self.ahead.take() {
+            Some((ahead, brought)) if ahead == *wanted => brought,
+            _ => {
+                self.held_at = Instant::now();
+                source.bring(wanted).await
+            }
+        }
+    }
+
+    /// Imports a page of an index.
+    async fn take_page(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        mut next: Note,
+        (index, after, page): (u32, Option<(u32, String)>, Page),
+    ) -> Result<(), WireError> {
         let key = |position: u32, key: &str| Key {
             position,
             bytes: Bytes::copy_from_slice(key.as_bytes()),
@@ -258,24 +290,18 @@ impl Pull {
                 document: item.document.bytes,
             })
             .collect();
-        self.import(id, documents, Some(whole), next).await?;
-        hold_at("target copying").await;
-        Ok(false)
+        let ahead = next.wanted();
+        self.import_and_ask(source, id, (documents, Some(whole), next), ahead).await
     }
 
-    /// Brings what the log has next. Returns whether nothing was left of it.
-    async fn step_of_log(
+    /// Imports a part of the log. Returns whether nothing was left of it.
+    async fn take_tail(
         &mut self,
         source: &SourceClient,
         id: &str,
         note: Note,
+        tail: Tail,
     ) -> Result<bool, WireError> {
-        self.held_at = Instant::now();
-        let tail = match source.tail(note.tail).await {
-            Ok(tail) => tail,
-            Err(WireError::LogGone { .. }) => return self.begin_anew(source, id).await,
-            Err(error) => return Err(error),
-        };
         let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
         let is_all = behind == 0;
         let next = Note { tail: tail.next, ..note };
@@ -298,10 +324,39 @@ impl Pull {
             // Not worth a record.
             self.note = Some(next);
         } else {
-            self.import(id, documents, None, next).await?;
+            // Of the end of the log, more is there only later.
+            let ahead = next.wanted().filter(|_| !is_all);
+            self.import_and_ask(source, id, (documents, None, next), ahead).await?;
         }
         self.progress.lock().behind = behind;
         Ok(is_all)
+    }
+
+    /// Imports, and asks the source for what comes then meanwhile: it reads while this shard writes and
+    /// syncs. What it answers is of use only if the import succeeds, and is dropped with the note if not.
+    async fn import_and_ask(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        (documents, whole, next): (Vec<Imported>, Option<Span>, Note),
+        ahead: Option<Wanted>,
+    ) -> Result<(), WireError> {
+        let begun = Instant::now();
+        let asking = async {
+            let wanted = ahead?;
+            let brought = source.bring(&wanted).await;
+            Some((wanted, brought))
+        };
+        let importing = async {
+            let imported = self.import(id, documents, whole, next).await;
+            (imported, begun.elapsed())
+        };
+        let ((imported, importing), ahead) = tokio::join!(importing, asking);
+        if ahead.is_some() {
+            self.held_at = begun;
+        }
+        (self.ahead, self.importing) = (ahead, importing);
+        imported
     }
 
     /// Reads the range from its beginning once more, over what is there. Returns that something is left.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sherd_client::{ConnectOptions, Connection, Error as ClientError, ShardReply};
+use sherd_client::{ConnectOptions, Connection, Error as ClientError, Page, ShardReply, Tail};
 use sherd_protocol::message::{
     Cursor, Export, Freeze, MoveId, RangeSum, ReadTail, ShardOperation, SourceOperation, SumUp,
     TailCursor,
@@ -14,6 +14,21 @@ use super::unavailable;
 
 /// How long the source may take for one request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// What comes next of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// A page of an index, after a key. What the log has from `hold` on is kept meanwhile.
+    Page { index: u32, after: Option<(u32, String)>, hold: TailCursor },
+    /// The log from there on.
+    Tail(TailCursor),
+}
+
+/// What came of it.
+pub(super) enum Brought {
+    Page { index: u32, after: Option<(u32, String)>, page: Page },
+    Tail(Tail),
+}
 
 /// A source that is connected.
 pub(super) struct SourceClient {
@@ -76,26 +91,27 @@ impl SourceClient {
         }
     }
 
-    /// A page. What the log has from `hold` on is kept meanwhile.
-    pub(super) async fn export(
-        &self,
-        index: u32,
-        after: Option<&(u32, String)>,
-        hold: TailCursor,
-    ) -> Result<sherd_client::Page, WireError> {
-        let after = after.map(|(position, key)| Cursor { position: Position(*position), key });
-        let export = Export { index, range: self.range, after, hold: Some(hold) };
-        match self.ask(SourceOperation::Export(export)).await? {
-            ShardReply::Page(page) => Ok(page),
-            other => Err(self.unexpected(&other)),
-        }
-    }
-
-    pub(super) async fn tail(&self, from: TailCursor) -> Result<sherd_client::Tail, WireError> {
-        let read = ReadTail { from, range: self.range };
-        match self.ask(SourceOperation::Tail(read)).await? {
-            ShardReply::Tail(tail) => Ok(tail),
-            other => Err(self.unexpected(&other)),
+    /// A page or a part of the log.
+    pub(super) async fn bring(&self, wanted: &Wanted) -> Result<Brought, WireError> {
+        let range = self.range;
+        match wanted {
+            Wanted::Page { index, after, hold } => {
+                let (index, after, hold) = (*index, after.clone(), Some(*hold));
+                let cursor = after.as_ref();
+                let cursor = cursor.map(|(at, key)| Cursor { position: Position(*at), key });
+                let export = Export { index, range, after: cursor, hold };
+                match self.ask(SourceOperation::Export(export)).await? {
+                    ShardReply::Page(page) => Ok(Brought::Page { index, after, page }),
+                    other => Err(self.unexpected(&other)),
+                }
+            }
+            Wanted::Tail(from) => {
+                let read = ReadTail { from: *from, range };
+                match self.ask(SourceOperation::Tail(read)).await? {
+                    ShardReply::Tail(tail) => Ok(Brought::Tail(tail)),
+                    other => Err(self.unexpected(&other)),
+                }
+            }
         }
     }
 

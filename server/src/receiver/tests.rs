@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -388,4 +388,38 @@ async fn of_those_who_wait_for_the_completion_the_last_is_answered() {
     target.target(TargetOperation::Stop(MoveId { id: ID })).await.unwrap();
     let error = target.complete().await.unwrap_err();
     assert!(matches!(error, WireError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_next_page_is_asked_for_while_one_is_imported() {
+    let (go_on, asked_again) = std::sync::mpsc::channel();
+    let waited = Arc::new(Mutex::new(None));
+    let stalled = Arc::new(OnceLock::<Engine>::new());
+    let (state, exports) = (Mutex::new(Some((asked_again, Arc::clone(&waited)))), Mutex::new(0));
+    let target = Arc::clone(&stalled);
+    let spy = move |operation: &ShardOperation<'_>, _: &Engine| {
+        if !matches!(operation, ShardOperation::Source(SourceOperation::Export(_))) {
+            return;
+        }
+        *exports.lock() += 1;
+        if let Some((asked_again, waited)) = state.lock().take() {
+            // The target imports nothing until it has asked for more.
+            let done = move |_| *waited.lock() = Some(asked_again.recv_timeout(PATIENCE));
+            let nothing = Command::Thaw { id: ID.to_owned() };
+            target.get().unwrap().submit(nothing, Box::new(done));
+        } else {
+            _ = go_on.send(*exports.lock());
+        }
+    };
+    let (source, target) = pair(Arc::new(spy)).await;
+    assert!(stalled.set(target.engine.clone()).is_ok());
+    for i in 0..300 {
+        source.write("i", &format!("key{i}"), &[&b"\xc5\x04\x00"[..], &[7; 1024]].concat()).await;
+    }
+    target.receive(&source, None).await;
+    target.until_copied().await;
+    assert_eq!(*waited.lock(), Some(Ok(2)));
+    assert_eq!(target.incoming().await.documents, 300);
+    let frozen = target.complete().await.unwrap();
+    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
 }
