@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
-use sherd_client::{Client, Digest as Sum};
+use sherd_client::Contents;
 use sherd_protocol::WireError;
 
 use crate::error::Error;
@@ -17,7 +17,8 @@ use super::{Context, parse_index};
 /// The same for the same index names, keys, documents and times of expiry, whatever the shards, the
 /// range map, the hash method and the order of the writes. Of all indexes together unless one is
 /// named. What is written meanwhile is in it or not; a document that has expired counts until it is
-/// removed, as in `stat`. All shards must answer.
+/// removed. All shards must answer, under one epoch of the map: while a range is handed over they are
+/// asked again, until the deadline.
 ///
 /// With --json, also of each index, and how many documents there are.
 #[derive(Debug, Args)]
@@ -25,13 +26,6 @@ pub(crate) struct Digest {
     /// The index, where it is not to be of all
     #[arg(value_name = "INDEX", value_parser = parse_index)]
     index: Option<String>,
-}
-
-/// A digest and what it is of.
-#[derive(Clone, Debug, Default)]
-struct Contents {
-    digest: Sum,
-    documents: u64,
 }
 
 /// Contents for programs.
@@ -44,17 +38,8 @@ struct View {
 }
 
 impl From<&Contents> for View {
-    fn from(Contents { digest, documents }: &Contents) -> Self {
+    fn from(Contents { digest, documents, .. }: &Contents) -> Self {
         Self { digest: digest.to_string(), documents: *documents, indexes: None }
-    }
-}
-
-impl Contents {
-    fn with(&self, other: &Self) -> Self {
-        Self {
-            digest: [self.digest, other.digest].into_iter().sum(),
-            documents: self.documents + other.documents,
-        }
     }
 }
 
@@ -62,7 +47,13 @@ impl Digest {
     /// Asks all shards and prints the digest.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
         let client = context.connect().await?;
-        let indexes = contents(&client).await?;
+        let indexes = match client.contents().await {
+            Ok(indexes) => indexes,
+            Err(error) => {
+                say!("{error}; without all shards there is no digest: ask again once they serve");
+                return Err(Error::FailedSaid);
+            }
+        };
         let view = match &self.index {
             Some(index) => View::from(match indexes.get(index) {
                 Some(contents) => contents,
@@ -72,7 +63,7 @@ impl Digest {
                 }
             }),
             None => {
-                let all = indexes.values().fold(Contents::default(), |all, of| all.with(of));
+                let all = indexes.values().fold(Contents::default(), |all, of| all.with(*of));
                 let views = indexes.iter().map(|(name, of)| (name.clone(), View::from(of)));
                 View { indexes: Some(views.collect()), ..View::from(&all) }
             }
@@ -85,29 +76,4 @@ impl Digest {
         }
         output.flush()
     }
-}
-
-/// What each index has on all shards together.
-async fn contents(client: &Client) -> Result<BTreeMap<String, Contents>, Error> {
-    let mut indexes: BTreeMap<String, Contents> = BTreeMap::new();
-    let mut all_answered = true;
-    for view in client.stat().await {
-        match view.stat {
-            Ok(stat) => {
-                for index in stat.indexes {
-                    let here = Contents { digest: index.digest, documents: index.documents };
-                    let all = indexes.entry(index.name).or_default();
-                    *all = all.with(&here);
-                }
-            }
-            Err(error) => {
-                let name = &view.shard.name;
-                say!(
-                    "shard {name}: {error}; there is no digest without it: ask again once it serves"
-                );
-                all_answered = false;
-            }
-        }
-    }
-    if all_answered { Ok(indexes) } else { Err(Error::FailedSaid) }
 }

@@ -19,7 +19,7 @@ use crate::retry::{Attempts, Deadline};
 use crate::topology::{MapCache, Topology};
 
 /// The most that asking bootstrap for help may delay the next attempt at a shard.
-const HELP_TIME: Duration = Duration::from_secs(1);
+pub(crate) const HELP_TIME: Duration = Duration::from_secs(1);
 
 /// The most characters of an unexpected answer that an error quotes.
 const MAX_QUOTED: usize = 200;

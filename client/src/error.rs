@@ -68,6 +68,11 @@ pub enum Error {
         "{node} has handed the key over at map epoch {epoch}, and the map cannot be had: {reason}"
     )]
     StaleMap { node: String, epoch: u64, reason: String },
+    /// While a range is handed over, for a moment nobody owns it.
+    #[error(
+        "what the shards own is not the whole ring just now: {what}; see `sherd cluster status`"
+    )]
+    Unsettled { what: String },
     /// The connection ended before the request was sent.
     #[error("the request was not sent to {node}: {reason}")]
     NotSent { node: String, reason: String },
@@ -113,6 +118,7 @@ impl Error {
             Self::Connect { .. }
             | Self::NotSent { .. }
             | Self::WrongNode { .. }
+            | Self::Unsettled { .. }
             | Self::StaleMap { .. } => true,
             Self::Refused { error, .. } => error.is_retryable(),
             Self::Deadline { last, .. } => !last.is_outcome_unknown(),

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use sherd_protocol::message::{
-    BucketSums, MutationOutcome, RangeSum, ShardAnswer, ShardStat, TailCursor,
+    BucketSums, Digests, MutationOutcome, RangeSum, ShardAnswer, ShardStat, TailCursor,
 };
 use sherd_protocol::{FrameError, Position, WireError, frame};
 
@@ -79,6 +79,7 @@ pub enum ShardReply {
     Batch(Vec<MutationOutcome>),
     Page(Page),
     Stat(Box<ShardStat>),
+    Digests(Box<Digests>),
     TailEnd(TailCursor),
     Tail(Tail),
     Frozen { lsn: u64 },
@@ -117,6 +118,7 @@ impl ShardReply {
                 Self::Page(Page { items: items.collect(), more: page.more })
             }
             ShardAnswer::Stat(stat) => Self::Stat(stat),
+            ShardAnswer::Digests(digests) => Self::Digests(digests),
             ShardAnswer::TailEnd(cursor) => Self::TailEnd(cursor),
             ShardAnswer::Tail(tail) => {
                 let changes = tail.changes.iter().map(|change| TailChange {

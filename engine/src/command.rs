@@ -250,6 +250,13 @@ pub enum Command {
         /// The move.
         id: String,
     },
+    /// Done if what was frozen for a move is so still, and was all the time.
+    CheckFrozen {
+        /// The move.
+        id: String,
+        /// The LSN that the freeze was answered with.
+        frozen_at: Version,
+    },
     /// Takes an assignment without the ranges that are frozen for a move, if they still are: so nothing
     /// can have changed in them since. Done already if it is the one held.
     GiveUp {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use sherd_client::ConnectOptions;
 use sherd_engine::{Engine, IndexId};
-use sherd_node::{Handler, Node, Responder, check_token};
+use sherd_node::{Handler, Node, Responder, blocking, check_token};
 use sherd_protocol::message::{Hello, Role, ShardOperation, Welcome};
 use sherd_protocol::{HashMethod, PROTOCOL_VERSION, Position, WireError, frame, name};
 use tokio::runtime::Handle;
@@ -22,8 +22,8 @@ pub(crate) struct Shard {
     token: Option<String>,
     /// How keys become positions: known from the first assignment on, and fixed from then on.
     method: OnceLock<HashMethod>,
-    /// One permit for each page that may be read at a time.
-    pub(crate) scans: Arc<Semaphore>,
+    /// One permit for each page, or sum of a range, that may be read at a time.
+    reads: Arc<Semaphore>,
     /// What takes ranges over from other shards.
     pub(crate) receiver: Receiver,
     /// For what an answer from the sequencer's thread must do elsewhere.
@@ -44,12 +44,12 @@ impl Shard {
             let label = &assignment.hash_method;
             _ = method.set(label.parse().map_err(|_| label.clone())?);
         }
-        let scans = Arc::new(Semaphore::new(MAX_SCANS_AT_ONCE));
+        let reads = Arc::new(Semaphore::new(MAX_SCANS_AT_ONCE));
         let receiver = Receiver::new(
             engine.clone(),
             ConnectOptions { client: "sherd-shard".to_owned(), token: token.clone(), ..connect },
         );
-        Ok(Self { engine, node, token, method, scans, receiver, runtime: Handle::current() })
+        Ok(Self { engine, node, token, method, reads, receiver, runtime: Handle::current() })
     }
 
     /// The position of a key.
@@ -106,6 +106,29 @@ impl Shard {
         let position = self.position(key)?.0;
         Ok(sherd_engine::Key { position, bytes: body.slice_ref(key.as_bytes()) })
     }
+
+    /// Does work that reads much and answers, on a blocking thread, a few at a time over all
+    /// connections. `bytes` is about how long the answer gets.
+    pub(crate) fn read(
+        &self,
+        mut responder: Responder,
+        bytes: usize,
+        work: impl FnOnce(&Engine, Responder) + Send + 'static,
+    ) {
+        responder.reserve(bytes);
+        let (engine, turns) = (self.engine.clone(), Arc::clone(&self.reads));
+        self.runtime.spawn(async move {
+            // The semaphore is never closed. A responder that is dropped answers all the same.
+            let Ok(turn) = turns.acquire_owned().await else { return };
+            let done = blocking(move || {
+                work(&engine, responder);
+                drop(turn);
+            });
+            if let Err(error) = done.await {
+                tracing::error!(%error, "reading for an answer failed");
+            }
+        });
+    }
 }
 
 /// A shard as the node sees it.
@@ -136,6 +159,7 @@ impl Handler for Service {
             ShardOperation::Batch(batch) => operation::batch(shard, &body, &batch, responder),
             ShardOperation::Scan(scan) => operation::scan(shard, &body, &scan, responder),
             ShardOperation::Stat => operation::stat(shard, responder),
+            ShardOperation::Digests => operation::digests(shard, responder),
             ShardOperation::Buckets => operation::buckets(shard, responder),
             ShardOperation::Source(source) => operation::source(shard, &body, &source, responder),
             ShardOperation::Target(target) => operation::target(shard, &target, responder),

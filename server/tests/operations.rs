@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use sherd_protocol::message::*;
-use sherd_protocol::{Digest, Expiry, HashMethod, IndexSettings, Position, Range, WireError};
+use sherd_protocol::{Expiry, HashMethod, IndexSettings, Position, Range, WireError};
 use sherd_server::{Config, MAX_PAGE_DOCUMENTS};
 
 const DOCUMENT: &[u8] = b"\xabhello world";
@@ -268,17 +268,39 @@ async fn stat_says_what_is_there() {
     assert_eq!(stat.ranges, [Range::FULL]);
     let index = |id, name: &str, documents, used| {
         let (settings, counts) = (IndexSettings::default(), Counts::default());
-        let digest = Digest::default();
-        IndexStat { id, name: name.to_owned(), documents, used, digest, settings, counts }
+        IndexStat { id, name: name.to_owned(), documents, used, settings, counts }
     };
-    let undigested = |index: &IndexStat| IndexStat { digest: Digest::default(), ..index.clone() };
-    let indexes: Vec<_> = stat.indexes.iter().map(undigested).collect();
-    assert_eq!(indexes, [index(2, "another", 0, 0), index(1, INDEX, 100, used)]);
-    let nothing = stat.indexes.iter().map(|index| index.digest == Digest::default());
-    assert!(nothing.eq([true, false]));
+    assert_eq!(stat.indexes, [index(2, "another", 0, 0), index(1, INDEX, 100, used)]);
     assert_eq!((stat.locked_by, stat.poisoned), (None, None));
     assert!(stat.durable_lsn >= 103 && stat.segments >= 1 && stat.log_bytes > 0);
     assert_eq!((stat.connections, stat.pid), (1, std::process::id()));
+}
+
+#[tokio::test]
+async fn digests_are_of_what_is_owned_under_the_epoch_that_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = Shard::start(dir.path()).await;
+    let mut c = Connection::open(shard.address).await;
+    assert_eq!(c.error(ShardOperation::Digests).await, WireError::WrongShard { epoch: 0 });
+    drop((c, shard.stop().await.unwrap()));
+
+    let (_shard, mut c) = Shard::with_index(Config::new(dir.path())).await;
+    let empty = Digests { epoch: 1, ranges: vec![Range::FULL], sums: Vec::new() };
+    assert_eq!(c.digests().await, empty);
+    // By md5, `test` is at 1,671,936 and `test1` at 8,204,544.
+    c.write("test", DOCUMENT).await;
+    let lower = c.digests().await.sums;
+    c.write("test1", DOCUMENT).await;
+    let both = c.digests().await.sums;
+    assert_eq!((lower.len(), lower[0].index, lower[0].documents), (1, INDEX_ID, 1));
+    assert_eq!(lower[0].bytes, ("test".len() + DOCUMENT.len()) as u64);
+    assert_eq!((both.len(), both[0].documents), (1, 2));
+    assert_ne!(both[0].digest, lower[0].digest);
+    // What was given up is there for a while, and is another shard's.
+    let half = Range { start: 0, end: 5_000_000 };
+    let assignment = Assignment { epoch: 2, ranges: vec![half], ..assignment() };
+    c.done(ShardOperation::Assign(assignment)).await;
+    assert_eq!(c.digests().await, Digests { epoch: 2, ranges: vec![half], sums: lower });
 }
 
 #[tokio::test]

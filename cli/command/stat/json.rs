@@ -80,8 +80,6 @@ struct IndexView<'a> {
     id: u32,
     documents: u64,
     used: u64,
-    /// 32 hexadecimal digits.
-    digest: String,
     max_bytes: Option<u64>,
     max_documents: Option<u64>,
     /// What is in force: the index's own or the shard's.
@@ -101,7 +99,6 @@ impl<'a> View<'a> {
             id: index.id,
             documents: index.documents,
             used: index.used,
-            digest: index.digest.to_string(),
             max_bytes: index.settings.max_bytes,
             max_documents: index.settings.max_documents,
             policy: index.settings.policy.unwrap_or(stat.policy),

@@ -13,6 +13,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
+use crate::digest::Digest;
 use crate::document::{self, DocumentError, MAX_NESTING};
 use crate::error::WireError;
 use crate::frame::{self, FrameError, LENGTH_BYTES};
@@ -293,6 +294,8 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
     };
     let found =
         Found { position: Position(1_671_936), version: 2, expires_at: 1 << 40, document: b"\xc0" };
+    let sum = RangeSum { index: 4, documents: 1, bytes: 13, digest: Digest(u128::MAX / 7) };
+    let digests = Digests { epoch: 3, ranges: vec![Range::FULL], sums: vec![sum] };
     let why = Some("not connected".to_owned());
     let status = vec![ShardStatus { name: "a".to_owned(), ready: false, why }];
     let welcome =
@@ -312,6 +315,7 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         ("batch", ShardOperation::Batch(Batch { mutations, atomic: true })),
         ("scan", ShardOperation::Scan(scan)),
         ("stat", ShardOperation::Stat),
+        ("digests", ShardOperation::Digests),
         ("assign", ShardOperation::Assign(assignment)),
         ("lock", ShardOperation::Lock(Lock { owner: "bootstrap" })),
         ("create-index", ShardOperation::CreateIndex(index.clone())),
@@ -328,6 +332,7 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         ("batch-answer", ShardAnswer::Batch(outcomes)),
         ("page", ShardAnswer::Page(page)),
         ("stat-answer", ShardAnswer::Stat(Box::default())),
+        ("digests-answer", ShardAnswer::Digests(Box::new(digests))),
         ("error", ShardAnswer::Error(error)),
     ];
     all.extend(answers.map(|(name, it)| (name, 3, encoded(&Answer { id: u64::MAX, outcome: it }))));

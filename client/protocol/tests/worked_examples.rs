@@ -319,7 +319,6 @@ fn examples() -> Vec<(&'static str, Message)> {
                         name: "test_index".to_owned(),
                         documents: 1,
                         used: 16,
-                        digest: sherd_protocol::Digest(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
                         settings,
                         counts: Counts { hits: 5, ..Counts::default() },
                     }],
@@ -337,6 +336,23 @@ fn examples() -> Vec<(&'static str, Message)> {
                     tracked_bytes: 2000,
                     connections: 2,
                     pid: 4242,
+                })),
+            ),
+        ),
+        ("digests", ToShard(31, ShardOperation::Digests)),
+        (
+            "digests_answer",
+            FromShard(
+                31,
+                ShardAnswer::Digests(Box::new(Digests {
+                    epoch: 3,
+                    ranges: vec![Range { start: 0, end: 5_000_000 }],
+                    sums: vec![RangeSum {
+                        index: 1,
+                        documents: 1,
+                        bytes: 16,
+                        digest: sherd_protocol::Digest(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
+                    }],
                 })),
             ),
         ),
@@ -598,7 +614,10 @@ fn examples_of_moves() -> Vec<(&'static str, Message)> {
             "tail_end_answer",
             FromShard(1, ShardAnswer::TailEnd(TailCursor { lsn: 290, segment: 0, offset: 0 })),
         ),
-        ("export", source(2, SourceOperation::Export(Export { index: 1, range, after: None }))),
+        (
+            "export",
+            source(2, SourceOperation::Export(Export { index: 1, range, after: None, hold: None })),
+        ),
         (
             "export_goes_on",
             source(
@@ -607,6 +626,7 @@ fn examples_of_moves() -> Vec<(&'static str, Message)> {
                     index: 1,
                     range,
                     after: Some(Cursor { position: Position(3_441_280), key: "7" }),
+                    hold: Some(TailCursor { lsn: 290, segment: 0, offset: 0 }),
                 }),
             ),
         ),
@@ -637,7 +657,7 @@ fn examples_of_moves() -> Vec<(&'static str, Message)> {
         ("error_log_gone", FromShard(4, ShardAnswer::Error(WireError::LogGone { after: 289 }))),
         ("freeze", source(5, SourceOperation::Freeze(Freeze { id, range, at_most: 5000 }))),
         ("frozen", FromShard(5, ShardAnswer::Frozen { lsn: 300 })),
-        ("sums", source(6, SourceOperation::Sums(range))),
+        ("sums", source(6, SourceOperation::Sums(SumUp { id, lsn: 300, range }))),
         (
             "sums_answer",
             FromShard(

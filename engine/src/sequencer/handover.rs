@@ -85,6 +85,22 @@ impl Sequencer {
         Outcome::Done
     }
 
+    /// What is frozen for a move since then, if it is: nothing has changed in it.
+    fn frozen_for(&self, id: &str, frozen_at: Version) -> Option<&Frozen> {
+        let is_it = |frozen: &&Frozen| {
+            frozen.id == id && frozen.at == frozen_at && frozen.holds(&self.shared.clock)
+        };
+        self.frozen.as_ref().filter(is_it)
+    }
+
+    /// Checks that what was frozen for a move is so still.
+    pub(super) fn still_frozen(&self, id: String, frozen_at: Version) -> Result<Outcome> {
+        match self.frozen_for(&id, frozen_at) {
+            Some(_) => Ok(Outcome::Done),
+            None => Err(Error::NotFrozen { id }),
+        }
+    }
+
     /// Ends the freeze of what is not owned any more: it may come back.
     pub(super) fn forget_given_up(&mut self) {
         let state = &self.state;
@@ -99,10 +115,7 @@ impl Sequencer {
         frozen_at: Version,
         offered: &Assignment,
     ) -> Result<()> {
-        let clock = &self.shared.clock;
-        let is_it =
-            |frozen: &&Frozen| frozen.id == id && frozen.at == frozen_at && frozen.holds(clock);
-        let frozen = self.frozen.as_ref().filter(is_it);
+        let frozen = self.frozen_for(id, frozen_at);
         let frozen = frozen.map_or(&[][..], |frozen| &frozen.ranges);
         let mut kept = [&offered.ranges[..], frozen].concat();
         kept.sort_unstable();

@@ -246,6 +246,7 @@ impl Sequencer {
             Command::Import(import) => self.import(&import),
             Command::Freeze { id, ranges, at_most } => self.freeze_ranges(id, ranges, at_most),
             Command::Thaw { id } => Ok(self.thaw(&id)),
+            Command::CheckFrozen { id, frozen_at } => self.still_frozen(id, frozen_at),
             control => self.control(control),
         };
         self.batch.answers.push((done, result));
@@ -329,7 +330,8 @@ impl Sequencer {
             | Command::SetIndex { .. }
             | Command::Import(_)
             | Command::Freeze { .. }
-            | Command::Thaw { .. } => None,
+            | Command::Thaw { .. }
+            | Command::CheckFrozen { .. } => None,
             Command::CreateIndex { id, name, settings } => {
                 match (state.indexes.get(&id), state.index_id(&name)) {
                     (Some(index), _) if *index.name == *name => None,

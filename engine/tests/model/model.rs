@@ -377,6 +377,7 @@ impl Model {
             | Command::Import(_)
             | Command::Freeze { .. }
             | Command::Thaw { .. }
+            | Command::CheckFrozen { .. }
             | Command::GiveUp { .. } => panic!("no step moves ranges; `handover.rs` does"),
             Command::CreateIndex { id, name, settings } => {
                 let other = self.indexes.iter().find(|(_, index)| index.name == name);

@@ -252,6 +252,7 @@ impl Model {
             | Command::Import(_)
             | Command::Freeze { .. }
             | Command::Thaw { .. }
+            | Command::CheckFrozen { .. }
             | Command::GiveUp { .. } => panic!("no workload moves ranges; `handover.rs` does"),
         }
         if after == *self { Vec::new() } else { vec![after] }

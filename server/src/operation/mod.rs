@@ -5,6 +5,7 @@
 
 mod batch;
 mod control;
+mod digests;
 mod mutation;
 mod optimistic;
 mod read;
@@ -18,13 +19,14 @@ mod write;
 
 pub(crate) use batch::batch;
 pub(crate) use control::{assign, create_index, drop_index, lock, release, set_index, set_size};
+pub(crate) use digests::{digests, sums};
 pub use optimistic::MAX_ATTEMPTS;
 pub(crate) use optimistic::{pop, touch};
 pub(crate) use read::{has, read};
 pub(crate) use remove::remove;
 pub(crate) use scan::scan;
 pub use scan::{MAX_PAGE_DOCUMENTS, MAX_SCANS_AT_ONCE, PAGE_BYTES};
-pub(crate) use source::{source, sums};
+pub(crate) use source::source;
 pub(crate) use stat::{buckets, stat};
 pub(crate) use target::target;
 pub(crate) use write::write;

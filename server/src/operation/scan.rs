@@ -3,11 +3,9 @@
 //! A page reads many documents, so a blocking thread reads it, a few at a time over all
 //! connections. It ends where its bytes or its documents reach a bound, and always fits a frame.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use sherd_engine::{Engine, Key};
-use sherd_node::{Responder, blocking};
+use sherd_node::Responder;
 use sherd_protocol::document::MAX_DOCUMENT_BYTES;
 use sherd_protocol::message::{Cursor, Item, Page, Scan, ShardAnswer};
 use sherd_protocol::name::{self, MAX_KEY_BYTES};
@@ -45,24 +43,14 @@ const _: () = assert!(
         <= DEFAULT_MAX_FRAME_BYTES
 );
 
-pub(crate) fn scan(shard: &Shard, body: &Bytes, scan: &Scan<'_>, mut responder: Responder) {
+pub(crate) fn scan(shard: &Shard, body: &Bytes, scan: &Scan<'_>, responder: Responder) {
     let wanted = match prepare(shard, body, scan) {
         Ok(wanted) => wanted,
         Err(error) => return responder.refuse(&error),
     };
-    responder.reserve(PAGE_BYTES);
-    let (engine, turns) = (shard.engine.clone(), Arc::clone(&shard.scans));
     let index = scan.index.to_owned();
-    shard.runtime.spawn(async move {
-        // The semaphore is never closed. A responder that is dropped answers all the same.
-        let Ok(turn) = turns.acquire_owned().await else { return };
-        let read = blocking(move || {
-            answer(&engine, &wanted, &index, responder);
-            drop(turn);
-        });
-        if let Err(error) = read.await {
-            tracing::error!(%error, "the reading of a page failed");
-        }
+    shard.read(responder, PAGE_BYTES, move |engine, responder| {
+        answer(engine, &wanted, &index, responder);
     });
 }
 

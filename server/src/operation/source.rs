@@ -1,17 +1,17 @@
 //! What the target of a move asks of the source: pages of a range, the end of the log, a freeze.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sherd_engine::{Command, Engine, Imported, Outcome};
-use sherd_node::{Responder, blocking, is_held_at};
+use sherd_node::{Responder, is_held_at};
 use sherd_protocol::message::{
-    Export, Freeze, RangeSum, ReadTail, ShardAnswer, SourceOperation, Tail, TailChange, TailCursor,
+    Export, Freeze, ReadTail, ShardAnswer, SourceOperation, SumUp, Tail, TailChange, TailCursor,
 };
-use sherd_protocol::{Digest, Position, Range, WireError};
+use sherd_protocol::{Position, WireError};
 
 use super::control::submit;
+use super::digests::sums;
 use super::scan::{self, MAX_PAGE_DOCUMENTS};
 use crate::refusal::refusal;
 use crate::shard::Shard;
@@ -34,18 +34,18 @@ pub(crate) fn source(
             responder.send(&ShardAnswer::TailEnd(on_the_wire(shard.engine.tail_end())));
         }
         SourceOperation::Export(export) => match prepare(body, export) {
-            Ok(wanted) => read(shard, responder, PAGE_BYTES, move |engine, responder| match engine
-                .export(&wanted)
-            {
-                Ok(page) => scan::send(&page, "", responder),
-                Err(error) => responder.refuse(&refusal(error, "")),
-            }),
+            Ok(wanted) => {
+                let hold = export.hold;
+                shard.read(responder, PAGE_BYTES, move |engine, responder| {
+                    answer_page(engine, &wanted, hold, responder);
+                });
+            }
             Err(error) => responder.refuse(&error),
         },
         SourceOperation::Tail(tail) => match scan::check_range(tail.range) {
             Ok(()) => {
                 let tail = *tail;
-                read(shard, responder, PAGE_BYTES, move |engine, responder| {
+                shard.read(responder, PAGE_BYTES, move |engine, responder| {
                     answer_tail(engine, tail, responder);
                 });
             }
@@ -55,53 +55,12 @@ pub(crate) fn source(
         SourceOperation::Thaw(id) => {
             submit(shard, Command::Thaw { id: id.id.to_owned() }, responder);
         }
-        SourceOperation::Sums(range) => match scan::check_range(*range) {
-            Ok(()) => {
-                let range = *range;
-                read(shard, responder, 0, move |engine, responder| match sums(engine, range) {
-                    Ok(sums) => responder.send(&ShardAnswer::Sums(sums)),
-                    Err(error) => responder.refuse(&error),
-                });
-            }
-            Err(error) => responder.refuse(&error),
-        },
+        SourceOperation::Sums(wanted) => sum_up(shard, wanted, responder),
     }
 }
 
-/// What the documents of a range come to. Blocks.
-pub(crate) fn sums(engine: &Engine, range: Range) -> Result<Vec<RangeSum>, WireError> {
-    let sums = engine.sums(&[(range.start, range.end)]).map_err(|error| refusal(error, ""))?;
-    let sum = |(index, sums): (u32, sherd_engine::Sums)| {
-        let sherd_engine::Sums { documents, bytes, digest } = sums;
-        RangeSum { index, documents, bytes, digest: Digest(digest) }
-    };
-    Ok(sums.into_iter().map(sum).collect())
-}
-
-/// Reads on a blocking thread, a few at a time over all connections.
-fn read(
-    shard: &Shard,
-    mut responder: Responder,
-    bytes: usize,
-    work: impl FnOnce(&Engine, Responder) + Send + 'static,
-) {
-    responder.reserve(bytes);
-    let (engine, turns) = (shard.engine.clone(), Arc::clone(&shard.scans));
-    shard.runtime.spawn(async move {
-        // The semaphore is never closed. A responder that is dropped answers all the same.
-        let Ok(turn) = turns.acquire_owned().await else { return };
-        let done = blocking(move || {
-            work(&engine, responder);
-            drop(turn);
-        });
-        if let Err(error) = done.await {
-            tracing::error!(%error, "the reading for another shard failed");
-        }
-    });
-}
-
 fn prepare(body: &Bytes, export: &Export<'_>) -> Result<sherd_engine::Scan, WireError> {
-    let Export { index, range, after } = export;
+    let Export { index, range, after, .. } = export;
     scan::check_range(*range)?;
     Ok(sherd_engine::Scan {
         index: *index,
@@ -113,10 +72,26 @@ fn prepare(body: &Bytes, export: &Export<'_>) -> Result<sherd_engine::Scan, Wire
     })
 }
 
+fn answer_page(
+    engine: &Engine,
+    wanted: &sherd_engine::Scan,
+    hold: Option<TailCursor>,
+    responder: Responder,
+) {
+    if let Some(hold) = hold
+        && !engine.hold_log(to_engine(hold))
+    {
+        // What more is copied would be copied in vain.
+        return responder.refuse(&WireError::LogGone { after: hold.lsn.saturating_sub(1) });
+    }
+    match engine.export(wanted) {
+        Ok(page) => scan::send(&page, "", responder),
+        Err(error) => responder.refuse(&refusal(error, "")),
+    }
+}
+
 fn answer_tail(engine: &Engine, ReadTail { from, range }: ReadTail, responder: Responder) {
-    let TailCursor { lsn, segment, offset } = from;
-    let from = sherd_engine::TailCursor { lsn, segment, offset };
-    let tail = match engine.tail(from, &[(range.start, range.end)], PAGE_BYTES) {
+    let tail = match engine.tail(to_engine(from), &[(range.start, range.end)], PAGE_BYTES) {
         Ok(tail) => tail,
         Err(error) => return responder.refuse(&refusal(error, "")),
     };
@@ -163,6 +138,31 @@ fn freeze_range(shard: &Shard, freeze: &Freeze<'_>, responder: Responder) {
         Err(error) => responder.refuse(&refusal(error, "")),
     };
     shard.engine.submit(command, Box::new(done));
+}
+
+/// Sums a frozen range up. Where the freeze has run out by then, the sums may be of something else than
+/// what the target has, and would be taken for a fault.
+fn sum_up(shard: &Shard, wanted: &SumUp<'_>, responder: Responder) {
+    let SumUp { id, lsn, range } = *wanted;
+    if let Err(error) = scan::check_range(range) {
+        return responder.refuse(&error);
+    }
+    let check = Command::CheckFrozen { id: id.to_owned(), frozen_at: lsn };
+    shard.read(responder, 0, move |engine, responder| match sums(engine, &[range]) {
+        Ok(sums) => {
+            let done = move |result: sherd_engine::Result<_>| match result {
+                Ok(_) => responder.send(&ShardAnswer::Sums(sums)),
+                Err(error) => responder.refuse(&refusal(error, "")),
+            };
+            engine.submit(check, Box::new(done));
+        }
+        Err(error) => responder.refuse(&error),
+    });
+}
+
+fn to_engine(cursor: TailCursor) -> sherd_engine::TailCursor {
+    let TailCursor { lsn, segment, offset } = cursor;
+    sherd_engine::TailCursor { lsn, segment, offset }
 }
 
 fn on_the_wire(cursor: sherd_engine::TailCursor) -> TailCursor {

@@ -1,8 +1,8 @@
 //! `stat`: what the shard says of itself.
 
 use sherd_node::Responder;
+use sherd_protocol::Range;
 use sherd_protocol::message::{BucketSums, Counts, IndexStat, ShardAnswer, ShardStat};
-use sherd_protocol::{Digest, Range};
 
 use super::settings;
 use crate::shard::Shard;
@@ -30,13 +30,6 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
         pid: std::process::id(),
         ..ShardStat::default()
     };
-    // Digests are of what is owned: else a range on its way would count twice.
-    let owned = shard.engine.assignment().filter(|_| shard.engine.has_unowned());
-    let owned = owned.and_then(|held| shard.engine.sums(&held.ranges).ok());
-    let digest = |id, all| match &owned {
-        Some(sums) => sums.get(&id).map_or(0, |sums| sums.digest),
-        None => all,
-    };
     let indexes = stored.indexes.into_iter();
     stat.indexes = indexes
         .map(|index| IndexStat {
@@ -44,7 +37,6 @@ pub(crate) fn stat(shard: &Shard, responder: Responder) {
             name: index.name,
             documents: index.documents,
             used: index.used,
-            digest: Digest(digest(index.id, index.digest)),
             settings: settings::on_the_wire(&index.settings),
             counts: counts(index.counts),
         })
@@ -67,7 +59,6 @@ pub(crate) fn buckets(shard: &Shard, responder: Responder) {
     for bucket in shard.engine.buckets() {
         sums.documents.push(bucket.documents);
         sums.bytes.push(bucket.bytes);
-        sums.digests.push(Digest(bucket.digest));
     }
     responder.send(&ShardAnswer::Buckets(Box::new(sums)));
 }

@@ -187,6 +187,13 @@ impl Connection {
         }
     }
 
+    pub(crate) async fn digests(&mut self) -> Digests {
+        match self.ask(ShardOperation::Digests).await.answer() {
+            ShardAnswer::Digests(digests) => *digests,
+            other => panic!("no answer to digests: {other:?}"),
+        }
+    }
+
     /// Whether the node closes the connection, whatever it answers before.
     pub(crate) async fn is_closed(&mut self) -> bool {
         let ended = async { while self.receive().await.is_some() {} };

@@ -56,7 +56,7 @@ pub enum SourceOperation<'a> {
     /// Answered `tail_end`.
     TailEnd,
     /// A page of all documents of an index in a range, those that have expired and are not removed yet
-    /// as well. Answered `page`.
+    /// as well. Answered `page`, or refused with `log_gone` where the log cannot be held.
     #[serde(borrow)]
     Export(Export<'a>),
     /// What became of keys in a range from a place in the log on. Answered `tail`, or refused with
@@ -66,18 +66,24 @@ pub enum SourceOperation<'a> {
     Freeze(Freeze<'a>),
     /// Ends that. Answered `done`.
     Thaw(MoveId<'a>),
-    /// What the documents of a range come to. Answered `sums`.
-    Sums(Range),
+    /// What the documents of a frozen range come to. Answered `sums`, or refused with `not_frozen` where
+    /// the freeze did not last.
+    Sums(SumUp<'a>),
 }
 
 /// A page of an index, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "as in a scan")]
 pub struct Export<'a> {
+    /// The index's id.
     pub index: u32,
+    /// The positions to visit.
     pub range: Range,
+    /// Where the page before ended: documents after this one.
     #[serde(default, borrow)]
     pub after: Option<Cursor<'a>>,
+    /// From where on the log is to be held, for it is read after the pages.
+    #[serde(default)]
+    pub hold: Option<TailCursor>,
 }
 
 /// Where a reader of a shard's log goes on.
@@ -108,6 +114,17 @@ pub struct Freeze<'a> {
     pub range: Range,
     /// For how many milliseconds at most.
     pub at_most: u64,
+}
+
+/// A frozen range to sum up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SumUp<'a> {
+    /// Names the move.
+    pub id: &'a str,
+    /// What the freeze was answered with.
+    pub lsn: u64,
+    /// The range.
+    pub range: Range,
 }
 
 /// What became of keys of a range, in the order in which it did.
@@ -186,13 +203,11 @@ pub struct Incoming {
     pub error: Option<String>,
 }
 
-/// What the documents of each of the 1,024 buckets of the ring come to.
+/// What the documents of each of the 1,024 buckets of the ring come to, of those owned or in part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketSums {
     /// How many there are.
     pub documents: Vec<u64>,
     /// The bytes of their keys and documents.
     pub bytes: Vec<u64>,
-    /// The sums of their content hashes.
-    pub digests: Vec<Digest>,
 }

@@ -5,7 +5,9 @@ use std::fmt;
 use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{BucketSums, RangeSum, ShardStat, SourceOperation, Tail, TailCursor, TargetOperation};
+use super::{
+    BucketSums, Digests, RangeSum, ShardStat, SourceOperation, Tail, TailCursor, TargetOperation,
+};
 use crate::error::WireError;
 use crate::limits::{Expiry, IndexSettings, Policy};
 use crate::range_map::Range;
@@ -49,6 +51,8 @@ pub enum ShardOperation<'a> {
     Scan(Scan<'a>),
     /// Answered `stat`.
     Stat,
+    /// What the documents of the ranges owned come to. Answered `digests`.
+    Digests,
 
     /// Gives the shard its name, ranges and limit. Answered `done`.
     Assign(Assignment),
@@ -285,6 +289,7 @@ pub enum ShardAnswer<'a> {
     Batch(Vec<MutationOutcome>),
     Page(Page<'a>),
     Stat(Box<ShardStat>),
+    Digests(Box<Digests>),
     TailEnd(TailCursor),
     Tail(Tail<'a>),
     /// Nothing changes in the range after this LSN.

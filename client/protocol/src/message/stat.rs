@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Incoming;
-use crate::digest::Digest;
+use super::{Incoming, RangeSum};
 use crate::limits::{IndexSettings, Policy};
 use crate::range_map::Range;
 
@@ -75,14 +74,22 @@ pub struct IndexStat {
     pub name: String,
     pub documents: u64,
     pub used: u64,
-    /// Of its documents.
-    #[serde(default)]
-    pub digest: Digest,
     /// The shard's share of them.
     #[serde(default)]
     pub settings: IndexSettings,
     #[serde(default)]
     pub counts: Counts,
+}
+
+/// What the documents of the ranges that a shard owns come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// The epoch of the assignment that says so: of one epoch, a position has one owner.
+    pub epoch: u64,
+    /// The ranges owned, in ring order.
+    pub ranges: Vec<Range>,
+    /// What each index has there, in the order of their ids; those without any are left out.
+    pub sums: Vec<RangeSum>,
 }
 
 /// What happened in an index or a shard.

@@ -1,0 +1,140 @@
+//! Taking a range over from another shard: the target's part of a move.
+//!
+//! One task at a time pulls from the source: page by page all documents of the range, then the end of
+//! the source's log. What it brings goes into the engine together with how far it is, so that it goes
+//! on from there after a restart of either; bootstrap tells it to, for it alone knows where the source
+//! is. A page holds all that the source has between two keys, so a range that has to be read anew (the
+//! source's log was compacted meanwhile) is read over what is there already.
+
+mod note;
+mod pull;
+mod source;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sherd_client::ConnectOptions;
+use sherd_engine::Engine;
+use sherd_node::Responder;
+use sherd_protocol::message::Incoming;
+use sherd_protocol::{Range, WireError};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use self::note::Note;
+use self::pull::Pull;
+use self::waiting::Waiting;
+
+/// What is to be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Job {
+    pub(crate) id: String,
+    pub(crate) range: Range,
+    /// The address of the source.
+    pub(crate) from: String,
+    /// Bytes a second; 0 for none now.
+    pub(crate) rate: Option<u64>,
+}
+
+/// What takes ranges over.
+#[derive(Clone)]
+pub(crate) struct Receiver(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    options: ConnectOptions,
+    runtime: Handle,
+    current: Mutex<Option<Current>>,
+}
+
+/// The move under way.
+struct Current {
+    job: watch::Sender<Job>,
+    progress: Arc<Mutex<Incoming>>,
+    waiting: Arc<Waiting>,
+    completed: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Receiver {
+    pub(crate) fn new(engine: Engine, options: ConnectOptions) -> Self {
+        let (runtime, current) = (Handle::current(), Mutex::default());
+        Self(Arc::new(Inner { engine, options, runtime, current }))
+    }
+
+    /// Takes a job on, which the engine has begun, in the place of any other.
+    pub(crate) fn take_on(&self, job: Job) {
+        let mut current = self.0.current.lock();
+        if let Some(current) = &*current
+            && current.job.borrow().id == job.id
+            && !current.task.is_finished()
+        {
+            current.job.send_if_modified(|held| std::mem::replace(held, job.clone()) != job);
+            // It is not handed over, or bootstrap would not say so.
+            current.completed.store(false, Ordering::Release);
+            return;
+        }
+        end(current.take());
+        let progress = Arc::new(Mutex::new(Incoming { id: job.id.clone(), ..Incoming::default() }));
+        let (job, jobs) = watch::channel(job);
+        let waiting = Arc::new(Waiting::default());
+        let completed = Arc::new(AtomicBool::new(false));
+        let pull = Pull {
+            engine: self.0.engine.clone(),
+            options: self.0.options.clone(),
+            job: jobs,
+            progress: Arc::clone(&progress),
+            note: None,
+            waiting: Arc::clone(&waiting),
+            held_at: Instant::now(),
+            ahead: None,
+            importing: Duration::ZERO,
+            completed: Arc::clone(&completed),
+        };
+        let task = self.0.runtime.spawn(pull.run()).abort_handle();
+        *current = Some(Current { job, progress, waiting, completed, task });
+    }
+
+    /// Ends a job.
+    pub(crate) fn stop(&self, id: &str) {
+        end(self.0.current.lock().take_if(|current| current.job.borrow().id == id));
+    }
+
+    /// Completes a job, and answers then.
+    pub(crate) fn complete(&self, id: &str, responder: Responder) {
+        let current = self.0.current.lock();
+        match current.as_ref().filter(|current| current.job.borrow().id == id) {
+            Some(current) => current.waiting.put(id, responder),
+            None => responder.refuse(&unavailable(id, "it was not told to receive anything")),
+        }
+    }
+
+    /// How far the move is that the engine knows of.
+    pub(crate) fn progress(&self, held: Option<&sherd_engine::Incoming>) -> Option<Incoming> {
+        let held = held?;
+        let current = self.0.current.lock();
+        if let Some(current) = current.as_ref().filter(|it| it.job.borrow().id == held.id) {
+            return Some(current.progress.lock().clone());
+        }
+        let note = Note::decode(&held.note).unwrap_or_default();
+        let error = Some("it waits to be told to go on".to_owned());
+        Some(Incoming { error, ..note.progress(&held.id) })
+    }
+}
+
+fn end(current: Option<Current>) {
+    if let Some(current) = current {
+        current.task.abort();
+    }
+}
+
+fn unavailable(id: &str, why: impl std::fmt::Display) -> WireError {
+    WireError::Unavailable { what: format!("the move {id}"), why: format!("{why}") }
+}

@@ -1,0 +1,47 @@
+//! How far a move is, as the engine remembers it for the target: in one batch with what was brought.
+
+use serde::{Deserialize, Serialize};
+use sherd_protocol::message::{Incoming, TailCursor};
+
+use super::source::Wanted;
+
+/// How far it is, as the engine remembers it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// Where the log goes on.
+    pub(super) tail: TailCursor,
+    /// All indexes up to this id were read.
+    pub(super) done: u32,
+    /// The index that is being read, and the key after which.
+    pub(super) reading: Option<(u32, Option<(u32, String)>)>,
+    /// All indexes were.
+    pub(super) copied: bool,
+    /// What was brought.
+    pub(super) documents: u64,
+    pub(super) bytes: u64,
+}
+
+impl Note {
+    /// What is to be asked for next; nothing where it is not known which index that is of.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
+        if self.copied {
+            return Some(Wanted::Tail(self.tail));
+        }
+        let (index, after) = self.reading.clone()?;
+        Some(Wanted::Page { index, after, hold: self.tail })
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        rmp_serde::from_slice(bytes).ok()
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // A plain structure into memory: there is nothing to fail.
+        rmp_serde::to_vec_named(self).unwrap_or_default()
+    }
+
+    pub(super) fn progress(&self, id: &str) -> Incoming {
+        let Self { copied, documents, bytes, .. } = *self;
+        Incoming { id: id.to_owned(), copied, documents, bytes, ..Incoming::default() }
+    }
+}

@@ -1,0 +1,509 @@
+//! Bringing a range from the source: page by page, then the log, then the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sherd_client::{ConnectOptions, Page, Tail};
+use sherd_engine::{Command, Engine, Import, Imported, Key, Span};
+use sherd_node::{blocking, hold_at};
+use sherd_protocol::message::{Incoming, RangeSum, ShardAnswer};
+use sherd_protocol::{Range, WireError};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::note::Note;
+use super::source::{Brought, SourceClient, Wanted};
+use super::waiting::Waiting;
+use super::{Job, unavailable};
+use crate::operation::sums;
+use crate::refusal::refusal;
+
+/// The pause before connecting again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// The pause when there is nothing left to read of the log.
+const IDLE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How many pages of the log are read before the range is frozen, to be nearly up to date.
+const PAGES_BEFORE_FREEZE: usize = 50;
+
+/// After so long without a page or a part of the log, the source is asked to go on holding its log, which
+/// it does for a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// The share of the time in which a move imports, in percent, but for its end: what else the shards have to
+/// do goes on beside it.
+const SHARE_PERCENT: u32 = 50;
+
+/// For how long the source freezes the range at most. What is left then is short, and bootstrap has
+/// the source give the range up at once.
+const FREEZE_TIME: Duration = Duration::from_secs(5);
+
+/// For how much of that the rest of the log is waited for. What is left of it is for the comparison, and
+/// for bootstrap to persist the map.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+const _: () = assert!(DRAIN_TIME.as_millis() < FREEZE_TIME.as_millis());
+
+/// The pulling of one job.
+pub(super) struct Pull {
+    pub(super) engine: Engine,
+    pub(super) options: ConnectOptions,
+    pub(super) job: watch::Receiver<Job>,
+    pub(super) progress: Arc<Mutex<Incoming>>,
+    /// How far it is; `None` where the engine is to be asked.
+    pub(super) note: Option<Note>,
+    /// It is complete, and nothing more is brought unless it is told to go on: the source may have given
+    /// the range up.
+    pub(super) completed: Arc<AtomicBool>,
+    /// Who waits for its end.
+    pub(super) waiting: Arc<Waiting>,
+    /// When the source was last asked for something that has it hold its log.
+    pub(super) held_at: Instant,
+    /// What was asked for before it was its turn, and the answer.
+    pub(super) ahead: Option<(Wanted, Result<Brought, WireError>)>,
+    /// How long the last import took.
+    pub(super) importing: Duration,
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        self.waiting.close(&self.job.borrow().id);
+    }
+}
+
+impl Pull {
+    pub(super) async fn run(mut self) {
+        loop {
+            let id = self.job.borrow().id.clone();
+            if !self.is_held(&id) {
+                // The range is owned, or the move was ended, or the shard ends.
+                return;
+            }
+            let Err(error) = self.pull().await;
+            let why = error.to_string();
+            if let Some(responder) = self.waiting.take() {
+                responder.refuse(&unavailable(&id, &why));
+            }
+            let is_new = {
+                let error = &mut self.progress.lock().error;
+                let is_new = error.as_ref() != Some(&why);
+                *error = Some(why.clone());
+                is_new
+            };
+            if is_new {
+                tracing::warn!(r#move = %id, %why, "a range is not brought now");
+            }
+            // What the engine holds counts: the last import may have been refused or not.
+            (self.note, self.ahead) = (None, None);
+            tokio::select! {
+                biased;
+                _ = self.job.changed() => {}
+                () = sleep(RETRY_PAUSE) => {}
+            }
+        }
+    }
+
+    /// Whether the engine takes the range over still, and somebody could say otherwise.
+    fn is_held(&self, id: &str) -> bool {
+        self.job.has_changed().is_ok() && self.engine.incoming().is_some_and(|held| held.id == id)
+    }
+
+    /// Pulls until something goes wrong, or the move has ended.
+    async fn pull(&mut self) -> Result<std::convert::Infallible, WireError> {
+        let Job { id, range, from, .. } = self.job.borrow_and_update().clone();
+        let source = SourceClient::connect(&from, &self.options, range);
+        let source = source.await.map_err(|error| unavailable(&id, error))?;
+        loop {
+            let changed = self.job.borrow_and_update().clone();
+            if !self.is_held(&id) {
+                return Err(unavailable(&id, "it has ended"));
+            }
+            if changed.from != from {
+                return Err(unavailable(&id, "the source has another address now"));
+            }
+            let is_paused = changed.rate == Some(0);
+            if let Some(responder) = self.waiting.take() {
+                if is_paused {
+                    responder.refuse(&unavailable(&id, "it is paused"));
+                    continue;
+                }
+                let completed = self.complete(&source, &id).await;
+                self.completed.store(completed.is_ok(), Ordering::Release);
+                match completed {
+                    Ok(lsn) => responder.send(&ShardAnswer::Frozen { lsn }),
+                    Err(error) => responder.refuse(&error),
+                }
+                continue;
+            }
+            if self.completed.load(Ordering::Acquire) {
+                // The source may not own it any more, which is as it should be.
+                _ = self.wait(&source, Instant::now() + IDLE_PAUSE).await;
+                continue;
+            }
+            if is_paused {
+                // Bootstrap says so of the moves as a whole: nothing is wrong.
+                self.progress.lock().error = None;
+                self.wait(&source, Instant::now() + RETRY_PAUSE).await?;
+                continue;
+            }
+            let begun = Instant::now();
+            let before = self.note(&source).await?.bytes;
+            let is_up_to_date = self.step(&source, &id).await?;
+            self.progress.lock().error = None;
+            if is_up_to_date {
+                self.wait(&source, Instant::now() + IDLE_PAUSE).await?;
+                continue;
+            }
+            // By the import alone: it is what the target's own writers wait for. That the next page was
+            // asked for meanwhile takes none of their time, nor does waiting for it.
+            let mut until = Instant::now() + self.importing * (100 - SHARE_PERCENT) / SHARE_PERCENT;
+            if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
+                let time = (note.bytes - before) as f64 / rate as f64;
+                until = until.max(begun + Duration::from_secs_f64(time));
+            }
+            self.wait(&source, until).await?;
+        }
+    }
+
+    /// Waits, but no longer than until there is something else to do. Meanwhile what is still to be read
+    /// of the source's log is kept.
+    async fn wait(&mut self, source: &SourceClient, until: Instant) -> Result<(), WireError> {
+        loop {
+            let keep_alive = self.held_at + KEEP_ALIVE;
+            tokio::select! {
+                biased;
+                _ = self.job.changed() => return Ok(()),
+                () = self.waiting.came() => return Ok(()),
+                () = sleep_until(until) => return Ok(()),
+                () = sleep_until(keep_alive) => {}
+            }
+            self.held_at = Instant::now();
+            if let Some(note) = &self.note {
+                source.hold(note.tail).await?;
+            }
+        }
+    }
+
+    /// How far it is. At the beginning, from where on the log has what is not read yet.
+    async fn note(&mut self, source: &SourceClient) -> Result<&mut Note, WireError> {
+        if self.note.is_none() {
+            let held = self.engine.incoming().and_then(|held| Note::decode(&held.note));
+            let note = match held {
+                Some(note) => {
+                    // It goes on from there, perhaps with nothing left to bring.
+                    let mut progress = self.progress.lock();
+                    let (id, error) = (progress.id.clone(), progress.error.take());
+                    *progress = Incoming { error, ..note.progress(&id) };
+                    note
+                }
+                None => Note { tail: source.tail_end().await?, ..Note::default() },
+            };
+            self.note = Some(note);
+        }
+        // Just set.
+        Ok(self.note.get_or_insert_default())
+    }
+
+    /// Brings a page or a part of the log. Returns whether nothing was left to bring.
+    async fn step(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
+        self.importing = Duration::ZERO;
+        let note = self.note(source).await?.clone();
+        let Some(wanted) = note.wanted() else {
+            let mut next = note;
+            match source.index_after(next.done).await? {
+                Some(index) => next.reading = Some((index, None)),
+                None => next.copied = true,
+            }
+            self.progress.lock().copied = next.copied;
+            self.note = Some(next);
+            return Ok(false);
+        };
+        match self.bring(source, &wanted).await {
+            Ok(Brought::Page { index, after, page }) => {
+                self.take_page(source, id, note, (index, after, page)).await?;
+                hold_at("target copying").await;
+                Ok(false)
+            }
+            Ok(Brought::Tail(tail)) => self.take_tail(source, id, note, tail).await,
+            Err(WireError::LogGone { .. }) => self.begin_anew(source, id).await,
+            // Dropped since.
+            Err(WireError::IndexNotFound { .. }) if let Wanted::Page { index, .. } = wanted => {
+                self.note = Some(Note { done: index, reading: None, ..note });
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What was asked for while the last was imported, if it is that; else it is asked for now.
+    async fn bring(
+        &mut self,
+        source: &SourceClient,
+        wanted: &Wanted,
+    ) -> Result<Brought, WireError> {
+        match self.ahead.take() {
+            Some((ahead, brought)) if ahead == *wanted => brought,
+            _ => {
+                self.held_at = Instant::now();
+                source.bring(wanted).await
+            }
+        }
+    }
+
+    /// Imports a page of an index.
+    async fn take_page(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        mut next: Note,
+        (index, after, page): (u32, Option<(u32, String)>, Page),
+    ) -> Result<(), WireError> {
+        let key = |position: u32, key: &str| Key {
+            position,
+            bytes: Bytes::copy_from_slice(key.as_bytes()),
+        };
+        let last = page.items.last().map(|item| (item.document.position.0, item.key.clone()));
+        let until = if page.more { last.clone() } else { None };
+        let whole = Span {
+            index,
+            range: (source.range.start, source.range.end),
+            after: after.as_ref().map(|(position, name)| key(*position, name)),
+            until: until.as_ref().map(|(position, name)| key(*position, name)),
+        };
+        if page.more {
+            next.reading = Some((index, last));
+        } else {
+            (next.done, next.reading) = (index, None);
+        }
+        let documents: Vec<_> = page
+            .items
+            .into_iter()
+            .map(|item| Imported::Put {
+                index,
+                key: key(item.document.position.0, &item.key),
+                version: item.document.version,
+                expires_at: item.document.expires_at,
+                document: item.document.bytes,
+            })
+            .collect();
+        let ahead = next.wanted();
+        self.import_and_ask(source, id, (documents, Some(whole), next), ahead).await
+    }
+
+    /// Imports a part of the log. Returns whether nothing was left of it.
+    async fn take_tail(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        note: Note,
+        tail: Tail,
+    ) -> Result<bool, WireError> {
+        let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
+        let is_all = behind == 0;
+        let next = Note { tail: tail.next, ..note };
+        let documents: Vec<_> = tail
+            .changes
+            .into_iter()
+            .map(|change| {
+                let (index, version) = (change.index, change.version);
+                let bytes = Bytes::from(change.key.into_bytes());
+                let key = Key { position: change.position.0, bytes };
+                match change.stored {
+                    Some((document, expires_at)) => {
+                        Imported::Put { index, key, version, expires_at, document }
+                    }
+                    None => Imported::Removed { index, key, version },
+                }
+            })
+            .collect();
+        if documents.is_empty() {
+            // Not worth a record.
+            self.note = Some(next);
+        } else {
+            // Of the end of the log, more is there only later.
+            let ahead = next.wanted().filter(|_| !is_all);
+            self.import_and_ask(source, id, (documents, None, next), ahead).await?;
+        }
+        self.progress.lock().behind = behind;
+        Ok(is_all)
+    }
+
+    /// Imports, and asks the source for what comes then meanwhile: it reads while this shard writes and
+    /// syncs. What it answers is of use only if the import succeeds, and is dropped with the note if not.
+    async fn import_and_ask(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        (documents, whole, next): (Vec<Imported>, Option<Span>, Note),
+        ahead: Option<Wanted>,
+    ) -> Result<(), WireError> {
+        let begun = Instant::now();
+        let asking = async {
+            let wanted = ahead?;
+            let brought = source.bring(&wanted).await;
+            Some((wanted, brought))
+        };
+        let importing = async {
+            let imported = self.import(id, documents, whole, next).await;
+            (imported, begun.elapsed())
+        };
+        let ((imported, importing), ahead) = tokio::join!(importing, asking);
+        if ahead.is_some() {
+            self.held_at = begun;
+        }
+        (self.ahead, self.importing) = (ahead, importing);
+        imported
+    }
+
+    /// Reads the range from its beginning once more, over what is there. Returns that something is left.
+    async fn begin_anew(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
+        tracing::info!(r#move = %id, "the range is read anew: the source's log went on");
+        let tail = source.tail_end().await?;
+        let Note { documents, bytes, .. } = self.note(source).await?.clone();
+        self.progress.lock().copied = false;
+        self.note = Some(Note { tail, documents, bytes, ..Note::default() });
+        Ok(false)
+    }
+
+    async fn import(
+        &mut self,
+        id: &str,
+        documents: Vec<Imported>,
+        whole: Option<Span>,
+        mut next: Note,
+    ) -> Result<(), WireError> {
+        next.documents += documents.len() as u64;
+        next.bytes += documents.iter().map(bytes_of).sum::<u64>();
+        let as_of = next.tail.lsn.saturating_sub(1);
+        let import = Import { id: id.to_owned(), documents, whole, as_of, note: next.encode() };
+        let (done, imported) = oneshot::channel();
+        let done = move |result| _ = done.send(result);
+        self.engine.submit(Command::Import(import), Box::new(done));
+        let imported = imported.await.unwrap_or(Err(sherd_engine::Error::Closed));
+        imported.map_err(|error| refusal(error, ""))?;
+        let mut progress = self.progress.lock();
+        *progress = Incoming { behind: progress.behind, ..next.progress(id) };
+        drop(progress);
+        self.note = Some(next);
+        Ok(())
+    }
+
+    /// Freezes the range at the source, brings the rest, and sees that both have the same. Where that
+    /// fails, the source goes on with the range at once. Returns the LSN after which nothing changes.
+    async fn complete(&mut self, source: &SourceClient, id: &str) -> Result<u64, WireError> {
+        let mut pages = 0;
+        while !self.step(source, id).await? {
+            pages += 1;
+            if pages >= PAGES_BEFORE_FREEZE {
+                return Err(unavailable(id, "the target is not up to date yet"));
+            }
+        }
+        hold_at("target freezing").await;
+        let frozen_at = source.freeze(id, FREEZE_TIME).await?;
+        hold_at("target frozen").await;
+        let brought = self.bring_rest(source, id, frozen_at).await;
+        if brought.is_err() {
+            _ = source.thaw(id).await;
+        }
+        brought.map(|()| frozen_at)
+    }
+
+    async fn bring_rest(
+        &mut self,
+        source: &SourceClient,
+        id: &str,
+        frozen_at: u64,
+    ) -> Result<(), WireError> {
+        let until = Instant::now() + DRAIN_TIME;
+        while self.note(source).await?.tail.lsn <= frozen_at {
+            if Instant::now() > until {
+                return Err(unavailable(id, "the target could not keep up with the source"));
+            }
+            self.step(source, id).await?;
+        }
+        // Also where nothing was brought: versions go on from there.
+        let note = self.note(source).await?.clone();
+        self.import(id, Vec::new(), None, note).await?;
+        hold_at("target brought").await;
+        let theirs = source.sums(id, frozen_at).await?;
+        let ours = self.sums(source.range).await?;
+        hold_at("target compared").await;
+        let Some((index, what)) = difference(&theirs, &ours) else { return Ok(()) };
+        let is_here = self.engine.stat().indexes.iter().any(|known| known.id == index);
+        if !is_here || !source.indexes().await?.contains(&index) {
+            return Err(unavailable(id, "an index is being created or dropped"));
+        }
+        Err(WireError::Mismatch { id: id.to_owned(), what })
+    }
+
+    async fn sums(&self, range: Range) -> Result<Vec<RangeSum>, WireError> {
+        let engine = self.engine.clone();
+        let counted = blocking(move || sums(&engine, &[range])).await;
+        counted.map_err(|error| WireError::Internal { what: error.to_string() })?
+    }
+}
+
+/// In which index the documents of source and target differ, and how, if they do.
+fn difference(source: &[RangeSum], target: &[RangeSum]) -> Option<(u32, String)> {
+    if source == target {
+        return None;
+    }
+    let of = |sums: &[RangeSum], index: u32| {
+        let found = sums.iter().find(|sum| sum.index == index);
+        found.map_or((0, 0, None), |sum| (sum.documents, sum.bytes, Some(sum.digest)))
+    };
+    let indexes = source.iter().chain(target).map(|sum| sum.index);
+    let differs = |&index: &u32| of(source, index) != of(target, index);
+    let index = indexes.filter(differs).min()?;
+    let ((documents, bytes, _), (ours, our_bytes, _)) = (of(source, index), of(target, index));
+    let what = format!(
+        "of the index with the id {index} the source has {documents} documents of {bytes} bytes, the \
+         target {ours} of {our_bytes}, or others"
+    );
+    Some((index, what))
+}
+
+fn bytes_of(imported: &Imported) -> u64 {
+    match imported {
+        Imported::Put { key, document, .. } => (key.bytes.len() + document.len()) as u64,
+        Imported::Removed { key, .. } => key.bytes.len() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::Digest;
+
+    use super::*;
+
+    #[test]
+    fn the_first_index_that_differs_is_named_with_how() {
+        let sum = |index, documents, bytes, digest| RangeSum {
+            index,
+            documents,
+            bytes,
+            digest: Digest(digest),
+        };
+        let (one, two) = (sum(1, 2, 20, 7), sum(2, 1, 10, 9));
+        assert_eq!(difference(&[one, two], &[one, two]), None);
+        assert_eq!(difference(&[], &[]), None);
+        // The digest alone, one less, one that only one of them has.
+        for (target, index) in [
+            (&[sum(1, 2, 20, 8), sum(2, 1, 10, 8)][..], 1),
+            (&[one, sum(2, 2, 10, 9)], 2),
+            (&[one], 2),
+            (&[two], 1),
+            (&[one, two, sum(3, 1, 1, 1)], 3),
+        ] {
+            let (found, what) = difference(&[one, two], target).unwrap();
+            assert_eq!(found, index, "{target:?}");
+            assert!(what.contains(&format!("the id {index} ")), "{what}");
+        }
+        let (_, what) = difference(&[one, two], &[one]).unwrap();
+        assert!(what.contains("1 documents of 10 bytes, the target 0 of 0"), "{what}");
+    }
+}
