@@ -14,7 +14,7 @@ use sherd_protocol::message::{Incoming, MoveId, Receive, ShardOperation, TargetO
 use tokio::time::sleep;
 
 use crate::control::Control;
-use crate::moves::{Move, Step, Taken};
+use crate::moves::{Move, Step, Transition};
 use crate::state::State;
 
 /// How often the target is asked how far it is.
@@ -78,7 +78,7 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
     let (source, target) = (state.map.shard(&current.from), control.shard(&current.to));
     let (Some(source), Some(target)) = (source, target) else {
         let why = "a shard of it is not in the map any more".to_owned();
-        return control.take_step(&current.id, Taken::Failed { why }).await;
+        return control.advance(&current.id, Transition::Failed { why }).await;
     };
     let paused = state.moves.paused;
     let receive = TargetOperation::Receive(Receive {
@@ -105,13 +105,13 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
         Ok(ShardReply::Frozen { lsn }) => {
             hold_at("bootstrap copied").await;
             tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "handing over");
-            control.take_step(&current.id, Taken::Copied { frozen_at: lsn }).await
+            control.advance(&current.id, Transition::Copied { frozen_at: lsn }).await
         }
         Ok(other) => Err(unexpected(&other)),
         Err(error @ WireError::Mismatch { .. }) => {
             let why = error.to_string();
             tracing::error!(r#move = %current.id, %why, "a move has failed; the source keeps the range");
-            control.take_step(&current.id, Taken::Failed { why }).await
+            control.advance(&current.id, Transition::Failed { why }).await
         }
         Err(error) => Err(error),
     }
@@ -127,14 +127,16 @@ async fn hand_over(control: &Control, current: &Move, epoch: u64) -> Result<(), 
     hold_at("bootstrap given up").await;
     if !given_up {
         tracing::warn!(r#move = %current.id, "the range stays with the source, and is copied on");
-        return control.take_step(&current.id, Taken::Refused).await;
+        return control.advance(&current.id, Transition::Refused).await;
     }
-    if let Some(target) = control.shard(&current.to) {
-        target.holds(epoch).await;
-    }
+    let Some(target) = control.shard(&current.to) else {
+        let what = format!("shard {:?}, which gets a range, is not in the map", current.to);
+        return Err(WireError::Internal { what });
+    };
+    target.holds(epoch).await;
     hold_at("bootstrap owned").await;
     tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "moved");
-    control.take_step(&current.id, Taken::Owned).await
+    control.advance(&current.id, Transition::Owned).await
 }
 
 fn unexpected(reply: &ShardReply) -> WireError {

@@ -67,9 +67,9 @@ pub(crate) enum Step {
     },
 }
 
-/// A step of a move that was taken.
+/// What becomes of the step that a move is at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum Transition {
     /// Target and source have the same, and the source is frozen.
     Copied {
         /// After which LSN.
@@ -158,8 +158,12 @@ impl State {
                 next.moves.paused = *paused;
                 Ok(())
             }
-            Command::TakeStep { id, taken, at } => self.take_step(next, id, taken, *at),
-            _ => Ok(()),
+            Command::AdvanceMove { id, transition, at } => self.advance(next, id, transition, *at),
+            Command::CreateIndex { .. }
+            | Command::SetIndex { .. }
+            | Command::DropIndex { .. }
+            | Command::ForgetDropped
+            | Command::SetShard { .. } => Ok(()),
         }
     }
 
@@ -261,28 +265,28 @@ impl State {
         self.indexes.iter().try_for_each(|index| after.check_settings(&index.settings))
     }
 
-    fn take_step(
+    fn advance(
         &self,
         next: &mut Self,
         id: &str,
-        taken: &Taken,
+        transition: &Transition,
         at: u64,
     ) -> Result<(), WireError> {
         let current = self.moves.current().filter(|current| current.id == id);
         let Some(current) = current else {
             return Err(WireError::bad_request("id", format!("the move {id} is not under way")));
         };
-        match (&current.step, taken) {
-            (Step::Copying, Taken::Copied { frozen_at }) => {
+        match (&current.step, transition) {
+            (Step::Copying, Transition::Copied { frozen_at }) => {
                 next.remember(&self.map, at, current.describe());
                 next.map.give(current.range, &current.to);
                 let epoch = next.map.epoch;
                 next.moves.queue[0].step = Step::HandingOver { epoch, frozen_at: *frozen_at };
             }
-            (Step::Copying, Taken::Failed { why }) => {
+            (Step::Copying, Transition::Failed { why }) => {
                 next.moves.queue[0].step = Step::Failed { why: why.clone() };
             }
-            (Step::HandingOver { .. }, Taken::Refused) => {
+            (Step::HandingOver { .. }, Transition::Refused) => {
                 next.remember(&self.map, at, format!("{} taken back", current.describe()));
                 next.map.give(current.range, &current.from);
                 if self.moves.cancelled {
@@ -292,13 +296,19 @@ impl State {
                     next.moves.queue[0].step = Step::Copying;
                 }
             }
-            (Step::HandingOver { .. }, Taken::Owned) => {
+            (Step::HandingOver { .. }, Transition::Owned) => {
                 next.moves.queue.remove(0);
                 next.moves.cancelled = false;
                 next.let_go(&self.map, at);
             }
-            (step, taken) => {
-                let what = format!("the move {id} is at {step:?}, and cannot be {taken:?}");
+            (
+                step @ (Step::Copying | Step::HandingOver { .. } | Step::Failed { .. }),
+                Transition::Copied { .. }
+                | Transition::Failed { .. }
+                | Transition::Refused
+                | Transition::Owned,
+            ) => {
+                let what = format!("the move {id} is at {step:?}, and cannot be {transition:?}");
                 return Err(WireError::Internal { what });
             }
         }
@@ -400,12 +410,12 @@ mod tests {
         Command::StartMoves { plan, rate: None, at: 7 }
     }
 
-    fn step(state: &State, taken: Taken) -> State {
+    fn step(state: &State, transition: Transition) -> State {
         let id = state.moves.current().unwrap().id.clone();
-        state.apply(&Command::TakeStep { id, taken, at: 7 }).unwrap()
+        state.apply(&Command::AdvanceMove { id, transition, at: 7 }).unwrap()
     }
 
-    const COPIED: Taken = Taken::Copied { frozen_at: 9 };
+    const COPIED: Transition = Transition::Copied { frozen_at: 9 };
 
     #[test]
     fn the_target_is_told_only_what_the_source_has_given_up() {
@@ -426,7 +436,7 @@ mod tests {
             handed.apply(&Command::CreateIndex { name: "x".to_owned(), settings }).unwrap();
         assert!(changed.map.epoch > epoch);
         assert_eq!(changed.awaits_source("b"), Some(epoch));
-        let done = step(&changed, Taken::Owned);
+        let done = step(&changed, Transition::Owned);
         assert_eq!((done.moves.current(), done.awaits_source("b")), (None, None));
         assert_eq!(done.map.ranges, handed.map.ranges);
     }
@@ -436,18 +446,18 @@ mod tests {
         let moves = [(0, 3, "a", "b"), (6_000_000, 7_000_000, "b", "a")];
         let started = state().apply(&start(plan(&state(), &moves, vec![]))).unwrap();
         let handed = step(&started, COPIED);
-        let back = step(&handed, Taken::Refused);
+        let back = step(&handed, Transition::Refused);
         assert_eq!(back.map.ranges, state().map.ranges);
         assert_eq!(back.moves.queue, started.moves.queue);
         let cancelled = handed.apply(&Command::CancelMoves).unwrap();
         assert_eq!(cancelled.moves.queue.len(), 1, "what is handed over goes on");
-        let back = step(&cancelled, Taken::Refused);
+        let back = step(&cancelled, Transition::Refused);
         assert_eq!((back.moves.current(), &back.map.ranges), (None, &state().map.ranges));
         let cancelled = started.apply(&Command::CancelMoves).unwrap();
         assert_eq!(cancelled.moves.queue, []);
         // A step of what was cancelled comes too late.
         let id = started.moves.queue[0].id.clone();
-        let late = cancelled.apply(&Command::TakeStep { id, taken: COPIED, at: 7 });
+        let late = cancelled.apply(&Command::AdvanceMove { id, transition: COPIED, at: 7 });
         assert!(late.is_err(), "{late:?}");
     }
 
@@ -459,7 +469,7 @@ mod tests {
         let mut state = state().apply(&start(plan(&state(), &moves, actions))).unwrap();
         for _ in 0..2 {
             assert!(state.map.shard("a").is_some());
-            state = step(&step(&state, COPIED), Taken::Owned);
+            state = step(&step(&state, COPIED), Transition::Owned);
         }
         assert!(state.map.shard("a").is_none());
         assert_eq!(state.map.ranges, [owned(0, RING_SIZE, "b")]);

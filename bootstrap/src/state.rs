@@ -12,7 +12,7 @@ use sherd_protocol::{IndexSettings, Plan, Policy, RangeMap, SettingsChange, Wire
 use twox_hash::XxHash3_64;
 
 use crate::config::ClusterConfig;
-use crate::moves::{Move, Moves, Taken};
+use crate::moves::{Move, Moves, Transition};
 
 /// How many past maps are remembered.
 const HISTORY_LENGTH: usize = 1000;
@@ -111,12 +111,12 @@ pub(crate) enum Command {
         /// Whether they stop.
         paused: bool,
     },
-    /// The move under way took a step.
-    TakeStep {
+    /// The move under way goes on to its next step, or back to one.
+    AdvanceMove {
         /// The move.
         id: String,
-        /// Which.
-        taken: Taken,
+        /// What became of its step.
+        transition: Transition,
         /// When, in milliseconds since 1970.
         at: u64,
     },
@@ -206,7 +206,7 @@ impl State {
             Command::StartMoves { .. }
             | Command::CancelMoves
             | Command::PauseMoves { .. }
-            | Command::TakeStep { .. } => self.apply_to_moves(&mut next, command)?,
+            | Command::AdvanceMove { .. } => self.apply_to_moves(&mut next, command)?,
         }
         next.extend_lineage();
         Ok(next)
