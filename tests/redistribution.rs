@@ -174,6 +174,68 @@ fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
     }
 }
 
+/// The address of a shard, by another name for this machine than the map has.
+fn address(cluster: &Cluster, shard: &str) -> String {
+    let map = json(cluster, &["map"]);
+    let ranges = map["ranges"].as_array().unwrap();
+    let owned = ranges.iter().find(|owned| owned["shard"] == shard).unwrap();
+    owned["address"].as_str().unwrap().replace("127.0.0.1", "localhost")
+}
+
+#[test]
+fn only_what_is_a_new_shard_is_added() {
+    let cluster = Cluster::start();
+    let other = Cluster::start();
+    let spare = Spare::start();
+    apply(&cluster, &["add", "third", &spare.address]);
+    apply(&cluster, &["remove", "third"]);
+    let bootstrap = cluster.address.to_string();
+    let refused: [(&str, &str); 5] = [
+        ("127.0.0.1:1", "start a `sherd shard` there"),
+        (&bootstrap, "listens bootstrap"),
+        (&address(&cluster, "shard0"), "listens shard \"shard0\", which is in the map already"),
+        (&address(&other, "shard1"), "listens shard \"shard1\", of another cluster"),
+        (&spare.address, "listens shard \"third\", which was removed from this cluster"),
+    ];
+    let map = cluster.run(["map"]).expect(0);
+    for (address, what) in refused {
+        let ran = cluster.run(["cluster", "apply", "add", "new", address]);
+        assert!(ran.stderr.contains(what) && ran.stderr.contains(address), "{address}: {ran:?}");
+        ran.expect(1);
+        assert_eq!(cluster.run(["map"]).expect(0), map);
+    }
+    apply(&cluster, &["add", "third", &spare.address]);
+    assert_eq!(owners(&cluster).len(), 3);
+}
+
+#[test]
+fn a_shard_that_owns_nothing_holds_nobody_up_when_it_is_away() {
+    let cluster = Cluster::start();
+    fill(&cluster, 300);
+    let mut spare = Spare::start();
+    let shards = || {
+        let plan = json(&cluster, &["cluster", "plan", "rebalance"]);
+        plan["shards_after"].as_array().unwrap().len()
+    };
+    // Cancelled, an addition is as if it had not been.
+    apply(&cluster, &["add", "third", &spare.address, "--rate", "1KB", "--detach"]);
+    assert_eq!(shards(), 3);
+    spare.process.stop();
+    cluster.run(["cluster", "cancel"]).expect(0);
+    assert_eq!(shards(), 2);
+    cluster.run(["index", "drop", "mortal"]).expect(0);
+
+    let mut spare = Spare::start();
+    apply(&cluster, &["add", "third", &spare.address]);
+    apply(&cluster, &["merge", "shard0", "third"]);
+    spare.process.stop();
+    assert_eq!(shards(), 3);
+    cluster.run(["index", "drop", "plain"]).expect(0);
+    cluster.run(["index", "create", "plain"]).expect(0);
+    apply(&cluster, &["remove", "third"]);
+    assert_eq!(shards(), 2);
+}
+
 #[test]
 fn a_move_that_is_cancelled_leaves_one_owner_and_nothing_behind() {
     let cluster = Cluster::start();

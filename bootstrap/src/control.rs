@@ -27,7 +27,7 @@ use tokio::time::{Instant, timeout};
 use crate::mover;
 use crate::moves::Transition;
 use crate::planner::{self, Amount, Fill};
-use crate::shard::{OPERATION_TIME, Progress, Shard, Verdict};
+use crate::shard::{self, OPERATION_TIME, Progress, Shard, Verdict};
 use crate::state::{Command, State, now};
 use crate::store::Store;
 
@@ -134,11 +134,13 @@ impl Control {
     /// What would move for some actions, by what the shards hold now.
     ///
     /// # Errors
-    /// `unavailable` while a shard is away; why the actions cannot be carried out.
+    /// `unavailable` while a shard that owns something is away; why the actions cannot be carried out.
     pub(crate) async fn plan(&self, actions: &[Action]) -> Result<Plan, WireError> {
         let state = self.state();
         let mut fill = [Amount::default(); RING_BUCKETS];
-        for shard in self.shards() {
+        // What owns nothing has nothing that could move, and need not be there.
+        let owns = |shard: &Shard| !state.map.ranges_of(&shard.name).is_empty();
+        for shard in self.shards().into_iter().filter(owns) {
             let sums = match shard.ask(&ShardOperation::Buckets, OPERATION_TIME).await? {
                 ShardReply::Buckets(sums) => sums,
                 other => return Err(unexpected(&shard.name, &other)),
@@ -180,6 +182,9 @@ impl Control {
     /// Why it was refused; then nothing has changed. `unavailable` when it could not be persisted,
     /// `index_held` when an index is dropped and a shard has not confirmed it.
     pub(crate) async fn change(&self, command: Command) -> Result<Arc<State>, WireError> {
+        if let Command::StartMoves { plan, .. } = &command {
+            self.check_added(plan).await?;
+        }
         let mut failed = self.changing.lock().await;
         if let Some(why) = &*failed {
             return Err(unavailable(why.clone()));
@@ -208,7 +213,8 @@ impl Control {
             return self.confirm_drop(&mut failed, name).await;
         }
         let epoch = next.map.epoch;
-        if !self.hold(epoch, |progress| !progress.connected, ACKNOWLEDGE_TIME).await {
+        let is_away = |_: &str, progress: &Progress| !progress.connected;
+        if !self.hold(epoch, is_away, ACKNOWLEDGE_TIME).await {
             tracing::warn!(epoch, "a connected shard is slow to take the new state");
         }
         Ok(next)
@@ -238,13 +244,14 @@ impl Control {
     async fn hold(
         &self,
         epoch: u64,
-        excused: impl Fn(&Progress) -> bool,
+        excused: impl Fn(&str, &Progress) -> bool,
         within: Duration,
     ) -> bool {
         let all_hold_it = async {
             for shard in self.shards() {
                 let mut progress = shard.progress();
-                let holds = |progress: &Progress| progress.holds(epoch) || excused(progress);
+                let holds =
+                    |progress: &Progress| progress.holds(epoch) || excused(&shard.name, progress);
                 // The sender lives as long as `self`.
                 _ = progress.wait_for(holds).await;
             }
@@ -252,27 +259,44 @@ impl Control {
         timeout(within, all_hold_it).await.is_ok()
     }
 
-    /// The shards that do not hold the state of `epoch`.
-    fn away(&self, epoch: u64) -> Vec<String> {
-        let is_away = |shard: &Shard| !shard.progress().borrow().holds(epoch);
+    /// The shards that have a part in a state and do not hold it.
+    fn away(&self, state: &State) -> Vec<String> {
+        let is_away = |shard: &Shard| {
+            !shard.progress().borrow().holds(state.map.epoch) && !state.has_no_part(&shard.name)
+        };
         self.shards().into_iter().filter(is_away).map(|shard| shard.name).collect()
     }
 
     /// Waits until no shard holds a dropped index any more. A shard that is away would still serve
-    /// it for a moment on its return, so without all of them the drop is not done.
+    /// it for a moment on its return, so without all of them the drop is not done, but for those that
+    /// own nothing and so serve nothing.
     async fn confirm_drop(
         &self,
         failed: &mut Option<String>,
         name: &str,
     ) -> Result<Arc<State>, WireError> {
         let state = self.state();
-        if self.hold(state.map.epoch, |_| false, CONFIRM_TIME).await {
+        let excused = |shard: &str, _: &Progress| state.has_no_part(shard);
+        if self.hold(state.map.epoch, excused, CONFIRM_TIME).await {
             let forgotten = Arc::new(state.apply(&Command::ForgetDropped)?);
             self.persist(failed, Arc::clone(&forgotten)).await?;
             return Ok(forgotten);
         }
-        let shards = self.away(state.map.epoch).join(", ");
+        let shards = self.away(&state).join(", ");
         Err(WireError::IndexHeld { index: name.to_owned(), shards })
+    }
+
+    /// Checks that what a plan adds is there and can be added. Whoever mistypes an address hears it, and
+    /// not of a shard that is waited for.
+    async fn check_added(&self, plan: &Plan) -> Result<(), WireError> {
+        let state = self.state();
+        for action in &plan.actions {
+            if let Action::Add { shard } = action {
+                let checked = shard::check_new(&state.map, shard, &self.options).await;
+                checked.map_err(|why| WireError::bad_request("plan", why))?;
+            }
+        }
+        Ok(())
     }
 
     /// Refuses changes while a shard holds a state that this one does not come from.
@@ -310,7 +334,8 @@ impl Control {
                 let is_lower = after.zip(before).is_some_and(|(a, b)| a.is_lower_than(&b));
                 if is_lower {
                     let mut asked = JoinSet::new();
-                    for shard in self.shards() {
+                    let has_part = |shard: &Shard| !next.has_no_part(&shard.name);
+                    for shard in self.shards().into_iter().filter(has_part) {
                         let mut shares = next.shares(&shard.name).into_iter();
                         let Some(share) = shares.find(|index| index.name == *name) else {
                             continue;

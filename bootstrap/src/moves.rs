@@ -24,6 +24,8 @@ pub(crate) struct Moves {
     pub(crate) rate: Option<u64>,
     /// Shards that leave the map when all is moved.
     pub(crate) leaving: Vec<String>,
+    /// Shards that the plan has added. Those that own nothing leave again if it is cancelled.
+    pub(crate) joining: Vec<String>,
     /// What is being handed over goes on, and nothing after it.
     pub(crate) cancelled: bool,
 }
@@ -146,12 +148,16 @@ impl State {
     ) -> Result<(), WireError> {
         match command {
             Command::StartMoves { plan, rate, at } => self.start(next, plan, *rate, *at),
-            Command::CancelMoves => {
+            Command::CancelMoves { at } => {
                 // What is handed over goes on: the source may have given the range up.
                 next.moves.queue.retain(|it| matches!(it.step, Step::HandingOver { .. }));
-                next.moves.leaving.clear();
+                if !self.moves.cancelled {
+                    // Nobody leaves that was to, and who was added for nothing does.
+                    next.moves.leaving = std::mem::take(&mut next.moves.joining);
+                }
                 next.moves.paused = false;
                 next.moves.cancelled = !next.moves.queue.is_empty();
+                next.let_go(&self.map, *at);
                 Ok(())
             }
             Command::PauseMoves { paused } => {
@@ -184,6 +190,7 @@ impl State {
             match action {
                 Action::Add { shard } => {
                     next.map.shards.push(shard.clone());
+                    next.moves.joining.push(shard.name.clone());
                     why.push(format!("shard {:?} added", shard.name));
                 }
                 Action::Remove { shard } => next.moves.leaving.push(shard.clone()),
@@ -292,6 +299,7 @@ impl State {
                 if self.moves.cancelled {
                     next.moves.queue.remove(0);
                     next.moves.cancelled = false;
+                    next.let_go(&self.map, at);
                 } else {
                     next.moves.queue[0].step = Step::Copying;
                 }
@@ -320,6 +328,7 @@ impl State {
         if !self.moves.queue.is_empty() {
             return;
         }
+        self.moves.joining.clear();
         let leaving = std::mem::take(&mut self.moves.leaving);
         let empty = |name: &String| self.map.ranges_of(name).is_empty();
         let leaving: Vec<String> = leaving.into_iter().filter(empty).collect();
@@ -327,6 +336,12 @@ impl State {
             self.map.shards.retain(|shard| !leaving.contains(&shard.name));
             self.remember(past, at, format!("removed: {}", leaving.join(", ")));
         }
+    }
+
+    /// Whether a shard owns nothing and is to own nothing: it serves nobody, whatever it holds.
+    pub(crate) fn has_no_part(&self, shard: &str) -> bool {
+        let is_of = |it: &Move| it.from == shard || it.to == shard;
+        self.map.ranges_of(shard).is_empty() && !self.moves.queue.iter().any(is_of)
     }
 
     /// The ranges that a shard has room for: those that it owns, and the one that it is taking over.
@@ -363,7 +378,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use sherd_protocol::range_map::OwnedRange;
-    use sherd_protocol::{IndexSettings, PlannedMove, RING_SIZE};
+    use sherd_protocol::{IndexSettings, PlannedMove, RING_SIZE, ShardInfo};
 
     use super::*;
     use crate::config::ClusterConfig;
@@ -449,11 +464,11 @@ mod tests {
         let back = step(&handed, Transition::Refused);
         assert_eq!(back.map.ranges, state().map.ranges);
         assert_eq!(back.moves.queue, started.moves.queue);
-        let cancelled = handed.apply(&Command::CancelMoves).unwrap();
+        let cancelled = handed.apply(&Command::CancelMoves { at: 7 }).unwrap();
         assert_eq!(cancelled.moves.queue.len(), 1, "what is handed over goes on");
         let back = step(&cancelled, Transition::Refused);
         assert_eq!((back.moves.current(), &back.map.ranges), (None, &state().map.ranges));
-        let cancelled = started.apply(&Command::CancelMoves).unwrap();
+        let cancelled = started.apply(&Command::CancelMoves { at: 7 }).unwrap();
         assert_eq!(cancelled.moves.queue, []);
         // A step of what was cancelled comes too late.
         let id = started.moves.queue[0].id.clone();
@@ -476,6 +491,33 @@ mod tests {
         // A plan of the map that this left is of this map.
         let next = plan(&state, &[], vec![]);
         assert!(state.apply(&start(next)).is_ok());
+    }
+
+    #[test]
+    fn a_shard_that_was_added_leaves_with_the_plan_unless_it_owns_something() {
+        let name = "c".to_owned();
+        let added = ShardInfo { name, port: 3, ..state().map.shards[0].clone() };
+        let actions = vec![Action::Add { shard: added.clone() }];
+        let mut plan = plan(&state(), &[(0, 3, "a", "c"), (3, 6, "a", "c")], actions);
+        plan.shards_after.push(added);
+        let cancel = |state: &State| state.apply(&Command::CancelMoves { at: 7 }).unwrap();
+        let names = |state: &State| state.map.shards.iter().map(|it| it.name.clone()).collect();
+        let (two, three): (Vec<String>, Vec<String>) =
+            (vec!["a".into(), "b".into()], vec!["a".into(), "b".into(), "c".into()]);
+        let started = state().apply(&start(plan)).unwrap();
+        assert_eq!(names(&started), three);
+        assert!(!started.has_no_part("c"));
+        assert_eq!(
+            (names(&cancel(&started)), &cancel(&started).map.ranges),
+            (two.clone(), &state().map.ranges)
+        );
+        // What is handed over decides, however often it is cancelled.
+        let handed = step(&started, COPIED);
+        let cancelled = cancel(&cancel(&handed));
+        assert_eq!(names(&cancelled), three);
+        assert_eq!(names(&step(&cancelled, Transition::Refused)), two);
+        let owned = step(&cancelled, Transition::Owned);
+        assert_eq!((names(&owned), owned.map.ranges_of("c").len()), (three, 1));
     }
 
     #[test]

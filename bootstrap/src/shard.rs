@@ -10,7 +10,7 @@ use sherd_protocol::message::{
     Assignment, DropIndex, MoveId, Role, SetShare, ShardOperation, ShardStat, ShardStatus,
     TargetOperation,
 };
-use sherd_protocol::{ShardInfo, WireError};
+use sherd_protocol::{RangeMap, ShardInfo, WireError};
 use tokio::sync::{RwLock as AsyncRwLock, watch};
 use tokio::time::{Instant, sleep};
 
@@ -243,10 +243,11 @@ impl Shard {
     /// Tells a shard the state: its assignment, then what its indexes lack and have too much. `false`
     /// where it does not give up a range that it is to give up, for it may have changed.
     async fn bring_up_to(&self, connection: &Connection, state: &State) -> Result<bool, String> {
-        let assignment = state.assignment(&self.name).ok_or("it is not in the map any more")?;
         let held = stat(connection).await.map_err(|error| error.to_string())?;
         self.check_kinship(state, &held)?;
+        // Also where it has left the map: it is not to go on with what it was taking over.
         self.end_other_move(connection, state, &held).await?;
+        let assignment = state.assignment(&self.name).ok_or("it is not in the map any more")?;
         if !self.assign(connection, state, assignment).await? {
             return Ok(false);
         }
@@ -364,6 +365,45 @@ pub(crate) async fn connect(
     Ok(connection)
 }
 
+/// Checks that where a new shard is said to be there is one that can be of this cluster.
+pub(crate) async fn check_new(
+    map: &RangeMap,
+    new: &ShardInfo,
+    options: &ConnectOptions,
+) -> Result<(), String> {
+    let absent = |why: String| {
+        let name = &new.name;
+        format!(
+            "shard {name:?} cannot be added: {why}; start a `sherd shard` there, or name the                  address of one"
+        )
+    };
+    let connection = connect(new, options).await.map_err(absent)?;
+    let held = stat(&connection).await.map_err(|error| absent(error.to_string()))?;
+    check_identity(map, new, &held)
+}
+
+/// Checks that a shard is no other than the one that is to be added, by what it says of itself: it may
+/// have more than one address.
+fn check_identity(map: &RangeMap, new: &ShardInfo, held: &ShardStat) -> Result<(), String> {
+    let (cluster, name) = (&held.cluster, &held.name);
+    let what = if cluster.is_empty() || (*cluster == map.cluster && *name == new.name) {
+        return Ok(());
+    } else if *cluster != map.cluster {
+        format!("of another cluster, {cluster}; start the new one on an empty data directory")
+    } else if map.shard(name).is_some() {
+        "which is in the map already; start the new one on a data directory of its own".to_owned()
+    } else {
+        "which was removed from this cluster; add it under that name, or start it on an empty data \
+         directory"
+            .to_owned()
+    };
+    Err(format!(
+        "shard {:?} cannot be added: at {} listens shard {name:?}, {what}",
+        new.name,
+        new.address()
+    ))
+}
+
 async fn ask(
     connection: &Connection,
     operation: &ShardOperation<'_>,
@@ -389,5 +429,34 @@ fn refused(error: &ClientError) -> String {
             "{error}; start the shard on a data directory of this cluster, or on an empty one"
         ),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClusterConfig;
+
+    #[test]
+    fn a_new_shard_is_no_other() {
+        let text = r#"{"shards": [{"name": "a", "size": 10, "host": "h", "port": 1}]}"#;
+        let map = State::new(&ClusterConfig::parse(text).unwrap(), "c0ffee".to_owned()).map;
+        let (name, host) = ("n".to_owned(), "localhost".to_owned());
+        let new = ShardInfo { name, host, port: 7, ..map.shards[0].clone() };
+        let held = |cluster: &str, name: &str| {
+            let (cluster, name) = (cluster.to_owned(), name.to_owned());
+            check_identity(&map, &new, &ShardStat { cluster, name, ..ShardStat::default() })
+        };
+        assert_eq!(held("", ""), Ok(()));
+        assert_eq!(held("c0ffee", "n"), Ok(()), "it was removed, and comes back");
+        let refused = [
+            ("c0ffee", "a", "listens shard \"a\", which is in the map already"),
+            ("c0ffee", "old", "add it under that name"),
+            ("decaf", "n", "of another cluster, decaf"),
+        ];
+        for (cluster, name, what) in refused {
+            let why = held(cluster, name).unwrap_err();
+            assert!(why.contains(what) && why.contains("at localhost:7 listens"), "{why}");
+        }
     }
 }

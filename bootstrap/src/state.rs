@@ -105,7 +105,10 @@ pub(crate) enum Command {
         at: u64,
     },
     /// Ends all moves that are not being handed over.
-    CancelMoves,
+    CancelMoves {
+        /// When, in milliseconds since 1970.
+        at: u64,
+    },
     /// Stops moves, or lets them go on.
     PauseMoves {
         /// Whether they stop.
@@ -204,7 +207,7 @@ impl State {
                 next.remember(&self.map, *at, set);
             }
             Command::StartMoves { .. }
-            | Command::CancelMoves
+            | Command::CancelMoves { .. }
             | Command::PauseMoves { .. }
             | Command::AdvanceMove { .. } => self.apply_to_moves(&mut next, command)?,
         }
