@@ -17,10 +17,14 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use sherd_client::{ConnectOptions, ShardReply};
 use sherd_node::blocking;
-use sherd_protocol::message::{Incoming, Index, SetShare, SetSize, ShardOperation, ShardStatus};
+use sherd_protocol::message::{
+    Incoming, Index, MoveId, SetShare, SetSize, ShardOperation, ShardStatus, SourceOperation,
+};
 use sherd_protocol::ring::RING_BUCKETS;
 use sherd_protocol::{Action, Plan, WireError};
-use tokio::sync::{Mutex as AsyncMutex, RwLock as AsyncRwLock, RwLockWriteGuard, watch};
+use tokio::sync::{
+    Mutex as AsyncMutex, MutexGuard, RwLock as AsyncRwLock, RwLockWriteGuard, watch,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -35,8 +39,7 @@ use crate::store::Store;
 /// gone, and gets the change when it is back.
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
 
-/// How long a drop waits for all shards. Other changes wait meanwhile, and whoever asked is told
-/// which shards are missing.
+/// How long a drop waits for all shards. Then whoever asked is told which are missing.
 const CONFIRM_TIME: Duration = Duration::from_secs(2);
 
 /// How long a lower limit waits for the shards to evict down to it, before whoever asked is told to
@@ -48,9 +51,11 @@ pub(crate) struct Control {
     store: Arc<Store>,
     /// The persisted state. Its epoch tells how far a shard is.
     state: watch::Sender<Arc<State>>,
-    /// Held during a change: one at a time. The error is of a write that may or may not have
+    /// Held while a change is persisted: one at a time. No shard is waited for meanwhile. The error is of a write that may or may not have
     /// happened, after which nothing can be changed before a restart has read what is there.
     changing: AsyncMutex<Option<String>>,
+    /// Held while a limit is asked for, and while a range is frozen.
+    quiet: AsyncMutex<()>,
     /// Held for writing while shards are asked for what is not persisted yet, so that nobody tells
     /// them the persisted state meanwhile.
     asking: Arc<AsyncRwLock<()>>,
@@ -72,6 +77,7 @@ impl Control {
             store: Arc::new(store),
             state: watch::Sender::new(Arc::new(state)),
             changing: AsyncMutex::default(),
+            quiet: AsyncMutex::default(),
             asking: Arc::default(),
             tasks: Mutex::default(),
             options,
@@ -155,15 +161,12 @@ impl Control {
     }
 
     /// Persists a step of a move. Nobody is waited for.
-    pub(crate) async fn advance(&self, id: &str, transition: Transition) -> Result<(), WireError> {
-        let mut failed = self.changing.lock().await;
-        if let Some(why) = &*failed {
-            return Err(unavailable(why.clone()));
-        }
-        self.check_kinship()?;
-        let command = Command::AdvanceMove { id: id.to_owned(), transition, at: now() };
-        let next = Arc::new(self.state().apply(&command)?);
-        self.persist(&mut failed, next).await
+    pub(crate) async fn advance(
+        &self,
+        id: &str,
+        transition: Transition,
+    ) -> Result<Arc<State>, WireError> {
+        self.commit(&Command::AdvanceMove { id: id.to_owned(), transition, at: now() }).await
     }
 
     /// What the source of the move under way says to giving its range up.
@@ -176,47 +179,54 @@ impl Control {
         self.state.subscribe()
     }
 
-    /// Carries out a command: persists it, and waits for the shards to hold it.
+    /// Carries out a command: persists it, and waits for the shards to hold it. Other changes go on
+    /// while shards are waited for: above all those of a move, whose range may be frozen.
     ///
     /// # Errors
     /// Why it was refused; then nothing has changed. `unavailable` when it could not be persisted,
     /// `index_held` when an index is dropped and a shard has not confirmed it.
     pub(crate) async fn change(&self, command: Command) -> Result<Arc<State>, WireError> {
-        if let Command::StartMoves { plan, .. } = &command {
-            self.check_added(plan).await?;
-        }
-        let mut failed = self.changing.lock().await;
-        if let Some(why) = &*failed {
-            return Err(unavailable(why.clone()));
-        }
-        self.check_kinship()?;
-        match &command {
-            Command::DropIndex { name } if self.state().is_dropped(name) => {
-                return self.confirm_drop(&mut failed, name).await;
+        let is_dropped = |name: &str| self.state().is_dropped(name);
+        let asking = match &command {
+            Command::DropIndex { name } if is_dropped(name) => {
+                return self.confirm_drop(name).await;
             }
-            Command::CreateIndex { name, .. } if self.state().is_dropped(name) => {
-                self.confirm_drop(&mut failed, name).await?;
+            Command::CreateIndex { name, .. } if is_dropped(name) => {
+                self.confirm_drop(name).await?;
+                None
             }
-            _ => {}
-        }
-        let next = Arc::new(self.state().apply(&command)?);
-        {
-            let _asking = match &command {
-                Command::SetShard { .. } | Command::SetIndex { .. } => {
-                    Some(self.ask_for_limits(&command, &next).await?)
-                }
-                _ => None,
-            };
-            self.persist(&mut failed, Arc::clone(&next)).await?;
-        }
+            Command::StartMoves { plan, .. } => {
+                self.check_added(plan).await?;
+                None
+            }
+            Command::SetShard { .. } | Command::SetIndex { .. } => {
+                Some(self.ask_for_limits(&command).await?)
+            }
+            _ => None,
+        };
+        let next = self.commit(&command).await?;
+        drop(asking);
         if let Command::DropIndex { name } = &command {
-            return self.confirm_drop(&mut failed, name).await;
+            return self.confirm_drop(name).await;
         }
         let epoch = next.map.epoch;
         let is_away = |_: &str, progress: &Progress| !progress.connected;
         if !self.hold(epoch, is_away, ACKNOWLEDGE_TIME).await {
             tracing::warn!(epoch, "a connected shard is slow to take the new state");
         }
+        Ok(next)
+    }
+
+    /// Applies a command to the newest state, persists what comes of it and shows it. Nobody is waited
+    /// for.
+    async fn commit(&self, command: &Command) -> Result<Arc<State>, WireError> {
+        let mut failed = self.changing.lock().await;
+        if let Some(why) = &*failed {
+            return Err(unavailable(why.clone()));
+        }
+        self.check_kinship()?;
+        let next = Arc::new(self.state().apply(command)?);
+        self.persist(&mut failed, Arc::clone(&next)).await?;
         Ok(next)
     }
 
@@ -270,17 +280,13 @@ impl Control {
     /// Waits until no shard holds a dropped index any more. A shard that is away would still serve
     /// it for a moment on its return, so without all of them the drop is not done, but for those that
     /// own nothing and so serve nothing.
-    async fn confirm_drop(
-        &self,
-        failed: &mut Option<String>,
-        name: &str,
-    ) -> Result<Arc<State>, WireError> {
+    async fn confirm_drop(&self, name: &str) -> Result<Arc<State>, WireError> {
         let state = self.state();
         let excused = |shard: &str, _: &Progress| state.has_no_part(shard);
         if self.hold(state.map.epoch, excused, CONFIRM_TIME).await {
-            let forgotten = Arc::new(state.apply(&Command::ForgetDropped)?);
-            self.persist(failed, Arc::clone(&forgotten)).await?;
-            return Ok(forgotten);
+            // And no other: of one that was dropped meanwhile nobody may have heard.
+            let ids = state.dropped.iter().map(|index| index.id).collect();
+            return self.commit(&Command::ForgetDropped { ids }).await;
         }
         let shards = self.away(&state).join(", ");
         Err(WireError::IndexHeld { index: name.to_owned(), shards })
@@ -312,50 +318,80 @@ impl Control {
     /// Asks the shards to take limits before they are persisted: a shard knows what it uses, and may
     /// refuse, or have to evict first. Should that fail half-way, or bootstrap die before the limits
     /// are persisted, the old ones are handed out again.
-    async fn ask_for_limits(
-        &self,
-        command: &Command,
-        next: &State,
-    ) -> Result<RwLockWriteGuard<'_, ()>, WireError> {
-        let asking = self.asking.write().await;
+    ///
+    /// What else changes meanwhile comes to the same as if it had changed after this.
+    async fn ask_for_limits(&self, command: &Command) -> Result<Asking<'_>, WireError> {
         let until = Instant::now() + LOWERING_TIME;
+        let quiet = self.quiet().await;
+        let asking = self.asking.write().await;
+        self.check_kinship()?;
+        let before = self.state();
+        let next = before.apply(command)?;
         match command {
-            Command::SetShard { shard: name, policy, .. } => {
-                let size = next.map.shard(name).map_or(0, |info| info.size);
+            Command::SetShard { shard, policy, .. } => {
+                let size = next.map.shard(shard).map_or(0, |info| info.size);
                 let set = ShardOperation::SetSize(SetSize { size, policy: *policy });
-                if let Some(shard) = self.shard(name) {
+                if let Some(shard) = self.shard(shard) {
                     shard.ask_for_limit(&set, until).await?;
                 }
             }
             Command::SetIndex { name, .. } => {
-                let (before, after) = (self.state(), next);
                 let settings = |state: &State| state.index(name).map(|index| index.settings);
-                let (before, after) = (settings(&before), settings(after));
-                let is_lower = after.zip(before).is_some_and(|(a, b)| a.is_lower_than(&b));
-                if is_lower {
-                    let mut asked = JoinSet::new();
-                    let has_part = |shard: &Shard| !next.has_no_part(&shard.name);
-                    for shard in self.shards().into_iter().filter(has_part) {
-                        let mut shares = next.shares(&shard.name).into_iter();
-                        let Some(share) = shares.find(|index| index.name == *name) else {
-                            continue;
-                        };
-                        asked.spawn(async move {
-                            let Index { id, name, settings } = &share;
-                            let share =
-                                SetShare { id: *id, name, settings: *settings, force: false };
-                            shard.ask_for_limit(&ShardOperation::SetIndex(share), until).await
-                        });
-                    }
-                    while let Some(result) = asked.join_next().await {
-                        result.map_err(|error| unavailable(error.to_string()))??;
-                    }
+                let lower = settings(&next).zip(settings(&before));
+                if lower.is_some_and(|(next, before)| next.is_lower_than(&before)) {
+                    self.ask_for_shares(&next, name, until).await?;
                 }
             }
             _ => {}
         }
-        Ok(asking)
+        Ok(Asking { _quiet: quiet, _asking: asking })
     }
+
+    /// Asks the shards to take their shares of an index's limits.
+    async fn ask_for_shares(
+        &self,
+        next: &State,
+        name: &str,
+        until: Instant,
+    ) -> Result<(), WireError> {
+        let mut asked = JoinSet::new();
+        let has_part = |shard: &Shard| !next.has_no_part(&shard.name);
+        for shard in self.shards().into_iter().filter(has_part) {
+            let mut shares = next.shares(&shard.name).into_iter();
+            let Some(share) = shares.find(|index| index.name == name) else { continue };
+            asked.spawn(async move {
+                let Index { id, name, settings } = &share;
+                let share = SetShare { id: *id, name, settings: *settings, force: false };
+                shard.ask_for_limit(&ShardOperation::SetIndex(share), until).await
+            });
+        }
+        while let Some(result) = asked.join_next().await {
+            result.map_err(|error| unavailable(error.to_string()))??;
+        }
+        Ok(())
+    }
+
+    /// Waits until neither a limit is being asked for nor a range is frozen, and keeps it so. Shards that
+    /// are asked for a limit are told nothing, also not to give up a range.
+    pub(crate) async fn quiet(&self) -> MutexGuard<'_, ()> {
+        self.quiet.lock().await
+    }
+
+    /// Has the source of a move serve its range again, if it is frozen for that.
+    pub(crate) async fn thaw(&self, source: &str, id: &str) {
+        let Some(source) = self.shard(source) else { return };
+        let thaw = ShardOperation::Source(SourceOperation::Thaw(MoveId { id }));
+        if let Err(error) = source.ask(&thaw, OPERATION_TIME).await {
+            // The freeze ends by itself.
+            tracing::warn!(r#move = %id, %error, "the range is frozen for some seconds yet");
+        }
+    }
+}
+
+/// Shards are being asked for limits.
+struct Asking<'a> {
+    _quiet: MutexGuard<'a, ()>,
+    _asking: RwLockWriteGuard<'a, ()>,
 }
 
 fn unexpected(shard: &str, reply: &ShardReply) -> WireError {
@@ -364,4 +400,40 @@ fn unexpected(shard: &str, reply: &ShardReply) -> WireError {
 
 fn unavailable(why: String) -> WireError {
     WireError::Unavailable { what: "bootstrap's state".to_owned(), why }
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::IndexSettings;
+
+    use super::*;
+    use crate::config::ClusterConfig;
+
+    #[tokio::test]
+    async fn a_drop_that_waits_for_a_shard_holds_no_other_change_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        // Nobody listens there.
+        let text = r#"{"shards": [{"name": "a", "size": 10, "host": "127.0.0.1", "port": 1}]}"#;
+        let state = State::new(&ClusterConfig::parse(text).unwrap(), "c0ffee".to_owned());
+        let control = Arc::new(Control::new(store, state, ConnectOptions::default()));
+        control.start();
+        let create = |name: &str| {
+            let (name, settings) = (name.to_owned(), IndexSettings::default());
+            control.change(Command::CreateIndex { name, settings })
+        };
+        create("x").await.unwrap();
+        let dropping = tokio::spawn({
+            let control = Arc::clone(&control);
+            async move { control.change(Command::DropIndex { name: "x".to_owned() }).await }
+        });
+        let mut states = control.states();
+        states.wait_for(|state| state.is_dropped("x")).await.unwrap();
+        create("y").await.unwrap();
+        assert!(!dropping.is_finished(), "it waits still");
+        let refused = dropping.await.unwrap().unwrap_err();
+        let expected = WireError::IndexHeld { index: "x".to_owned(), shards: "a".to_owned() };
+        assert_eq!(refused, expected);
+        control.stop();
+    }
 }

@@ -78,7 +78,7 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
     let (source, target) = (state.map.shard(&current.from), control.shard(&current.to));
     let (Some(source), Some(target)) = (source, target) else {
         let why = "a shard of it is not in the map any more".to_owned();
-        return control.advance(&current.id, Transition::Failed { why }).await;
+        return control.advance(&current.id, Transition::Failed { why }).await.map(|_| ());
     };
     let paused = state.moves.paused;
     let receive = TargetOperation::Receive(Receive {
@@ -105,13 +105,13 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
         Ok(ShardReply::Frozen { lsn }) => {
             hold_at("bootstrap copied").await;
             tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "handing over");
-            control.advance(&current.id, Transition::Copied { frozen_at: lsn }).await
+            control.advance(&current.id, Transition::Copied { frozen_at: lsn }).await.map(|_| ())
         }
         Ok(other) => Err(unexpected(&other)),
         Err(error @ WireError::Mismatch { .. }) => {
             let why = error.to_string();
             tracing::error!(r#move = %current.id, %why, "a move has failed; the source keeps the range");
-            control.advance(&current.id, Transition::Failed { why }).await
+            control.advance(&current.id, Transition::Failed { why }).await.map(|_| ())
         }
         Err(error) => Err(error),
     }
@@ -127,7 +127,7 @@ async fn hand_over(control: &Control, current: &Move, epoch: u64) -> Result<(), 
     hold_at("bootstrap given up").await;
     if !given_up {
         tracing::warn!(r#move = %current.id, "the range stays with the source, and is copied on");
-        return control.advance(&current.id, Transition::Refused).await;
+        return control.advance(&current.id, Transition::Refused).await.map(|_| ());
     }
     let Some(target) = control.shard(&current.to) else {
         let what = format!("shard {:?}, which gets a range, is not in the map", current.to);
@@ -136,7 +136,7 @@ async fn hand_over(control: &Control, current: &Move, epoch: u64) -> Result<(), 
     target.holds(epoch).await;
     hold_at("bootstrap owned").await;
     tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "moved");
-    control.advance(&current.id, Transition::Owned).await
+    control.advance(&current.id, Transition::Owned).await.map(|_| ())
 }
 
 fn unexpected(reply: &ShardReply) -> WireError {

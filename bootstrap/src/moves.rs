@@ -168,7 +168,7 @@ impl State {
             Command::CreateIndex { .. }
             | Command::SetIndex { .. }
             | Command::DropIndex { .. }
-            | Command::ForgetDropped
+            | Command::ForgetDropped { .. }
             | Command::SetShard { .. } => Ok(()),
         }
     }

@@ -82,8 +82,11 @@ pub(crate) enum Command {
         /// Its name.
         name: String,
     },
-    /// Forgets the dropped indexes: every shard has confirmed that it holds none of them.
-    ForgetDropped,
+    /// Forgets dropped indexes: every shard has confirmed that it holds none of them.
+    ForgetDropped {
+        /// Their ids.
+        ids: Vec<u32>,
+    },
     /// Sets a shard's limit and policy.
     SetShard {
         /// The shard's name.
@@ -153,9 +156,9 @@ impl State {
     /// Why the command cannot be carried out.
     pub(crate) fn apply(&self, command: &Command) -> Result<Self, WireError> {
         let mut next = self.clone();
-        if *command == Command::ForgetDropped {
+        if let Command::ForgetDropped { ids } = command {
             // No shard and no client is told, so no epoch.
-            next.dropped.clear();
+            next.dropped.retain(|index| !ids.contains(&index.id));
             return Ok(next);
         }
         // Every change gets an epoch, those of the catalogue too: so a bootstrap on an old copy of
@@ -190,7 +193,7 @@ impl State {
                 next.dropped.push(index.clone());
                 next.indexes.retain(|index| index.name != *name);
             }
-            Command::ForgetDropped => {}
+            Command::ForgetDropped { .. } => {}
             Command::SetShard { shard, size, policy, at } => {
                 let position = self.map.shards.iter().position(|known| known.name == *shard);
                 let Some(position) = position else {
@@ -376,7 +379,13 @@ mod tests {
         let dropped = state.apply(&drop_index("y")).unwrap();
         let too_early = dropped.apply(&create("y"));
         assert!(matches!(too_early, Err(WireError::IndexHeld { .. })), "{too_early:?}");
-        let state = dropped.apply(&Command::ForgetDropped).unwrap().apply(&create("y")).unwrap();
+        let state = dropped
+            .apply(&Command::ForgetDropped { ids: vec![2] })
+            .unwrap()
+            .apply(&create("y"))
+            .unwrap();
+        let another = dropped.apply(&Command::ForgetDropped { ids: vec![7] }).unwrap();
+        assert!(another.is_dropped("y"), "only what was confirmed is forgotten");
         let ids: Vec<_> = state.indexes.iter().map(|index| (index.id, &*index.name)).collect();
         assert_eq!(ids, [(1, "x"), (3, "y")]);
         let exists = WireError::IndexExists { index: "x".to_owned() };
