@@ -161,7 +161,7 @@ impl State {
                 Ok(())
             }
             Command::PauseMoves { paused } => {
-                next.moves.paused = *paused;
+                next.moves.paused = *paused && !self.moves.queue.is_empty();
                 Ok(())
             }
             Command::AdvanceMove { id, transition, at } => self.advance(next, id, transition, *at),
@@ -284,6 +284,10 @@ impl State {
             return Err(WireError::bad_request("id", format!("the move {id} is not under way")));
         };
         match (&current.step, transition) {
+            (Step::Copying, Transition::Copied { .. }) if self.moves.paused => {
+                let what = format!("the move {id}");
+                return Err(WireError::Unavailable { what, why: "it is paused".to_owned() });
+            }
             (Step::Copying, Transition::Copied { frozen_at }) => {
                 next.remember(&self.map, at, current.describe());
                 next.map.give(current.range, &current.to);
@@ -474,6 +478,22 @@ mod tests {
         let id = started.moves.queue[0].id.clone();
         let late = cancelled.apply(&Command::AdvanceMove { id, transition: COPIED, at: 7 });
         assert!(late.is_err(), "{late:?}");
+    }
+
+    #[test]
+    fn what_is_paused_is_not_handed_over() {
+        let pause = |state: &State, paused| state.apply(&Command::PauseMoves { paused }).unwrap();
+        let started = state().apply(&start(plan(&state(), &[(0, 3, "a", "b")], vec![]))).unwrap();
+        let paused = pause(&started, true);
+        let id = started.moves.queue[0].id.clone();
+        let copied = Command::AdvanceMove { id, transition: COPIED, at: 7 };
+        let error = paused.apply(&copied).unwrap_err().to_string();
+        assert!(error.contains("is paused"), "{error}");
+        assert!(pause(&paused, false).apply(&copied).is_ok());
+        // What is handed over goes on.
+        let handed = pause(&started.apply(&copied).unwrap(), true);
+        assert_eq!(step(&handed, Transition::Owned).moves.queue, []);
+        assert!(!pause(&state(), true).moves.paused, "where nothing moves nothing is paused");
     }
 
     #[test]
