@@ -26,7 +26,7 @@ use tokio::sync::{
     Mutex as AsyncMutex, MutexGuard, RwLock as AsyncRwLock, RwLockWriteGuard, watch,
 };
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::mover;
 use crate::moves::Transition;
@@ -41,6 +41,10 @@ const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
 
 /// How long a drop waits for all shards. Then whoever asked is told which are missing.
 const CONFIRM_TIME: Duration = Duration::from_secs(2);
+
+/// How long the source of a move that is cancelled may take to serve its range again: it does so by
+/// itself after some seconds.
+const THAW_TIME: Duration = Duration::from_secs(1);
 
 /// How long a lower limit waits for the shards to evict down to it, before whoever asked is told to
 /// ask again: less than a client's usual deadline, so that it hears why.
@@ -204,8 +208,15 @@ impl Control {
             }
             _ => None,
         };
+        let current = self.state().moves.current().cloned();
         let next = self.commit(&command).await?;
         drop(asking);
+        let cut_short = current.filter(|_| {
+            matches!(command, Command::CancelMoves { .. }) && next.moves.current().is_none()
+        });
+        if let Some(cut_short) = &cut_short {
+            self.thaw(&cut_short.from, &cut_short.id).await;
+        }
         if let Command::DropIndex { name } = &command {
             return self.confirm_drop(name).await;
         }
@@ -213,6 +224,10 @@ impl Control {
         let is_away = |_: &str, progress: &Progress| !progress.connected;
         if !self.hold(epoch, is_away, ACKNOWLEDGE_TIME).await {
             tracing::warn!(epoch, "a connected shard is slow to take the new state");
+        }
+        if let Some(cut_short) = &cut_short {
+            // The target may have had it frozen before it was stopped.
+            self.thaw(&cut_short.from, &cut_short.id).await;
         }
         Ok(next)
     }
@@ -322,7 +337,9 @@ impl Control {
     /// What else changes meanwhile comes to the same as if it had changed after this.
     async fn ask_for_limits(&self, command: &Command) -> Result<Asking<'_>, WireError> {
         let until = Instant::now() + LOWERING_TIME;
-        let quiet = self.quiet().await;
+        let quiet = timeout_at(until, self.quiet())
+            .await
+            .map_err(|_| unavailable("a range is being handed over; try again".to_owned()))?;
         let asking = self.asking.write().await;
         self.check_kinship()?;
         let before = self.state();
@@ -381,7 +398,7 @@ impl Control {
     pub(crate) async fn thaw(&self, source: &str, id: &str) {
         let Some(source) = self.shard(source) else { return };
         let thaw = ShardOperation::Source(SourceOperation::Thaw(MoveId { id }));
-        if let Err(error) = source.ask(&thaw, OPERATION_TIME).await {
+        if let Err(error) = source.ask(&thaw, THAW_TIME).await {
             // The freeze ends by itself.
             tracing::warn!(r#move = %id, %error, "the range is frozen for some seconds yet");
         }

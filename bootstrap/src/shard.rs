@@ -82,10 +82,14 @@ impl Shard {
     pub(crate) fn status(&self, epoch: u64) -> ShardStatus {
         let progress = self.progress.borrow();
         let ready = progress.connected && progress.epoch == epoch;
-        let why = (!ready).then(|| {
-            progress.why.clone().unwrap_or_else(|| "it is being told the newest state".into())
-        });
-        ShardStatus { name: self.name.clone(), ready, why }
+        drop(progress);
+        ShardStatus { name: self.name.clone(), ready, why: (!ready).then(|| self.why()) }
+    }
+
+    /// Why it does not hold the newest state.
+    pub(crate) fn why(&self) -> String {
+        let why = self.progress.borrow().why.clone();
+        why.unwrap_or_else(|| "it is being told the newest state".to_owned())
     }
 
     /// Why changes are refused, where it holds a state that this bootstrap's does not come from.
@@ -140,7 +144,8 @@ impl Shard {
         let what = || format!("shard {:?}", self.name);
         let away = |why: String| WireError::Unavailable { what: what(), why };
         let connection = self.connection.lock().clone();
-        let connection = connection.ok_or_else(|| away("it is not connected".to_owned()))?;
+        let connection =
+            connection.ok_or_else(|| away(format!("it is not connected: {}", self.why())))?;
         match connection.shard(operation, until).await {
             Ok(reply) => Ok(reply),
             Err(ClientError::Refused { error, .. }) => Err(error),
