@@ -21,7 +21,7 @@ use sherd_protocol::message::{
     Incoming, Index, MoveId, SetShare, SetSize, ShardOperation, ShardStatus, SourceOperation,
 };
 use sherd_protocol::ring::RING_BUCKETS;
-use sherd_protocol::{Action, Plan, WireError};
+use sherd_protocol::{Action, Plan, RangeMap, WireError};
 use tokio::sync::{
     Mutex as AsyncMutex, MutexGuard, RwLock as AsyncRwLock, RwLockWriteGuard, watch,
 };
@@ -161,7 +161,11 @@ impl Control {
                 amount.bytes = amount.bytes.saturating_add(bytes);
             }
         }
-        Ok(planner::plan(&state.map, &Fill::new(&fill), actions)?)
+        let plan = planner::plan(&state.map, &Fill::new(&fill), actions)?;
+        let (shards, ranges) = (plan.shards_after.clone(), plan.after.clone());
+        let after = RangeMap { shards, ranges, ..state.map.clone() };
+        state.check_limits(&after).map_err(|why| WireError::bad_request("actions", why))?;
+        Ok(plan)
     }
 
     /// Persists a step of a move. Nobody is waited for.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Frozen, Incoming, MoveStatus, MoveStep, MovesStatus};
 use sherd_protocol::{Action, Plan, Range, RangeMap, WireError};
 
+use crate::planner;
 use crate::state::{Command, State};
 
 /// The moves that are left of a plan.
@@ -238,13 +239,12 @@ impl State {
                 plan.epoch
             ));
         }
-        for action in &plan.actions {
-            if let Action::Add { shard } = action
-                && self.map.shards.iter().any(|known| known.name == shard.name)
-            {
-                return refused(format!("there is a shard {:?} already", shard.name));
-            }
+        let shards = planner::shards_after(&self.map, &plan.actions)
+            .map_err(|error| WireError::bad_request("plan", error))?;
+        if shards != plan.shards_after {
+            return refused("its actions do not lead to the shards that it shows".to_owned());
         }
+        let stays = |name: &str| shards.iter().any(|shard| shard.name == name);
         // As it will be after each move.
         let mut after = self.clone();
         for action in &plan.actions {
@@ -258,8 +258,7 @@ impl State {
             let owned = owner.is_some_and(|owned| {
                 owned.shard == planned.from && owned.end >= end && start < end
             });
-            let is_known = after.map.shard(&planned.to).is_some();
-            if !owned || !is_known || planned.from == planned.to {
+            if !owned || !stays(&planned.to) || planned.from == planned.to {
                 let (range, from, to) = (planned.range, &planned.from, &planned.to);
                 return refused(format!("{range} cannot move from {from:?} to {to:?}"));
             }
@@ -268,8 +267,11 @@ impl State {
         if after.map.ranges != plan.after {
             return refused("its moves do not lead to the map that it shows".to_owned());
         }
-        // A limit of an index of which nothing is left to a shard could not be met there.
-        self.indexes.iter().try_for_each(|index| after.check_settings(&index.settings))
+        if let Some(owned) = after.map.ranges.iter().find(|owned| !stays(&owned.shard)) {
+            let (range, shard) = (owned.range(), &owned.shard);
+            return refused(format!("{shard:?} is to leave, and would own {range} still"));
+        }
+        self.check_limits(&after.map).or_else(refused)
     }
 
     fn advance(
@@ -413,6 +415,7 @@ mod tests {
             .collect();
         let mut after = state.map.clone();
         moves.iter().for_each(|it| after.give(it.range, &it.to));
+        let shards_after = planner::shards_after(&state.map, &actions).ok();
         Box::new(Plan {
             cluster: state.map.cluster.clone(),
             epoch: state.map.epoch,
@@ -420,7 +423,7 @@ mod tests {
             moves,
             before: state.map.ranges.clone(),
             after: after.ranges,
-            shards_after: state.map.shards.clone(),
+            shards_after: shards_after.unwrap_or_default(),
             bytes: Vec::new(),
         })
     }
@@ -516,10 +519,9 @@ mod tests {
     #[test]
     fn a_shard_that_was_added_leaves_with_the_plan_unless_it_owns_something() {
         let name = "c".to_owned();
-        let added = ShardInfo { name, port: 3, ..state().map.shards[0].clone() };
-        let actions = vec![Action::Add { shard: added.clone() }];
-        let mut plan = plan(&state(), &[(0, 3, "a", "c"), (3, 6, "a", "c")], actions);
-        plan.shards_after.push(added);
+        let shard = ShardInfo { name, port: 3, ..state().map.shards[0].clone() };
+        let actions = vec![Action::Add { shard }];
+        let plan = plan(&state(), &[(0, 3, "a", "c"), (3, 6, "a", "c")], actions);
         let cancel = |state: &State| state.apply(&Command::CancelMoves { at: 7 }).unwrap();
         let names = |state: &State| state.map.shards.iter().map(|it| it.name.clone()).collect();
         let (two, three): (Vec<String>, Vec<String>) =
@@ -563,6 +565,31 @@ mod tests {
         let mut shown = good();
         shown.after = state.map.ranges.clone();
         refused(shown, "do not lead to the map");
+        let mut others = good();
+        others.shards_after.pop();
+        refused(others, "do not lead to the shards");
+        let new = ShardInfo { name: "c".to_owned(), port: 3, ..state.map.shards[0].clone() };
+        let of = |actions| plan(&state, &[(0, 3, "a", "b")], actions);
+        let add = |shard: ShardInfo| of(vec![Action::Add { shard }]);
+        refused(add(ShardInfo { size: 0, ..new.clone() }), "at least 1 byte");
+        refused(add(ShardInfo { port: 0, ..new.clone() }), "0 is not a port");
+        refused(add(ShardInfo { port: 2, ..new.clone() }), "has h:2 already");
+        refused(add(ShardInfo { name: "b".to_owned(), ..new.clone() }), "another shard has it");
+        refused(add(ShardInfo { name: "c\u{1b}[2J".to_owned(), ..new }), "control characters");
+        let remove = |shard: &str| Action::Remove { shard: shard.to_owned() };
+        refused(of(vec![remove("a")]), "\"a\" is to leave");
+        refused(of(vec![remove("b")]), "cannot move");
+        refused(of(vec![remove("a"), remove("b")]), "the last one");
+        refused(of(vec![remove("a"), remove("a")]), "gone by then");
+        let settings = IndexSettings { max_documents: Some(5), ..IndexSettings::default() };
+        let create = Command::CreateIndex { name: "few".to_owned(), settings };
+        let limited = state.apply(&create).unwrap();
+        let half = RING_SIZE / 2;
+        let sliver = plan(&limited, &[(3, half, "a", "b")], vec![]);
+        let error = limited.apply(&start(sliver)).unwrap_err().to_string();
+        for what in ["index \"few\"", "shard \"a\"", "sherd index set few --max-documents"] {
+            assert!(error.contains(what), "{error}");
+        }
         let begun = state.apply(&start(good())).unwrap();
         let error = begun.apply(&start(good())).unwrap_err().to_string();
         assert!(error.contains("another plan is being carried out"), "{error}");

@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Assignment, Index, PastMap};
-use sherd_protocol::{IndexSettings, Plan, Policy, RangeMap, SettingsChange, WireError, name};
+use sherd_protocol::{
+    IndexSettings, Plan, Policy, RangeMap, SettingsChange, ShardInfo, WireError, name,
+};
 use twox_hash::XxHash3_64;
 
 use crate::config::ClusterConfig;
@@ -223,19 +225,29 @@ impl State {
         if settings.ttl == Some(0) {
             return Err(WireError::bad_request("settings.ttl", "a time to live is at least 1 ms"));
         }
-        for shard in &self.map.shards {
-            let ranges = self.map.ranges_of(&shard.name);
-            let share = settings.share(&ranges);
-            let limits = [("max_bytes", share.max_bytes), ("max_documents", share.max_documents)];
-            for (field, limit) in limits {
-                if limit == Some(0) && !ranges.is_empty() {
-                    let what = format!(
-                        "too low: nothing of it is left for shard {:?}, whose share is by the width \
-                         of its ranges",
-                        shard.name
-                    );
-                    return Err(WireError::bad_request(&format!("settings.{field}"), what));
-                }
+        match without_share(&self.map, settings) {
+            None => Ok(()),
+            Some((field, shard)) => {
+                let what = format!(
+                    "too low: nothing of it is left for shard {shard:?}, whose share is by the width of \
+                     its ranges"
+                );
+                Err(WireError::bad_request(&format!("settings.{field}"), what))
+            }
+        }
+    }
+
+    /// Checks that with another map each shard gets something of each limit of an index: it could not
+    /// be met there.
+    pub(crate) fn check_limits(&self, map: &RangeMap) -> Result<(), String> {
+        for Index { name, settings, .. } in &self.indexes {
+            if let Some((field, shard)) = without_share(map, settings) {
+                let option = field.replace('_', "-");
+                return Err(format!(
+                    "nothing of the {field} of index {name:?} would be left for shard {shard:?}, whose \
+                     share is by the width of its ranges; raise it with `sherd index set {name} \
+                     --{option}`, or give the shard more or nothing"
+                ));
             }
         }
         Ok(())
@@ -343,6 +355,21 @@ impl State {
             self.history.remove(0);
         }
     }
+}
+
+/// Of which limit a shard of a map would get nothing though it owns something, and which shard.
+fn without_share<'a>(
+    map: &'a RangeMap,
+    settings: &IndexSettings,
+) -> Option<(&'static str, &'a str)> {
+    let of_shard = |shard: &'a ShardInfo| {
+        let ranges = map.ranges_of(&shard.name);
+        let share = settings.share(&ranges);
+        let limits = [("max_bytes", share.max_bytes), ("max_documents", share.max_documents)];
+        let nothing = limits.into_iter().find(|(_, limit)| *limit == Some(0));
+        nothing.filter(|_| !ranges.is_empty()).map(|(field, _)| (field, &*shard.name))
+    };
+    map.shards.iter().find_map(of_shard)
 }
 
 /// Now, in milliseconds since 1970.
