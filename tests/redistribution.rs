@@ -157,13 +157,17 @@ fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
     again.expect(1);
 
     let refused = [
-        (&["remove", "nobody"][..], 1, "nobody"),
+        (&["remove", "nobody"][..], 2, "sherd: there is no shard \"nobody\""),
         (&["move", "0.5", "0.2", "shard0"], 2, "[0.5, 0.2)"),
         (&["move", "0", "2", "shard0"], 2, "fraction"),
-        (&["add", "shard0", "127.0.0.1:1"], 1, "shard0"),
-        (&["remove", "shard0", "remove", "shard1"], 1, "shard1"),
-        (&["split", "shard0", "--at", "0.9"], 1, "shard0"),
-        (&["rebalance", "--rate", "0"], 1, "at least 1 byte"),
+        (&["add", "shard0", "127.0.0.1:1"], 2, "shard0"),
+        (&["add", "a\tb", "127.0.0.1:1"], 2, "control characters"),
+        (&["remove", "shard0", "remove", "shard1"], 2, "shard1"),
+        (&["split", "shard0", "--at", "0.9"], 2, "sherd: 0.9 is not inside"),
+        (&["rebalance", "--at", "0.9"], 2, "--at"),
+        (&["merge", "shard0", "shard1", "--size", "1GB"], 2, "--size"),
+        (&[file, "--policy", "lru"], 2, "--policy"),
+        (&["rebalance", "--rate", "0"], 2, "at least 1 byte"),
         (&["grow"], 1, "one word is the file of a plan"),
         (&["grow", "shard0"], 2, "is no action"),
     ];
@@ -236,6 +240,30 @@ fn a_shard_that_owns_nothing_holds_nobody_up_when_it_is_away() {
     assert_eq!(shards(), 2);
 }
 
+/// Each line that a command prints, as JSON.
+fn json_lines(ran: &str) -> Vec<Value> {
+    ran.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn what_becomes_of_a_plan_is_told_to_programs() {
+    let cluster = Cluster::start();
+    fill(&cluster, 300);
+    let carried_out = json(&cluster, &["cluster", "apply", "merge", "shard1", "shard0"]);
+    assert_eq!(carried_out["moves"].as_array().unwrap().len(), 1);
+    assert_eq!(carried_out["after"][0]["shard"], "shard1");
+    let arguments =
+        ["cluster", "apply", "move", "0", "0.5", "shard0", "--rate", "20KB", "--detach"];
+    let left = json(&cluster, &arguments);
+    assert_eq!(left["moves"][0]["to"], "shard0");
+    let watched = cluster.run(["--json", "cluster", "status", "--watch"]).expect(0);
+    let watched = json_lines(&watched);
+    assert!(watched.len() > 1, "{watched:?}");
+    assert_eq!(watched[0]["moves"][0]["to"], "shard0");
+    assert_eq!(watched[watched.len() - 1]["moves"], Value::Array(vec![]));
+    assert_eq!(cluster.run(["cluster", "status", "--watch"]).expect(0), "nothing moves\n");
+}
+
 #[test]
 fn a_move_that_is_cancelled_leaves_one_owner_and_nothing_behind() {
     let cluster = Cluster::start();
@@ -250,10 +278,13 @@ fn a_move_that_is_cancelled_leaves_one_owner_and_nothing_behind() {
     assert!(second.stderr.contains("another plan is being carried out"), "{second:?}");
     // What is on its way is not counted twice.
     assert_eq!(digest(&cluster), before);
-    cluster.run(["cluster", "pause"]).expect(0);
+    assert!(cluster.run(["cluster", "pause"]).expect(0).starts_with("paused: "));
     assert_eq!(json(&cluster, &["cluster", "status"])["paused"], true);
-    cluster.run(["cluster", "resume"]).expect(0);
-    cluster.run(["cluster", "cancel"]).expect(0);
+    assert_eq!(cluster.run(["cluster", "resume"]).expect(0), "resumed: 1 moves are left\n");
+    assert!(cluster.run(["cluster", "cancel"]).expect(0).starts_with("cancelled: "));
+    for idle in ["cancel", "pause", "resume"] {
+        assert_eq!(cluster.run(["cluster", idle]).expect(0), "nothing moves\n");
+    }
     assert_eq!(cluster.run(["cluster", "status"]).expect(0), "nothing moves\n");
     assert_eq!(owners(&cluster).len(), 2);
     assert_eq!(digest(&cluster), before);

@@ -164,7 +164,7 @@ impl Control {
         let plan = planner::plan(&state.map, &Fill::new(&fill), actions)?;
         let (shards, ranges) = (plan.shards_after.clone(), plan.after.clone());
         let after = RangeMap { shards, ranges, ..state.map.clone() };
-        state.check_limits(&after).map_err(|why| WireError::bad_request("actions", why))?;
+        state.check_limits(&after).map_err(|why| WireError::bad_request("plan", why))?;
         Ok(plan)
     }
 

@@ -55,7 +55,14 @@ pub(crate) enum PlanError {
 }
 
 impl From<PlanError> for WireError {
+    /// What is wrong with the actions is said of them; of the plan, what does not fit the cluster.
     fn from(error: PlanError) -> Self {
-        Self::bad_request("actions", error)
+        let place = match &error {
+            PlanError::Map(_)
+            | PlanError::TooSmall { .. }
+            | PlanError::TooSmallMeanwhile { .. } => "plan",
+            _ => "actions",
+        };
+        Self::bad_request(place, error)
     }
 }
