@@ -10,8 +10,10 @@ mod support;
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use sherd_client::{Client, Condition, Options};
 use support::{Process, Ran, eventually, run, sherd};
 
 /// The steps at which the source may be killed, and so on.
@@ -226,6 +228,40 @@ fn cancelled_at(node: Node, step: &str, round: usize) {
 fn a_move_that_is_cancelled_leaves_one_owner() {
     each_step(Node::Source, &SOURCE_STEPS, cancelled_at);
     each_step(Node::Target, &TARGET_STEPS, cancelled_at);
+}
+
+/// Whoever cancels can write to the range at once, and not when the freeze has run out.
+#[test]
+fn a_range_that_is_frozen_is_served_when_its_move_is_cancelled() {
+    let (nodes, before) = hold(Node::Target, "target frozen");
+    nodes.run(&["cluster", "cancel"]);
+    let bootstrap = &nodes.addresses[Node::Bootstrap as usize];
+    // Much shorter than a freeze.
+    let options = Options { deadline: Duration::from_secs(1), ..Options::default() };
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let client = Client::connect(bootstrap, options).await.unwrap();
+        let is_frozen = |key: &String| client.position(key).0 < 3_000_000;
+        let key = (0..).map(|n| format!("new{n}")).find(is_frozen).unwrap();
+        client.write("index", &key, b"\x2a", Condition::Absent).await.unwrap();
+        client.remove("index", &key, None).await.unwrap();
+    });
+    nodes.check(&before, "cancelled while it was frozen");
+}
+
+#[test]
+fn a_move_that_waits_for_a_shard_says_for_which_and_why() {
+    let (mut nodes, before) = hold(Node::Source, "source given up");
+    nodes.kill(Node::Source);
+    let status = |nodes: &Nodes| nodes.run(&["cluster", "status"]);
+    let is_said = || {
+        let status = status(&nodes);
+        status.contains("shard \"source\", which is to give the range up")
+            && status.contains("connect")
+    };
+    assert!(eventually(is_said), "{}", status(&nodes));
+    nodes.start_node(Node::Source, None);
+    assert!(eventually(|| nodes.nothing_moves()), "{}", status(&nodes));
+    nodes.check(&before, "the source is back");
 }
 
 /// Bootstrap answers while its move is held.

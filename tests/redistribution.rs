@@ -163,13 +163,17 @@ fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
     again.expect(1);
 
     let refused = [
-        (&["remove", "nobody"][..], 1, "nobody"),
+        (&["remove", "nobody"][..], 2, "sherd: there is no shard \"nobody\""),
         (&["move", "0.5", "0.2", "shard0"], 2, "[0.5, 0.2)"),
         (&["move", "0", "2", "shard0"], 2, "fraction"),
-        (&["add", "shard0", "127.0.0.1:1"], 1, "shard0"),
-        (&["remove", "shard0", "remove", "shard1"], 1, "shard1"),
-        (&["split", "shard0", "--at", "0.9"], 1, "shard0"),
-        (&["rebalance", "--rate", "0"], 1, "at least 1 byte"),
+        (&["add", "shard0", "127.0.0.1:1"], 2, "shard0"),
+        (&["add", "a\tb", "127.0.0.1:1"], 2, "control characters"),
+        (&["remove", "shard0", "remove", "shard1"], 2, "shard1"),
+        (&["split", "shard0", "--at", "0.9"], 2, "sherd: 0.9 is not inside"),
+        (&["rebalance", "--at", "0.9"], 2, "--at"),
+        (&["merge", "shard0", "shard1", "--size", "1GB"], 2, "--size"),
+        (&[file, "--policy", "lru"], 2, "--policy"),
+        (&["rebalance", "--rate", "0"], 2, "at least 1 byte"),
         (&["grow"], 1, "one word is the file of a plan"),
         (&["grow", "shard0"], 2, "is no action"),
     ];
@@ -178,6 +182,92 @@ fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
         assert!(ran.stderr.contains(what), "{actions:?}: {ran:?}");
         ran.expect(status);
     }
+}
+
+/// The address of a shard, by another name for this machine than the map has.
+fn address(cluster: &Cluster, shard: &str) -> String {
+    let map = json(cluster, &["map"]);
+    let ranges = map["ranges"].as_array().unwrap();
+    let owned = ranges.iter().find(|owned| owned["shard"] == shard).unwrap();
+    owned["address"].as_str().unwrap().replace("127.0.0.1", "localhost")
+}
+
+#[test]
+fn only_what_is_a_new_shard_is_added() {
+    let cluster = Cluster::start();
+    let other = Cluster::start();
+    let spare = Spare::start();
+    apply(&cluster, &["add", "third", &spare.address]);
+    apply(&cluster, &["remove", "third"]);
+    let bootstrap = cluster.address.to_string();
+    let refused: [(&str, &str); 5] = [
+        ("127.0.0.1:1", "start a `sherd shard` there"),
+        (&bootstrap, "listens bootstrap"),
+        (&address(&cluster, "shard0"), "listens shard \"shard0\", which is in the map already"),
+        (&address(&other, "shard1"), "listens shard \"shard1\", of another cluster"),
+        (&spare.address, "listens shard \"third\", which was removed from this cluster"),
+    ];
+    let map = cluster.run(["map"]).expect(0);
+    for (address, what) in refused {
+        let ran = cluster.run(["cluster", "apply", "add", "new", address]);
+        assert!(ran.stderr.contains(what) && ran.stderr.contains(address), "{address}: {ran:?}");
+        ran.expect(1);
+        assert_eq!(cluster.run(["map"]).expect(0), map);
+    }
+    apply(&cluster, &["add", "third", &spare.address]);
+    assert_eq!(owners(&cluster).len(), 3);
+}
+
+#[test]
+fn a_shard_that_owns_nothing_holds_nobody_up_when_it_is_away() {
+    let cluster = Cluster::start();
+    fill(&cluster, 300);
+    let mut spare = Spare::start();
+    let shards = || {
+        let plan = json(&cluster, &["cluster", "plan", "rebalance"]);
+        plan["shards_after"].as_array().unwrap().len()
+    };
+    // Cancelled, an addition is as if it had not been.
+    apply(&cluster, &["add", "third", &spare.address, "--rate", "1KB", "--detach"]);
+    assert_eq!(shards(), 3);
+    spare.process.stop();
+    cluster.run(["cluster", "cancel"]).expect(0);
+    assert_eq!(shards(), 2);
+    cluster.run(["index", "drop", "mortal"]).expect(0);
+
+    let mut spare = Spare::start();
+    apply(&cluster, &["add", "third", &spare.address]);
+    apply(&cluster, &["merge", "shard0", "third"]);
+    spare.process.stop();
+    assert_eq!(shards(), 3);
+    cluster.run(["index", "drop", "plain"]).expect(0);
+    cluster.run(["index", "create", "plain"]).expect(0);
+    apply(&cluster, &["remove", "third"]);
+    assert_eq!(shards(), 2);
+}
+
+/// Each line that a command prints, as JSON.
+fn json_lines(ran: &str) -> Vec<Value> {
+    ran.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn what_becomes_of_a_plan_is_told_to_programs() {
+    let cluster = Cluster::start();
+    fill(&cluster, 300);
+    let carried_out = json(&cluster, &["cluster", "apply", "merge", "shard1", "shard0"]);
+    assert_eq!(carried_out["moves"].as_array().unwrap().len(), 1);
+    assert_eq!(carried_out["after"][0]["shard"], "shard1");
+    let arguments =
+        ["cluster", "apply", "move", "0", "0.5", "shard0", "--rate", "20KB", "--detach"];
+    let left = json(&cluster, &arguments);
+    assert_eq!(left["moves"][0]["to"], "shard0");
+    let watched = cluster.run(["--json", "cluster", "status", "--watch"]).expect(0);
+    let watched = json_lines(&watched);
+    assert!(watched.len() > 1, "{watched:?}");
+    assert_eq!(watched[0]["moves"][0]["to"], "shard0");
+    assert_eq!(watched[watched.len() - 1]["moves"], Value::Array(vec![]));
+    assert_eq!(cluster.run(["cluster", "status", "--watch"]).expect(0), "nothing moves\n");
 }
 
 #[test]
@@ -194,10 +284,13 @@ fn a_move_that_is_cancelled_leaves_one_owner_and_nothing_behind() {
     assert!(second.stderr.contains("another plan is being carried out"), "{second:?}");
     // What is on its way is not counted twice.
     assert_eq!(digest(&cluster), before);
-    cluster.run(["cluster", "pause"]).expect(0);
+    assert!(cluster.run(["cluster", "pause"]).expect(0).starts_with("paused: "));
     assert_eq!(json(&cluster, &["cluster", "status"])["paused"], true);
-    cluster.run(["cluster", "resume"]).expect(0);
-    cluster.run(["cluster", "cancel"]).expect(0);
+    assert_eq!(cluster.run(["cluster", "resume"]).expect(0), "resumed: 1 moves are left\n");
+    assert!(cluster.run(["cluster", "cancel"]).expect(0).starts_with("cancelled: "));
+    for idle in ["cancel", "pause", "resume"] {
+        assert_eq!(cluster.run(["cluster", idle]).expect(0), "nothing moves\n");
+    }
     assert_eq!(cluster.run(["cluster", "status"]).expect(0), "nothing moves\n");
     assert_eq!(owners(&cluster).len(), 2);
     assert_eq!(digest(&cluster), before);

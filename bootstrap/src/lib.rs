@@ -21,6 +21,7 @@ mod mover;
 mod moves;
 mod planner;
 mod server;
+mod shard;
 mod state;
 mod store;
 

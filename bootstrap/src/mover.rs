@@ -4,6 +4,7 @@
 //! that. Giving up and taking the range are assignments, which the shards are told as any other state.
 //! Nothing is remembered here, so that a restart goes on from what is persisted.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use sherd_client::ShardReply;
 use sherd_node::hold_at;
 use sherd_protocol::WireError;
 use sherd_protocol::message::{Incoming, MoveId, Receive, ShardOperation, TargetOperation};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::control::Control;
-use crate::moves::{Move, Step, Taken};
+use crate::moves::{Move, Step, Transition};
+use crate::shard::Shard;
 use crate::state::State;
 
 /// How often the target is asked how far it is.
@@ -65,12 +67,40 @@ pub(crate) async fn drive(control: Arc<Control>) {
 fn note(control: &Control, id: &str, error: &WireError) {
     let why = error.to_string();
     let mut report = control.report.lock();
-    let report =
-        report.get_or_insert_with(|| Incoming { id: id.to_owned(), ..Incoming::default() });
-    if report.error.as_ref() != Some(&why) {
+    if report.as_ref().is_none_or(|report| report.id != id) {
+        // It was of the move before.
+        *report = Some(Incoming { id: id.to_owned(), ..Incoming::default() });
+    }
+    if let Some(report) = &mut *report
+        && report.error.as_ref() != Some(&why)
+    {
         tracing::warn!(r#move = %id, %why, "a move does not go on now");
         report.error = Some(why);
     }
+}
+
+/// Waits for what a shard is to do, and says meanwhile why it does not.
+async fn await_shard<T>(
+    control: &Control,
+    id: &str,
+    shard: &Shard,
+    task: &str,
+    done: impl Future<Output = T>,
+) -> T {
+    let mut done = pin!(done);
+    loop {
+        if let Ok(done) = timeout(RETRY_PAUSE, done.as_mut()).await {
+            return done;
+        }
+        let what = format!("shard {:?}, which is to {task},", shard.name);
+        note(control, id, &WireError::Unavailable { what, why: shard.why() });
+    }
+}
+
+/// A shard of a move.
+fn shard_of(control: &Control, name: &str) -> Result<Shard, WireError> {
+    let missing = || format!("shard {name:?}, which has a part in a move, is not in the map");
+    control.shard(name).ok_or_else(|| WireError::Internal { what: missing() })
 }
 
 /// Has the target take the range over; where it is nearly done, has it complete.
@@ -78,7 +108,7 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
     let (source, target) = (state.map.shard(&current.from), control.shard(&current.to));
     let (Some(source), Some(target)) = (source, target) else {
         let why = "a shard of it is not in the map any more".to_owned();
-        return control.take_step(&current.id, Taken::Failed { why }).await;
+        return control.advance(&current.id, Transition::Failed { why }).await.map(|_| ());
     };
     let paused = state.moves.paused;
     let receive = TargetOperation::Receive(Receive {
@@ -100,41 +130,68 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
         sleep(POLL_INTERVAL).await;
         return Ok(());
     }
+    // What it was told of an earlier attempt and has not got yet is too old for it from then on.
+    let source = shard_of(control, &current.from)?;
+    let holds_newest = source.holds(state.map.epoch);
+    await_shard(control, &current.id, &source, "give the range up", holds_newest).await;
+    complete(control, current, &target).await
+}
+
+/// Has the source freeze the range and the target bring the rest; then the range is handed over.
+async fn complete(control: &Control, current: &Move, target: &Shard) -> Result<(), WireError> {
+    // Until the source has answered: it is frozen for so long.
+    let _quiet = control.quiet().await;
     let complete = TargetOperation::Complete(MoveId { id: &current.id });
-    match target.ask(&ShardOperation::Target(complete), COMPLETION_TIME).await {
-        Ok(ShardReply::Frozen { lsn }) => {
-            hold_at("bootstrap copied").await;
-            tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "handing over");
-            control.take_step(&current.id, Taken::Copied { frozen_at: lsn }).await
-        }
-        Ok(other) => Err(unexpected(&other)),
+    let frozen_at = match target.ask(&ShardOperation::Target(complete), COMPLETION_TIME).await {
+        Ok(ShardReply::Frozen { lsn }) => lsn,
+        Ok(other) => return Err(unexpected(&other)),
         Err(error @ WireError::Mismatch { .. }) => {
             let why = error.to_string();
             tracing::error!(r#move = %current.id, %why, "a move has failed; the source keeps the range");
-            control.take_step(&current.id, Taken::Failed { why }).await
+            return control.advance(&current.id, Transition::Failed { why }).await.map(|_| ());
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
+    };
+    hold_at("bootstrap copied").await;
+    tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "handing over");
+    let copied = control.advance(&current.id, Transition::Copied { frozen_at }).await;
+    let handed = match copied {
+        Ok(handed) => handed,
+        Err(error) => {
+            // It was cancelled or paused meanwhile, and the source is to serve the range.
+            control.thaw(&current.from, &current.id).await;
+            return Err(error);
+        }
+    };
+    if let Some(epoch) = handed.hands_over(&current.from) {
+        let mut verdict = control.verdict();
+        let said = verdict.wait_for(|said| said.is_some_and(|said| said.epoch == epoch));
+        // Else it is awaited where it is needed.
+        _ = timeout(ANSWER_TIME, said).await;
     }
+    Ok(())
 }
 
 /// Waits until the source has given the range up and the target holds it, or the source has refused.
 async fn hand_over(control: &Control, current: &Move, epoch: u64) -> Result<(), WireError> {
-    let mut verdict = control.verdict();
-    let said = verdict.wait_for(|said| said.is_some_and(|said| said.epoch == epoch)).await;
-    let Ok(given_up) = said.map(|said| said.is_some_and(|said| said.given_up)) else {
-        return Ok(());
+    let (source, target) = (shard_of(control, &current.from)?, shard_of(control, &current.to)?);
+    let said = async {
+        let mut verdict = control.verdict();
+        let said = verdict.wait_for(|said| said.is_some_and(|said| said.epoch == epoch)).await;
+        said.map(|said| said.is_some_and(|said| said.given_up))
     };
+    let said = await_shard(control, &current.id, &source, "give the range up", said).await;
+    let Ok(given_up) = said else { return Ok(()) };
     hold_at("bootstrap given up").await;
     if !given_up {
         tracing::warn!(r#move = %current.id, "the range stays with the source, and is copied on");
-        return control.take_step(&current.id, Taken::Refused).await;
+        return control.advance(&current.id, Transition::Refused).await.map(|_| ());
     }
-    if let Some(target) = control.shard(&current.to) {
-        target.holds(epoch).await;
-    }
+    let holds = target.holds(epoch);
+    await_shard(control, &current.id, &target, "serve the range", holds).await;
     hold_at("bootstrap owned").await;
     tracing::info!(r#move = %current.id, range = %current.range, to = %current.to, "moved");
-    control.take_step(&current.id, Taken::Owned).await
+    control.advance(&current.id, Transition::Owned).await.map(|_| ())
 }
 
 fn unexpected(reply: &ShardReply) -> WireError {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Frozen, Incoming, MoveStatus, MoveStep, MovesStatus};
 use sherd_protocol::{Action, Plan, Range, RangeMap, WireError};
 
+use crate::planner;
 use crate::state::{Command, State};
 
 /// The moves that are left of a plan.
@@ -24,6 +25,8 @@ pub(crate) struct Moves {
     pub(crate) rate: Option<u64>,
     /// Shards that leave the map when all is moved.
     pub(crate) leaving: Vec<String>,
+    /// Shards that the plan has added. Those that own nothing leave again if it is cancelled.
+    pub(crate) joining: Vec<String>,
     /// What is being handed over goes on, and nothing after it.
     pub(crate) cancelled: bool,
 }
@@ -67,9 +70,9 @@ pub(crate) enum Step {
     },
 }
 
-/// A step of a move that was taken.
+/// What becomes of the step that a move is at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub(crate) enum Transition {
     /// Target and source have the same, and the source is frozen.
     Copied {
         /// After which LSN.
@@ -146,20 +149,28 @@ impl State {
     ) -> Result<(), WireError> {
         match command {
             Command::StartMoves { plan, rate, at } => self.start(next, plan, *rate, *at),
-            Command::CancelMoves => {
+            Command::CancelMoves { at } => {
                 // What is handed over goes on: the source may have given the range up.
                 next.moves.queue.retain(|it| matches!(it.step, Step::HandingOver { .. }));
-                next.moves.leaving.clear();
+                if !self.moves.cancelled {
+                    // Nobody leaves that was to, and who was added for nothing does.
+                    next.moves.leaving = std::mem::take(&mut next.moves.joining);
+                }
                 next.moves.paused = false;
                 next.moves.cancelled = !next.moves.queue.is_empty();
+                next.let_go(&self.map, *at);
                 Ok(())
             }
             Command::PauseMoves { paused } => {
-                next.moves.paused = *paused;
+                next.moves.paused = *paused && !self.moves.queue.is_empty();
                 Ok(())
             }
-            Command::TakeStep { id, taken, at } => self.take_step(next, id, taken, *at),
-            _ => Ok(()),
+            Command::AdvanceMove { id, transition, at } => self.advance(next, id, transition, *at),
+            Command::CreateIndex { .. }
+            | Command::SetIndex { .. }
+            | Command::DropIndex { .. }
+            | Command::ForgetDropped { .. }
+            | Command::SetShard { .. } => Ok(()),
         }
     }
 
@@ -180,6 +191,7 @@ impl State {
             match action {
                 Action::Add { shard } => {
                     next.map.shards.push(shard.clone());
+                    next.moves.joining.push(shard.name.clone());
                     why.push(format!("shard {:?} added", shard.name));
                 }
                 Action::Remove { shard } => next.moves.leaving.push(shard.clone()),
@@ -227,13 +239,12 @@ impl State {
                 plan.epoch
             ));
         }
-        for action in &plan.actions {
-            if let Action::Add { shard } = action
-                && self.map.shards.iter().any(|known| known.name == shard.name)
-            {
-                return refused(format!("there is a shard {:?} already", shard.name));
-            }
+        let shards = planner::shards_after(&self.map, &plan.actions)
+            .map_err(|error| WireError::bad_request("plan", error))?;
+        if shards != plan.shards_after {
+            return refused("its actions do not lead to the shards that it shows".to_owned());
         }
+        let stays = |name: &str| shards.iter().any(|shard| shard.name == name);
         // As it will be after each move.
         let mut after = self.clone();
         for action in &plan.actions {
@@ -247,8 +258,7 @@ impl State {
             let owned = owner.is_some_and(|owned| {
                 owned.shard == planned.from && owned.end >= end && start < end
             });
-            let is_known = after.map.shard(&planned.to).is_some();
-            if !owned || !is_known || planned.from == planned.to {
+            if !owned || !stays(&planned.to) || planned.from == planned.to {
                 let (range, from, to) = (planned.range, &planned.from, &planned.to);
                 return refused(format!("{range} cannot move from {from:?} to {to:?}"));
             }
@@ -257,48 +267,62 @@ impl State {
         if after.map.ranges != plan.after {
             return refused("its moves do not lead to the map that it shows".to_owned());
         }
-        // A limit of an index of which nothing is left to a shard could not be met there.
-        self.indexes.iter().try_for_each(|index| after.check_settings(&index.settings))
+        if let Some(owned) = after.map.ranges.iter().find(|owned| !stays(&owned.shard)) {
+            let (range, shard) = (owned.range(), &owned.shard);
+            return refused(format!("{shard:?} is to leave, and would own {range} still"));
+        }
+        self.check_limits(&after.map).or_else(refused)
     }
 
-    fn take_step(
+    fn advance(
         &self,
         next: &mut Self,
         id: &str,
-        taken: &Taken,
+        transition: &Transition,
         at: u64,
     ) -> Result<(), WireError> {
         let current = self.moves.current().filter(|current| current.id == id);
         let Some(current) = current else {
             return Err(WireError::bad_request("id", format!("the move {id} is not under way")));
         };
-        match (&current.step, taken) {
-            (Step::Copying, Taken::Copied { frozen_at }) => {
+        match (&current.step, transition) {
+            (Step::Copying, Transition::Copied { .. }) if self.moves.paused => {
+                let what = format!("the move {id}");
+                return Err(WireError::Unavailable { what, why: "it is paused".to_owned() });
+            }
+            (Step::Copying, Transition::Copied { frozen_at }) => {
                 next.remember(&self.map, at, current.describe());
                 next.map.give(current.range, &current.to);
                 let epoch = next.map.epoch;
                 next.moves.queue[0].step = Step::HandingOver { epoch, frozen_at: *frozen_at };
             }
-            (Step::Copying, Taken::Failed { why }) => {
+            (Step::Copying, Transition::Failed { why }) => {
                 next.moves.queue[0].step = Step::Failed { why: why.clone() };
             }
-            (Step::HandingOver { .. }, Taken::Refused) => {
+            (Step::HandingOver { .. }, Transition::Refused) => {
                 next.remember(&self.map, at, format!("{} taken back", current.describe()));
                 next.map.give(current.range, &current.from);
                 if self.moves.cancelled {
                     next.moves.queue.remove(0);
                     next.moves.cancelled = false;
+                    next.let_go(&self.map, at);
                 } else {
                     next.moves.queue[0].step = Step::Copying;
                 }
             }
-            (Step::HandingOver { .. }, Taken::Owned) => {
+            (Step::HandingOver { .. }, Transition::Owned) => {
                 next.moves.queue.remove(0);
                 next.moves.cancelled = false;
                 next.let_go(&self.map, at);
             }
-            (step, taken) => {
-                let what = format!("the move {id} is at {step:?}, and cannot be {taken:?}");
+            (
+                step @ (Step::Copying | Step::HandingOver { .. } | Step::Failed { .. }),
+                Transition::Copied { .. }
+                | Transition::Failed { .. }
+                | Transition::Refused
+                | Transition::Owned,
+            ) => {
+                let what = format!("the move {id} is at {step:?}, and cannot be {transition:?}");
                 return Err(WireError::Internal { what });
             }
         }
@@ -310,6 +334,7 @@ impl State {
         if !self.moves.queue.is_empty() {
             return;
         }
+        self.moves.joining.clear();
         let leaving = std::mem::take(&mut self.moves.leaving);
         let empty = |name: &String| self.map.ranges_of(name).is_empty();
         let leaving: Vec<String> = leaving.into_iter().filter(empty).collect();
@@ -317,6 +342,12 @@ impl State {
             self.map.shards.retain(|shard| !leaving.contains(&shard.name));
             self.remember(past, at, format!("removed: {}", leaving.join(", ")));
         }
+    }
+
+    /// Whether a shard owns nothing and is to own nothing: it serves nobody, whatever it holds.
+    pub(crate) fn has_no_part(&self, shard: &str) -> bool {
+        let is_of = |it: &Move| it.from == shard || it.to == shard;
+        self.map.ranges_of(shard).is_empty() && !self.moves.queue.iter().any(is_of)
     }
 
     /// The ranges that a shard has room for: those that it owns, and the one that it is taking over.
@@ -353,7 +384,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use sherd_protocol::range_map::OwnedRange;
-    use sherd_protocol::{IndexSettings, PlannedMove, RING_SIZE};
+    use sherd_protocol::{IndexSettings, PlannedMove, RING_SIZE, ShardInfo};
 
     use super::*;
     use crate::config::ClusterConfig;
@@ -384,6 +415,7 @@ mod tests {
             .collect();
         let mut after = state.map.clone();
         moves.iter().for_each(|it| after.give(it.range, &it.to));
+        let shards_after = planner::shards_after(&state.map, &actions).ok();
         Box::new(Plan {
             cluster: state.map.cluster.clone(),
             epoch: state.map.epoch,
@@ -391,7 +423,7 @@ mod tests {
             moves,
             before: state.map.ranges.clone(),
             after: after.ranges,
-            shards_after: state.map.shards.clone(),
+            shards_after: shards_after.unwrap_or_default(),
             bytes: Vec::new(),
         })
     }
@@ -400,12 +432,12 @@ mod tests {
         Command::StartMoves { plan, rate: None, at: 7 }
     }
 
-    fn step(state: &State, taken: Taken) -> State {
+    fn step(state: &State, transition: Transition) -> State {
         let id = state.moves.current().unwrap().id.clone();
-        state.apply(&Command::TakeStep { id, taken, at: 7 }).unwrap()
+        state.apply(&Command::AdvanceMove { id, transition, at: 7 }).unwrap()
     }
 
-    const COPIED: Taken = Taken::Copied { frozen_at: 9 };
+    const COPIED: Transition = Transition::Copied { frozen_at: 9 };
 
     #[test]
     fn the_target_is_told_only_what_the_source_has_given_up() {
@@ -426,7 +458,7 @@ mod tests {
             handed.apply(&Command::CreateIndex { name: "x".to_owned(), settings }).unwrap();
         assert!(changed.map.epoch > epoch);
         assert_eq!(changed.awaits_source("b"), Some(epoch));
-        let done = step(&changed, Taken::Owned);
+        let done = step(&changed, Transition::Owned);
         assert_eq!((done.moves.current(), done.awaits_source("b")), (None, None));
         assert_eq!(done.map.ranges, handed.map.ranges);
     }
@@ -436,19 +468,35 @@ mod tests {
         let moves = [(0, 3, "a", "b"), (6_000_000, 7_000_000, "b", "a")];
         let started = state().apply(&start(plan(&state(), &moves, vec![]))).unwrap();
         let handed = step(&started, COPIED);
-        let back = step(&handed, Taken::Refused);
+        let back = step(&handed, Transition::Refused);
         assert_eq!(back.map.ranges, state().map.ranges);
         assert_eq!(back.moves.queue, started.moves.queue);
-        let cancelled = handed.apply(&Command::CancelMoves).unwrap();
+        let cancelled = handed.apply(&Command::CancelMoves { at: 7 }).unwrap();
         assert_eq!(cancelled.moves.queue.len(), 1, "what is handed over goes on");
-        let back = step(&cancelled, Taken::Refused);
+        let back = step(&cancelled, Transition::Refused);
         assert_eq!((back.moves.current(), &back.map.ranges), (None, &state().map.ranges));
-        let cancelled = started.apply(&Command::CancelMoves).unwrap();
+        let cancelled = started.apply(&Command::CancelMoves { at: 7 }).unwrap();
         assert_eq!(cancelled.moves.queue, []);
         // A step of what was cancelled comes too late.
         let id = started.moves.queue[0].id.clone();
-        let late = cancelled.apply(&Command::TakeStep { id, taken: COPIED, at: 7 });
+        let late = cancelled.apply(&Command::AdvanceMove { id, transition: COPIED, at: 7 });
         assert!(late.is_err(), "{late:?}");
+    }
+
+    #[test]
+    fn what_is_paused_is_not_handed_over() {
+        let pause = |state: &State, paused| state.apply(&Command::PauseMoves { paused }).unwrap();
+        let started = state().apply(&start(plan(&state(), &[(0, 3, "a", "b")], vec![]))).unwrap();
+        let paused = pause(&started, true);
+        let id = started.moves.queue[0].id.clone();
+        let copied = Command::AdvanceMove { id, transition: COPIED, at: 7 };
+        let error = paused.apply(&copied).unwrap_err().to_string();
+        assert!(error.contains("is paused"), "{error}");
+        assert!(pause(&paused, false).apply(&copied).is_ok());
+        // What is handed over goes on.
+        let handed = pause(&started.apply(&copied).unwrap(), true);
+        assert_eq!(step(&handed, Transition::Owned).moves.queue, []);
+        assert!(!pause(&state(), true).moves.paused, "where nothing moves nothing is paused");
     }
 
     #[test]
@@ -459,13 +507,39 @@ mod tests {
         let mut state = state().apply(&start(plan(&state(), &moves, actions))).unwrap();
         for _ in 0..2 {
             assert!(state.map.shard("a").is_some());
-            state = step(&step(&state, COPIED), Taken::Owned);
+            state = step(&step(&state, COPIED), Transition::Owned);
         }
         assert!(state.map.shard("a").is_none());
         assert_eq!(state.map.ranges, [owned(0, RING_SIZE, "b")]);
         // A plan of the map that this left is of this map.
         let next = plan(&state, &[], vec![]);
         assert!(state.apply(&start(next)).is_ok());
+    }
+
+    #[test]
+    fn a_shard_that_was_added_leaves_with_the_plan_unless_it_owns_something() {
+        let name = "c".to_owned();
+        let shard = ShardInfo { name, port: 3, ..state().map.shards[0].clone() };
+        let actions = vec![Action::Add { shard }];
+        let plan = plan(&state(), &[(0, 3, "a", "c"), (3, 6, "a", "c")], actions);
+        let cancel = |state: &State| state.apply(&Command::CancelMoves { at: 7 }).unwrap();
+        let names = |state: &State| state.map.shards.iter().map(|it| it.name.clone()).collect();
+        let (two, three): (Vec<String>, Vec<String>) =
+            (vec!["a".into(), "b".into()], vec!["a".into(), "b".into(), "c".into()]);
+        let started = state().apply(&start(plan)).unwrap();
+        assert_eq!(names(&started), three);
+        assert!(!started.has_no_part("c"));
+        assert_eq!(
+            (names(&cancel(&started)), &cancel(&started).map.ranges),
+            (two.clone(), &state().map.ranges)
+        );
+        // What is handed over decides, however often it is cancelled.
+        let handed = step(&started, COPIED);
+        let cancelled = cancel(&cancel(&handed));
+        assert_eq!(names(&cancelled), three);
+        assert_eq!(names(&step(&cancelled, Transition::Refused)), two);
+        let owned = step(&cancelled, Transition::Owned);
+        assert_eq!((names(&owned), owned.map.ranges_of("c").len()), (three, 1));
     }
 
     #[test]
@@ -491,6 +565,31 @@ mod tests {
         let mut shown = good();
         shown.after = state.map.ranges.clone();
         refused(shown, "do not lead to the map");
+        let mut others = good();
+        others.shards_after.pop();
+        refused(others, "do not lead to the shards");
+        let new = ShardInfo { name: "c".to_owned(), port: 3, ..state.map.shards[0].clone() };
+        let of = |actions| plan(&state, &[(0, 3, "a", "b")], actions);
+        let add = |shard: ShardInfo| of(vec![Action::Add { shard }]);
+        refused(add(ShardInfo { size: 0, ..new.clone() }), "at least 1 byte");
+        refused(add(ShardInfo { port: 0, ..new.clone() }), "0 is not a port");
+        refused(add(ShardInfo { port: 2, ..new.clone() }), "has h:2 already");
+        refused(add(ShardInfo { name: "b".to_owned(), ..new.clone() }), "another shard has it");
+        refused(add(ShardInfo { name: "c\u{1b}[2J".to_owned(), ..new }), "control characters");
+        let remove = |shard: &str| Action::Remove { shard: shard.to_owned() };
+        refused(of(vec![remove("a")]), "\"a\" is to leave");
+        refused(of(vec![remove("b")]), "cannot move");
+        refused(of(vec![remove("a"), remove("b")]), "the last one");
+        refused(of(vec![remove("a"), remove("a")]), "gone by then");
+        let settings = IndexSettings { max_documents: Some(5), ..IndexSettings::default() };
+        let create = Command::CreateIndex { name: "few".to_owned(), settings };
+        let limited = state.apply(&create).unwrap();
+        let half = RING_SIZE / 2;
+        let sliver = plan(&limited, &[(3, half, "a", "b")], vec![]);
+        let error = limited.apply(&start(sliver)).unwrap_err().to_string();
+        for what in ["index \"few\"", "shard \"a\"", "sherd index set few --max-documents"] {
+            assert!(error.contains(what), "{error}");
+        }
         let begun = state.apply(&start(good())).unwrap();
         let error = begun.apply(&start(good())).unwrap_err().to_string();
         assert!(error.contains("another plan is being carried out"), "{error}");

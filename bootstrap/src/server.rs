@@ -171,7 +171,9 @@ impl Handler for Service {
                 responder.send(&BootstrapAnswer::Moves(status));
             }
             Ok(BootstrapOperation::CancelMoves) => {
-                self.change(Command::CancelMoves, responder, |_| BootstrapAnswer::Done);
+                self.change(Command::CancelMoves { at: now() }, responder, |_| {
+                    BootstrapAnswer::Done
+                });
             }
             Ok(BootstrapOperation::PauseMoves(PauseMoves { paused })) => {
                 let command = Command::PauseMoves { paused };

@@ -8,11 +8,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use sherd_protocol::message::{Assignment, Index, PastMap};
-use sherd_protocol::{IndexSettings, Plan, Policy, RangeMap, SettingsChange, WireError, name};
+use sherd_protocol::{
+    IndexSettings, Plan, Policy, RangeMap, SettingsChange, ShardInfo, WireError, name,
+};
 use twox_hash::XxHash3_64;
 
 use crate::config::ClusterConfig;
-use crate::moves::{Move, Moves, Taken};
+use crate::moves::{Move, Moves, Transition};
 
 /// How many past maps are remembered.
 const HISTORY_LENGTH: usize = 1000;
@@ -82,8 +84,11 @@ pub(crate) enum Command {
         /// Its name.
         name: String,
     },
-    /// Forgets the dropped indexes: every shard has confirmed that it holds none of them.
-    ForgetDropped,
+    /// Forgets dropped indexes: every shard has confirmed that it holds none of them.
+    ForgetDropped {
+        /// Their ids.
+        ids: Vec<u32>,
+    },
     /// Sets a shard's limit and policy.
     SetShard {
         /// The shard's name.
@@ -105,18 +110,21 @@ pub(crate) enum Command {
         at: u64,
     },
     /// Ends all moves that are not being handed over.
-    CancelMoves,
+    CancelMoves {
+        /// When, in milliseconds since 1970.
+        at: u64,
+    },
     /// Stops moves, or lets them go on.
     PauseMoves {
         /// Whether they stop.
         paused: bool,
     },
-    /// The move under way took a step.
-    TakeStep {
+    /// The move under way goes on to its next step, or back to one.
+    AdvanceMove {
         /// The move.
         id: String,
-        /// Which.
-        taken: Taken,
+        /// What became of its step.
+        transition: Transition,
         /// When, in milliseconds since 1970.
         at: u64,
     },
@@ -150,9 +158,9 @@ impl State {
     /// Why the command cannot be carried out.
     pub(crate) fn apply(&self, command: &Command) -> Result<Self, WireError> {
         let mut next = self.clone();
-        if *command == Command::ForgetDropped {
+        if let Command::ForgetDropped { ids } = command {
             // No shard and no client is told, so no epoch.
-            next.dropped.clear();
+            next.dropped.retain(|index| !ids.contains(&index.id));
             return Ok(next);
         }
         // Every change gets an epoch, those of the catalogue too: so a bootstrap on an old copy of
@@ -187,7 +195,7 @@ impl State {
                 next.dropped.push(index.clone());
                 next.indexes.retain(|index| index.name != *name);
             }
-            Command::ForgetDropped => {}
+            Command::ForgetDropped { .. } => {}
             Command::SetShard { shard, size, policy, at } => {
                 let position = self.map.shards.iter().position(|known| known.name == *shard);
                 let Some(position) = position else {
@@ -204,9 +212,9 @@ impl State {
                 next.remember(&self.map, *at, set);
             }
             Command::StartMoves { .. }
-            | Command::CancelMoves
+            | Command::CancelMoves { .. }
             | Command::PauseMoves { .. }
-            | Command::TakeStep { .. } => self.apply_to_moves(&mut next, command)?,
+            | Command::AdvanceMove { .. } => self.apply_to_moves(&mut next, command)?,
         }
         next.extend_lineage();
         Ok(next)
@@ -217,19 +225,29 @@ impl State {
         if settings.ttl == Some(0) {
             return Err(WireError::bad_request("settings.ttl", "a time to live is at least 1 ms"));
         }
-        for shard in &self.map.shards {
-            let ranges = self.map.ranges_of(&shard.name);
-            let share = settings.share(&ranges);
-            let limits = [("max_bytes", share.max_bytes), ("max_documents", share.max_documents)];
-            for (field, limit) in limits {
-                if limit == Some(0) && !ranges.is_empty() {
-                    let what = format!(
-                        "too low: nothing of it is left for shard {:?}, whose share is by the width \
-                         of its ranges",
-                        shard.name
-                    );
-                    return Err(WireError::bad_request(&format!("settings.{field}"), what));
-                }
+        match without_share(&self.map, settings) {
+            None => Ok(()),
+            Some((field, shard)) => {
+                let what = format!(
+                    "too low: nothing of it is left for shard {shard:?}, whose share is by the width of \
+                     its ranges"
+                );
+                Err(WireError::bad_request(&format!("settings.{field}"), what))
+            }
+        }
+    }
+
+    /// Checks that with another map each shard gets something of each limit of an index: it could not
+    /// be met there.
+    pub(crate) fn check_limits(&self, map: &RangeMap) -> Result<(), String> {
+        for Index { name, settings, .. } in &self.indexes {
+            if let Some((field, shard)) = without_share(map, settings) {
+                let option = field.replace('_', "-");
+                return Err(format!(
+                    "nothing of the {field} of index {name:?} would be left for shard {shard:?}, whose \
+                     share is by the width of its ranges; raise it with `sherd index set {name} \
+                     --{option}`, or give the shard more or nothing"
+                ));
             }
         }
         Ok(())
@@ -339,6 +357,21 @@ impl State {
     }
 }
 
+/// Of which limit a shard of a map would get nothing though it owns something, and which shard.
+fn without_share<'a>(
+    map: &'a RangeMap,
+    settings: &IndexSettings,
+) -> Option<(&'static str, &'a str)> {
+    let of_shard = |shard: &'a ShardInfo| {
+        let ranges = map.ranges_of(&shard.name);
+        let share = settings.share(&ranges);
+        let limits = [("max_bytes", share.max_bytes), ("max_documents", share.max_documents)];
+        let nothing = limits.into_iter().find(|(_, limit)| *limit == Some(0));
+        nothing.filter(|_| !ranges.is_empty()).map(|(field, _)| (field, &*shard.name))
+    };
+    map.shards.iter().find_map(of_shard)
+}
+
 /// Now, in milliseconds since 1970.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -373,7 +406,13 @@ mod tests {
         let dropped = state.apply(&drop_index("y")).unwrap();
         let too_early = dropped.apply(&create("y"));
         assert!(matches!(too_early, Err(WireError::IndexHeld { .. })), "{too_early:?}");
-        let state = dropped.apply(&Command::ForgetDropped).unwrap().apply(&create("y")).unwrap();
+        let state = dropped
+            .apply(&Command::ForgetDropped { ids: vec![2] })
+            .unwrap()
+            .apply(&create("y"))
+            .unwrap();
+        let another = dropped.apply(&Command::ForgetDropped { ids: vec![7] }).unwrap();
+        assert!(another.is_dropped("y"), "only what was confirmed is forgotten");
         let ids: Vec<_> = state.indexes.iter().map(|index| (index.id, &*index.name)).collect();
         assert_eq!(ids, [(1, "x"), (3, "y")]);
         let exists = WireError::IndexExists { index: "x".to_owned() };

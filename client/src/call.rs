@@ -176,6 +176,11 @@ impl MapCache {
             Error::Refused { node, error: WireError::WrongShard { epoch: newer } }
                 if newer > epoch =>
             {
+                if self.known().map.epoch >= newer {
+                    // Another call has got it meanwhile.
+                    let error = WireError::WrongShard { epoch: newer };
+                    return (Error::Refused { node, error }, Remedy::AtOnce);
+                }
                 let refreshed = self.refresh(call.deadline.step(HELP_TIME)).await;
                 if self.known().map.epoch > epoch {
                     let error = WireError::WrongShard { epoch: newer };

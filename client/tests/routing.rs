@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use common::{Cluster, NIL, RealShard, Scripted, client, forget, full, key_of, real_cluster, soon};
+use parking_lot::Mutex;
 use sherd_client::{Client, Condition, Error, Options};
+use sherd_node::Responder;
 use sherd_protocol::message::{Index, ShardAnswer, ShardOperation};
 use sherd_protocol::range_map::OwnedRange;
 use sherd_protocol::ring::RING_SIZE;
@@ -110,6 +112,45 @@ async fn a_stale_map_is_refreshed_once_for_many_waiters() {
     assert_eq!(client.known_map().epoch, 2);
     let asked = *cluster.maps_asked.lock();
     assert!((1..=5).contains(&asked), "bootstrap was asked {asked} times");
+}
+
+/// A shard that is slow to refuse has many refusals on their way when the map is there already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_comes_late_does_not_fetch_the_map_again() {
+    const CALLS: usize = 50;
+    let data = tempfile::tempdir().unwrap();
+    let waiting: Arc<Mutex<Vec<Responder>>> = Arc::default();
+    let slow = Scripted::shard("old", {
+        let waiting = Arc::clone(&waiting);
+        move |_, responder| waiting.lock().push(responder)
+    })
+    .await;
+    let new = RealShard::start("new", data.path(), None).await;
+    let cluster = Cluster::of(&[("old", slow.address), ("new", new.address)]);
+    full(&mut cluster.map.lock(), "old");
+    let bootstrap = cluster.bootstrap().await;
+    let client = client(&bootstrap).await;
+    let mut callers = JoinSet::new();
+    for n in 0..CALLS {
+        let client = client.clone();
+        callers.spawn(async move {
+            client.write("i", &format!("k{n}"), NIL, Condition::Absent).await.unwrap();
+        });
+    }
+    common::until("all calls are at the shard", || waiting.lock().len() == CALLS).await;
+    cluster.change(|map| full(map, "new"));
+    new.assign(&cluster).await;
+    *cluster.maps_asked.lock() = 0;
+    let waiting = std::mem::take(&mut *waiting.lock());
+    for responder in waiting {
+        responder.refuse(&WireError::WrongShard { epoch: 2 });
+        // The next one is late.
+        common::until("the map is there", || client.known_map().epoch == 2).await;
+    }
+    while let Some(ended) = soon(callers.join_next()).await {
+        ended.unwrap();
+    }
+    assert_eq!(*cluster.maps_asked.lock(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,7 +289,7 @@ async fn a_read_survives_the_loss_of_its_shard() {
     let read = tokio::spawn(async move { client.read("i", "k").await });
     common::until("the shard has the request", || asked.load(SeqCst)).await;
     let address = shard.kill().await;
-    let answer = |_: ShardOperation<'_>, responder: sherd_node::Responder| {
+    let answer = |_: ShardOperation<'_>, responder: Responder| {
         responder.send(&ShardAnswer::Missing);
     };
     let _again = Scripted::shard_on(address, "a", answer).await;

@@ -2,7 +2,7 @@
 
 use sherd_protocol::name::NameError;
 use sherd_protocol::range_map::MapFault;
-use sherd_protocol::{RING_SIZE, WireError};
+use sherd_protocol::{Position, Range, WireError};
 use thiserror::Error;
 
 /// Why an action cannot be planned, and what to do about it.
@@ -32,16 +32,16 @@ pub(crate) enum PlanError {
     #[error("shard {shard:?} has no range that could be split; move one to it first")]
     NoRange { shard: String },
     #[error(
-        "position {at} is not inside a range of shard {shard:?}, after the range's start; `sherd map` \
-         shows its ranges"
+        "{} is not inside a range of shard {shard:?}, after the range's start; `sherd map` shows its \
+         ranges", Position(*at).fraction()
     )]
     NotInside { shard: String, at: u32 },
     #[error("the range of shard {shard:?} has only one position and cannot be split")]
     TooNarrow { shard: String },
     #[error("shard {shard:?} cannot be merged into itself; name two shards")]
     IntoItself { shard: String },
-    #[error("{start} to {end} is no range: it ends after its start and at most at {RING_SIZE}")]
-    NoSuchRange { start: u32, end: u32 },
+    #[error("{range} is no range: it ends after its start and at most at 1")]
+    NoSuchRange { range: Range },
     #[error(
         "shard {shard:?} would hold {bytes} bytes, more than its size, {size}; raise it with `sherd \
          shard set`, or add a shard"
@@ -55,7 +55,14 @@ pub(crate) enum PlanError {
 }
 
 impl From<PlanError> for WireError {
+    /// What is wrong with the actions is said of them; of the plan, what does not fit the cluster.
     fn from(error: PlanError) -> Self {
-        Self::bad_request("actions", error)
+        let place = match &error {
+            PlanError::Map(_)
+            | PlanError::TooSmall { .. }
+            | PlanError::TooSmallMeanwhile { .. } => "plan",
+            _ => "actions",
+        };
+        Self::bad_request(place, error)
     }
 }

@@ -24,7 +24,7 @@ mod tests;
 use std::cmp::Reverse;
 
 use sherd_protocol::name::check_label;
-use sherd_protocol::{Action, Plan, RING_SIZE, Range, RangeMap, ShardInfo};
+use sherd_protocol::{Action, Plan, RING_BUCKETS, RING_SIZE, Range, RangeMap, ShardInfo};
 
 pub(crate) use self::error::PlanError;
 pub(crate) use self::fill::{Amount, Fill};
@@ -65,7 +65,42 @@ pub(crate) fn plan(map: &RangeMap, fill: &Fill, actions: &[Action]) -> Result<Pl
     })
 }
 
+/// The shards that actions leave, whatever moves for them.
+///
+/// # Errors
+/// As [`plan`], but for what is a matter of ranges and of what is stored where.
+pub(crate) fn shards_after(
+    map: &RangeMap,
+    actions: &[Action],
+) -> Result<Vec<ShardInfo>, PlanError> {
+    let fill = Fill::new(&[Amount::default(); RING_BUCKETS]);
+    let mut layout = Layout::new(map, &fill)?;
+    for action in actions {
+        layout.check(action)?;
+    }
+    Ok(layout.shards())
+}
+
 impl Layout<'_> {
+    /// Checks an action as far as it is about shards, and has them join and leave.
+    fn check(&mut self, action: &Action) -> Result<(), PlanError> {
+        match action {
+            Action::Add { shard } => {
+                self.check_new(shard)?;
+                self.join(shard.clone());
+            }
+            Action::Remove { shard } => {
+                let leaving = self.find_leaving(shard)?;
+                self.leave(leaving);
+            }
+            Action::Split { shard, .. } => _ = self.find(shard)?,
+            Action::Merge { into, from } => _ = self.find_merging(into, from)?,
+            Action::Move { range, to } => _ = self.find_target(*range, to)?,
+            Action::Rebalance => {}
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, action: &Action) -> Result<(), PlanError> {
         match action {
             Action::Add { shard } => self.add(shard),
@@ -99,8 +134,17 @@ impl Layout<'_> {
     fn check_new(&self, info: &ShardInfo) -> Result<(), PlanError> {
         check_label("shard's name", &info.name)?;
         let fault = |field, what| Err(PlanError::Field { shard: info.name.clone(), field, what });
+        if info.name.chars().any(char::is_control) {
+            return fault("name", "control characters cannot be told apart by those who read it");
+        }
         if info.host.is_empty() {
             return fault("host", "missing");
+        }
+        if info.host.chars().any(|char| char.is_control() || char.is_whitespace()) {
+            return fault(
+                "host",
+                "neither spaces nor control characters are in the name of a host",
+            );
         }
         if info.port == 0 {
             return fault("port", "0 is not a port, 1 to 65535");
@@ -156,11 +200,17 @@ impl Layout<'_> {
         taken
     }
 
-    fn remove(&mut self, name: &str) -> Result<(), PlanError> {
+    /// A shard that can be removed.
+    fn find_leaving(&self, name: &str) -> Result<Member, PlanError> {
         let leaving = self.find(name)?;
         if self.staying().all(|shard| shard == leaving) {
             return Err(PlanError::LastShard { shard: name.to_owned() });
         }
+        Ok(leaving)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), PlanError> {
+        let leaving = self.find_leaving(name)?;
         self.leave(leaving);
         while let Some(&range) = self.ranges_of(leaving).first() {
             let least = self.fill().total_weight() / LEAST_PART;
@@ -203,23 +253,33 @@ impl Layout<'_> {
         Ok(())
     }
 
-    fn merge(&mut self, into: &str, from: &str) -> Result<(), PlanError> {
+    /// Two shards, of which one can give the other what it has.
+    fn find_merging(&self, into: &str, from: &str) -> Result<(Member, Member), PlanError> {
         let (to, giving) = (self.find(into)?, self.find(from)?);
         if to == giving {
             return Err(PlanError::IntoItself { shard: into.to_owned() });
         }
+        Ok((to, giving))
+    }
+
+    fn merge(&mut self, into: &str, from: &str) -> Result<(), PlanError> {
+        let (to, giving) = self.find_merging(into, from)?;
         for range in self.ranges_of(giving) {
             self.give(range, to);
         }
         Ok(())
     }
 
-    fn move_range(&mut self, range: Range, to: &str) -> Result<(), PlanError> {
-        let to = self.find(to)?;
-        let Range { start, end } = range;
-        if start >= end || end > RING_SIZE {
-            return Err(PlanError::NoSuchRange { start, end });
+    /// A shard to which a range can go.
+    fn find_target(&self, range: Range, to: &str) -> Result<Member, PlanError> {
+        if range.start >= range.end || range.end > RING_SIZE {
+            return Err(PlanError::NoSuchRange { range });
         }
+        self.find(to)
+    }
+
+    fn move_range(&mut self, range: Range, to: &str) -> Result<(), PlanError> {
+        let to = self.find_target(range, to)?;
         self.give(range, to);
         Ok(())
     }

@@ -20,9 +20,9 @@ pub(super) struct Actions {
     /// With `add`: how many bytes the shard may hold [as many as the largest of the others]
     #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
     size: Option<u64>,
-    /// With `add`: what becomes of a write for which there is no room
-    #[arg(long, value_name = "POLICY", default_value_t)]
-    policy: Policy,
+    /// With `add`: what becomes of a write for which there is no room [reject]
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<Policy>,
     /// With `split`: where, as a fraction of the ring [where half of its bytes lie]
     #[arg(long, value_name = "FRACTION", value_parser = parse_place)]
     at: Option<u32>,
@@ -30,17 +30,56 @@ pub(super) struct Actions {
 
 impl Actions {
     /// The file of a plan, where that is what was named.
-    pub(super) fn file(&self) -> Option<&Path> {
-        match &self.words[..] {
-            [word] if word != "rebalance" => Some(Path::new(word)),
-            _ => None,
+    ///
+    /// # Errors
+    /// When there are options, of which a plan says already what they would.
+    pub(super) fn file(&self) -> Result<Option<&Path>, Error> {
+        let path = match &self.words[..] {
+            [word] if word != "rebalance" => Path::new(word),
+            _ => return Ok(None),
+        };
+        match self.options().into_iter().find(|(_, is_given, _)| *is_given) {
+            None => Ok(Some(path)),
+            Some((option, ..)) => Err(Error::Usage(format!(
+                "{option} has no meaning with the file of a plan: give it to `sherd cluster plan`"
+            ))),
+        }
+    }
+
+    /// The options, whether they are given, and the action that they are for.
+    fn options(&self) -> [(&'static str, bool, &'static str); 3] {
+        [
+            ("--size", self.size.is_some(), "add"),
+            ("--policy", self.policy.is_some(), "add"),
+            ("--at", self.at.is_some(), "split"),
+        ]
+    }
+
+    /// Checks that there is an action for each option.
+    fn check_options(&self, actions: &[Action]) -> Result<(), Error> {
+        let is_there = |wanted: &str| {
+            actions.iter().any(|action| match action {
+                Action::Add { .. } => wanted == "add",
+                Action::Split { .. } => wanted == "split",
+                Action::Remove { .. }
+                | Action::Merge { .. }
+                | Action::Move { .. }
+                | Action::Rebalance => false,
+            })
+        };
+        let mut idle = self.options().into_iter().filter(|(_, is_given, _)| *is_given);
+        match idle.find(|(.., action)| !is_there(action)) {
+            None => Ok(()),
+            Some((option, _, action)) => {
+                Err(Error::Usage(format!("{option} has no meaning without {action:?}")))
+            }
         }
     }
 
     /// The actions that the words are.
     ///
     /// # Errors
-    /// Which word is none, or missing.
+    /// Which word is none, or missing; which option is for no action.
     pub(super) fn parse(&self, map: &RangeMap) -> Result<Vec<Action>, Error> {
         let mut words = self.words.iter();
         let mut actions = Vec::new();
@@ -73,6 +112,7 @@ impl Actions {
             };
             actions.push(action);
         }
+        self.check_options(&actions)?;
         Ok(actions)
     }
 
@@ -87,7 +127,7 @@ impl Actions {
             return Err(wrong());
         }
         let largest = map.shards.iter().map(|shard| shard.size).max().unwrap_or(1);
-        let (size, policy) = (self.size.unwrap_or(largest), self.policy);
+        let (size, policy) = (self.size.unwrap_or(largest), self.policy.unwrap_or_default());
         Ok(ShardInfo { name, host, port, size, policy })
     }
 }
@@ -115,7 +155,7 @@ mod tests {
 
     fn actions(words: &[&str]) -> Actions {
         let words = words.iter().map(|&word| word.to_owned()).collect();
-        Actions { words, size: None, policy: Policy::Reject, at: Some(7) }
+        Actions { words, size: None, policy: None, at: None }
     }
 
     fn map() -> RangeMap {
@@ -134,7 +174,7 @@ mod tests {
     #[test]
     fn several_actions_are_told_apart() {
         let words = ["add", "n", "[::1]:5", "move", "0.25", "1", "n", "split", "s9", "rebalance"];
-        let parsed = actions(&words).parse(&map()).unwrap();
+        let parsed = Actions { at: Some(7), ..actions(&words) }.parse(&map()).unwrap();
         let shard = ShardInfo {
             name: "n".to_owned(),
             host: "::1".to_owned(),
@@ -174,8 +214,33 @@ mod tests {
 
     #[test]
     fn a_single_word_is_a_file() {
-        assert_eq!(actions(&["plan.json"]).file(), Some(Path::new("plan.json")));
-        assert_eq!(actions(&["rebalance"]).file(), None);
-        assert_eq!(actions(&["remove", "a"]).file(), None);
+        assert_eq!(actions(&["plan.json"]).file().unwrap(), Some(Path::new("plan.json")));
+        assert_eq!(actions(&["rebalance"]).file().unwrap(), None);
+        assert_eq!(actions(&["remove", "a"]).file().unwrap(), None);
+    }
+
+    #[test]
+    fn an_option_that_would_be_ignored_is_refused() {
+        let with = |words: &[&str], option: &str| {
+            let mut actions = actions(words);
+            match option {
+                "--size" => actions.size = Some(1),
+                "--policy" => actions.policy = Some(Policy::Lru),
+                _ => actions.at = Some(7),
+            }
+            actions
+        };
+        for (option, action, other) in [
+            ("--size", &["add", "n", "h:1"][..], &["split", "add"][..]),
+            ("--policy", &["add", "n", "h:1"], &["rebalance"]),
+            ("--at", &["split", "s9"], &["remove", "split"]),
+        ] {
+            assert!(with(action, option).parse(&map()).is_ok(), "{option}");
+            let error = with(other, option).parse(&map()).unwrap_err();
+            assert!(matches!(&error, Error::Usage(_)), "{error:?}");
+            assert!(error.to_string().starts_with(option), "{error}");
+            let error = with(&["plan.json"], option).file().unwrap_err().to_string();
+            assert!(error.starts_with(option), "{error}");
+        }
     }
 }

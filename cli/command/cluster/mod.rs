@@ -4,13 +4,15 @@ mod actions;
 mod progress;
 mod show;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use sherd_client::Client;
-use sherd_protocol::{Plan, RangeMap};
+use sherd_client::{Client, Error as ClientError};
+use sherd_protocol::message::MovesStatus;
+use sherd_protocol::{BadRequest, Plan, RangeMap, ShardInfo, WireError};
 
 use crate::error::Error;
 use crate::output::{Output, json, say};
@@ -25,7 +27,8 @@ pub(crate) enum Cluster {
     Plan(PlanOnly),
     Apply(Apply),
     Status(Status),
-    /// End the moves: what is not handed over yet stays where it is
+    /// End the moves: what is not handed over yet stays where it is, and a shard that was added and owns
+    /// nothing yet is taken out again
     Cancel,
     /// Stop the moves; `resume` lets them go on
     Pause,
@@ -51,12 +54,16 @@ pub(crate) struct PlanOnly {
     /// Write the plan to a file, for `sherd cluster apply`
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// How many bytes a second `apply` is to move, for the time that it takes
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    rate: Option<u64>,
 }
 
 /// Carry out a plan from a file, or plan ACTION… and carry that out at once
 ///
 /// `sherd help cluster plan` lists the actions. The moves go on by themselves, whoever is restarted;
-/// interrupting this command does not end them.
+/// interrupting this command does not end them. With --json it prints the plan that was carried out, or,
+/// with --detach, the moves that are left.
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
     #[command(flatten)]
@@ -70,6 +77,8 @@ pub(crate) struct Apply {
 }
 
 /// Print how far the moves are
+///
+/// With --json and --watch, a line whenever that changes; the last one has no moves.
 #[derive(Debug, Args)]
 pub(crate) struct Status {
     /// Go on until they are done
@@ -84,27 +93,84 @@ impl Cluster {
         match self {
             Self::Plan(plan) => plan.run(context, &client).await,
             Self::Apply(apply) => apply.run(context, &client).await,
-            Self::Status(Status { watch: true }) => progress::follow(&client).await,
-            Self::Status(Status { watch: false }) => {
-                let moves = client.moves().await?;
-                let mut output = Output::new();
-                if context.json {
-                    output.json(&moves)?;
-                } else {
-                    show::moves(&mut output, &moves)?;
+            Self::Status(Status { watch }) => {
+                match (watch, context.json) {
+                    (true, true) => return progress::print(&client).await,
+                    (true, false) => progress::follow(&client).await?,
+                    (false, _) => {}
                 }
-                output.flush()
+                print_moves(context, &client.moves().await?, |output, moves| {
+                    show::moves(output, moves)
+                })
             }
-            Self::Cancel => Ok(client.cancel_moves().await?),
-            Self::Pause => Ok(client.pause_moves(true).await?),
-            Self::Resume => Ok(client.pause_moves(false).await?),
+            Self::Cancel => cancel(context, &client).await,
+            Self::Pause => pause(context, &client, true).await,
+            Self::Resume => pause(context, &client, false).await,
         }
+    }
+}
+
+/// Prints moves as JSON, or as `show` does.
+fn print_moves(
+    context: &Context,
+    moves: &MovesStatus,
+    show: impl FnOnce(&mut Output, &MovesStatus) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut output = Output::new();
+    if context.json {
+        output.json(moves)?;
+    } else {
+        show(&mut output, moves)?;
+    }
+    output.flush()
+}
+
+/// Ends the moves, and says what of them goes on.
+async fn cancel(context: &Context, client: &Client) -> Result<(), Error> {
+    let moves = client.moves().await?;
+    if moves.moves.is_empty() {
+        return print_moves(context, &moves, show::moves);
+    }
+    client.cancel_moves().await?;
+    print_moves(context, &client.moves().await?, |output, left| {
+        output.line("cancelled: what is not handed over stays where it is")?;
+        show::handing_over(output, left)
+    })
+}
+
+/// Stops the moves, or lets them go on, and says what goes on all the same.
+async fn pause(context: &Context, client: &Client, paused: bool) -> Result<(), Error> {
+    let moves = client.moves().await?;
+    if moves.moves.is_empty() {
+        return print_moves(context, &moves, show::moves);
+    }
+    client.pause_moves(paused).await?;
+    print_moves(context, &client.moves().await?, |output, left| {
+        if paused {
+            output.line("paused: `sherd cluster resume` lets the moves go on")?;
+            show::handing_over(output, left)
+        } else {
+            output.line(format_args!("resumed: {} moves are left", left.moves.len()))
+        }
+    })
+}
+
+/// Why bootstrap does not plan or carry out what was asked for: what is wrong with the actions is wrong
+/// usage.
+fn refused(error: ClientError) -> Error {
+    match error.wire() {
+        Some(WireError::BadRequest(BadRequest { place, what })) => match place.as_str() {
+            "actions" | "rate" => Error::Usage(what.clone()),
+            "plan" => Error::Failed(what.clone()),
+            _ => error.into(),
+        },
+        _ => error.into(),
     }
 }
 
 impl PlanOnly {
     async fn run(self, context: &Context, client: &Client) -> Result<(), Error> {
-        let plan = client.plan(self.actions.parse(&client.known_map())?).await?;
+        let plan = client.plan(self.actions.parse(&client.known_map())?).await.map_err(refused)?;
         if let Some(path) = &self.output {
             let text = json(&plan)? + "\n";
             fs::write(path, text).map_err(|error| {
@@ -115,7 +181,7 @@ impl PlanOnly {
         if context.json {
             output.json(&plan)?;
         } else {
-            show::plan(&mut output, &plan)?;
+            show::plan(&mut output, &plan, self.rate)?;
         }
         output.flush()
     }
@@ -126,32 +192,44 @@ const APPLY_TIME: Duration = Duration::from_secs(30);
 
 impl Apply {
     async fn run(self, context: &Context, client: &Client) -> Result<(), Error> {
-        let plan = match self.actions.file() {
+        let plan = match self.actions.file()? {
             Some(path) => read_plan(path)?,
-            None => client.plan(self.actions.parse(&client.known_map())?).await?,
+            None => client.plan(self.actions.parse(&client.known_map())?).await.map_err(refused)?,
         };
-        let after = plan.after.clone();
         let count = plan.moves.len();
-        client.with_deadline(APPLY_TIME).apply(plan, self.rate).await?;
+        let applied = client.with_deadline(APPLY_TIME).apply(plan.clone(), self.rate).await;
+        applied.map_err(refused)?;
         if self.detach {
-            say!("{count} moves; `sherd cluster status` says how far they are");
-            return Ok(());
+            return print_moves(context, &client.moves().await?, |_, _| {
+                say!("{count} moves; `sherd cluster status` says how far they are");
+                Ok(())
+            });
         }
         progress::follow(client).await?;
         let map: RangeMap = client.map().await?;
-        if map.ranges != after {
+        if !is_carried_out(&plan, &map) {
             return Err(Error::Failed(
-                "the moves were cancelled; `sherd map` says who owns what".to_owned(),
+                "the plan was cancelled before all of it was done; `sherd map` says who owns what, \
+                 `sherd cluster plan` what is left to do"
+                    .to_owned(),
             ));
         }
         let mut output = Output::new();
         if context.json {
-            output.json(&client.moves().await?)?;
+            output.json(&plan)?;
         } else {
             output.line(format_args!("done: {count} moves, epoch {}", map.epoch))?;
         }
         output.flush()
     }
+}
+
+/// Whether a map is the one that a plan leads to, with the shards that it leads to.
+fn is_carried_out(plan: &Plan, map: &RangeMap) -> bool {
+    let names = |shards: &[ShardInfo]| {
+        shards.iter().map(|shard| shard.name.clone()).collect::<BTreeSet<_>>()
+    };
+    map.ranges == plan.after && names(&map.shards) == names(&plan.shards_after)
 }
 
 fn read_plan(path: &Path) -> Result<Plan, Error> {
@@ -161,4 +239,46 @@ fn read_plan(path: &Path) -> Result<Plan, Error> {
     })?;
     serde_json::from_str(&text)
         .map_err(|error| failed(format!("it is no plan of `sherd cluster plan -o`: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::{Action, HashMethod, OwnedRange, Policy, RING_SIZE};
+
+    use super::*;
+
+    #[test]
+    fn a_plan_whose_shard_did_not_leave_is_not_carried_out() {
+        let shard = |name: &str| ShardInfo {
+            name: name.to_owned(),
+            host: "h".to_owned(),
+            port: 1,
+            size: 1,
+            policy: Policy::Reject,
+        };
+        let after = vec![OwnedRange { start: 0, end: RING_SIZE, shard: "b".to_owned() }];
+        let mut map = RangeMap {
+            cluster: "c".to_owned(),
+            epoch: 1,
+            hash_method: HashMethod::Md5,
+            shards: vec![shard("a"), shard("b")],
+            ranges: after.clone(),
+        };
+        let plan = Plan {
+            cluster: map.cluster.clone(),
+            epoch: 1,
+            actions: vec![Action::Remove { shard: "a".to_owned() }],
+            moves: Vec::new(),
+            before: Vec::new(),
+            after,
+            shards_after: vec![shard("b")],
+            bytes: Vec::new(),
+        };
+        // It was cancelled while the last of its ranges was handed over.
+        assert!(!is_carried_out(&plan, &map));
+        map.shards.remove(0);
+        assert!(is_carried_out(&plan, &map));
+        map.ranges[0].shard = "a".to_owned();
+        assert!(!is_carried_out(&plan, &map));
+    }
 }

@@ -7,7 +7,7 @@ use sherd_client::Client;
 use sherd_protocol::message::{MoveStatus, MoveStep, MovesStatus};
 
 use crate::error::Error;
-use crate::output::say;
+use crate::output::{Output, say};
 use crate::units::show_size;
 
 use super::show;
@@ -33,16 +33,42 @@ pub(super) async fn follow(client: &Client) -> Result<(), Error> {
         };
         if current.step == MoveStep::Failed {
             shown.end();
-            return Err(Error::Failed(format!(
-                "{} stays at {}: {}; `sherd cluster cancel` ends the plan",
-                current.range,
-                current.from,
-                show::why(current)
-            )));
+            return Err(failed(current));
         }
         shown.show(current, &status);
         tokio::time::sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Prints as JSON how far the moves are, a line whenever that changes, until there are none.
+///
+/// # Errors
+/// As [`follow`].
+pub(super) async fn print(client: &Client) -> Result<(), Error> {
+    let mut printed = None;
+    loop {
+        let status = client.moves().await?;
+        if printed.as_ref() != Some(&status) {
+            let mut output = Output::new();
+            output.json(&status)?;
+            output.flush()?;
+        }
+        match status.moves.first() {
+            None => return Ok(()),
+            Some(current) if current.step == MoveStep::Failed => return Err(failed(current)),
+            Some(_) => printed = Some(status),
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn failed(current: &MoveStatus) -> Error {
+    Error::Failed(format!(
+        "{} stays at {}: {}; `sherd cluster cancel` ends the plan",
+        current.range,
+        current.from,
+        show::why(current)
+    ))
 }
 
 /// What was shown last.
@@ -59,7 +85,7 @@ impl Shown {
     }
 
     fn show(&mut self, it: &MoveStatus, status: &MovesStatus) {
-        let moved = it.progress.as_ref().map_or(0, |progress| progress.bytes);
+        let moved = show::moved(it);
         if self.of.as_ref().is_none_or(|(id, ..)| *id != it.id) {
             self.of = Some((it.id.clone(), Instant::now(), moved));
         }

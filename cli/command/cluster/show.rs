@@ -11,12 +11,15 @@ use crate::units::show_size;
 /// How many cells the bar of a map has.
 const BAR_CELLS: u32 = 60;
 
-/// About how many bytes a second a move brings, where nothing is known: some of what was measured, on
-/// two cores and a virtual disk.
-const GUESSED_RATE: u64 = 20 << 20;
+/// About how many bytes a second a move brings while it works, as it was measured (see
+/// docs/redistribution.md): 128 MB in 20 to 23 s, on two cores that had much else to do.
+const MEASURED_RATE: u64 = 6_000_000;
 
-/// Prints a plan.
-pub(super) fn plan(output: &mut Output, plan: &Plan) -> Result<(), Error> {
+/// A move works half of its time.
+const GUESSED_RATE: u64 = MEASURED_RATE / 2;
+
+/// Prints a plan, of which so many bytes a second may move.
+pub(super) fn plan(output: &mut Output, plan: &Plan, rate: Option<u64>) -> Result<(), Error> {
     if plan.moves.is_empty() {
         output.line("nothing moves")?;
     } else {
@@ -33,11 +36,12 @@ pub(super) fn plan(output: &mut Output, plan: &Plan) -> Result<(), Error> {
         output.line(moves.trim_fmt())?;
         let bytes: u64 = plan.moves.iter().map(|planned| planned.bytes).sum();
         let documents: u64 = plan.moves.iter().map(|planned| planned.documents).sum();
+        let rate = rate.map_or(GUESSED_RATE, |rate| rate.clamp(1, GUESSED_RATE));
         output.line(format_args!(
-            "{documents} documents, {}: about {} s at {} a second",
+            "{documents} documents, {}: an estimated {} s, at {} a second",
             show_size(bytes),
-            bytes.div_ceil(GUESSED_RATE),
-            show_size(GUESSED_RATE)
+            bytes.div_ceil(rate),
+            show_size(rate)
         ))?;
     }
     output.line("")?;
@@ -82,7 +86,7 @@ pub(super) fn moves(output: &mut Output, status: &MovesStatus) -> Result<(), Err
     }
     let mut rows = table(["RANGE", "FROM", "TO", "STATE", "MOVED", "OF", "WHY"]);
     for it in &status.moves {
-        let (moved, why) = (it.progress.as_ref().map_or(0, |progress| progress.bytes), why(it));
+        let (moved, why) = (moved(it), why(it));
         rows.add_row([
             it.range.to_string(),
             it.from.clone(),
@@ -94,6 +98,23 @@ pub(super) fn moves(output: &mut Output, status: &MovesStatus) -> Result<(), Err
         ]);
     }
     output.line(rows.trim_fmt())
+}
+
+/// Says what is being handed over, which nobody can stop any more.
+pub(super) fn handing_over(output: &mut Output, status: &MovesStatus) -> Result<(), Error> {
+    for it in status.moves.iter().filter(|it| it.step == MoveStep::HandingOver) {
+        output.line(format_args!(
+            "{} is being handed over from {} to {}, which goes on; `sherd cluster status` says how far \
+             it is",
+            it.range, it.from, it.to
+        ))?;
+    }
+    Ok(())
+}
+
+/// How many bytes of a move are there. More are brought where pages are read again.
+pub(super) fn moved(it: &MoveStatus) -> u64 {
+    it.progress.as_ref().map_or(0, |progress| progress.bytes.min(it.bytes))
 }
 
 /// Where a move stands, in a word.
