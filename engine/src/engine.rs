@@ -307,9 +307,19 @@ impl Engine {
     }
 
     /// Where the log goes on. A page of an export that is read from now on, and what [`Engine::tail`]
-    /// finds from here on, together are all there is.
+    /// finds from here on, together are all there is. What follows is held against compaction for a
+    /// minute.
     pub fn tail_end(&self) -> TailCursor {
         self.0.shared.tail_end()
+    }
+
+    /// Holds what follows a place in the log against compaction for a minute from now on: for who reads
+    /// pages of an export, which may take longer than that, and wants to read on there afterwards. Cheap.
+    ///
+    /// Tells whether all of it is still there; where not, nothing is held, and [`Engine::tail`] will be
+    /// refused. On a full disk compaction may delete it all the same.
+    pub fn hold_log(&self, from: TailCursor) -> bool {
+        self.0.shared.hold_log(from)
     }
 
     /// What became of keys in ranges from a place in the log on, some `max_bytes` of it. What follows

@@ -1,9 +1,9 @@
 //! Reading the end of the log: what another shard that takes a range over is to repeat.
 //!
 //! Whoever reads goes on from a cursor, and may stop for long and come back after a restart: what it
-//! has not read yet is held against compaction for a while after it last asked (the *pin*). Where it
-//! stays away for longer, or the disk is full, compaction may delete it; the next read is refused with
-//! [`Error::LogGone`], and the range has to be read anew.
+//! has not read yet is held against compaction for a while after it last asked (the *pin*), or had it
+//! held while it read something else. Where it stays away for longer, or the disk is full, compaction
+//! may delete it; the next read is refused with [`Error::LogGone`], and the range has to be read anew.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -60,7 +60,11 @@ pub(crate) struct Pin(Mutex<Option<(Lsn, Instant)>>);
 impl Pin {
     /// Holds what comes from an LSN on.
     fn hold(&self, from: Lsn) {
-        *self.0.lock() = Some((from, Instant::now() + PIN_TIME));
+        self.hold_until(from, Instant::now() + PIN_TIME);
+    }
+
+    fn hold_until(&self, from: Lsn, until: Instant) {
+        *self.0.lock() = Some((from, until));
     }
 
     /// Holds nothing.
@@ -69,9 +73,9 @@ impl Pin {
     }
 
     /// The LSN from which on the log is held, if it is.
-    fn held(&self) -> Option<Lsn> {
+    fn held(&self, now: Instant) -> Option<Lsn> {
         let mut pin = self.0.lock();
-        pin.take_if(|(_, until)| *until < Instant::now());
+        pin.take_if(|(_, until)| *until < now);
         pin.map(|(from, _)| from)
     }
 }
@@ -86,7 +90,7 @@ impl Shared {
         if self.space.is_full() {
             self.pin.release();
         }
-        let Some(from) = self.pin.held() else { return condemned };
+        let Some(from) = self.pin.held(Instant::now()) else { return condemned };
         let segments = self.segments.all();
         for pair in segments.windows(2) {
             // The last LSN of a segment is before the first one of the next.
@@ -102,6 +106,26 @@ impl Shared {
         let lsn = self.durable_lsn.load(Ordering::Acquire) + 1;
         self.pin.hold(lsn);
         TailCursor { lsn, segment: 0, offset: 0 }
+    }
+
+    /// Holds what comes from the cursor on, as far as it is there. Whether all of it is.
+    pub(crate) fn hold_log(&self, from: TailCursor) -> bool {
+        // Of what is gone, holding the rest would help nobody. A checkpoint may be about to delete
+        // some, so it is looked again.
+        if !self.has_log_from(from.lsn) {
+            return false;
+        }
+        self.pin.hold(from.lsn);
+        self.has_log_from(from.lsn)
+    }
+
+    /// Whether no segment was deleted of those that come from an LSN on.
+    fn has_log_from(&self, lsn: Lsn) -> bool {
+        let segments = self.segments.all();
+        let after = segments.partition_point(|segment| segment.first_lsn <= lsn);
+        after.checked_sub(1).is_some_and(|first| {
+            segments[first..].windows(2).all(|pair| pair[1].number == pair[0].number + 1)
+        })
     }
 
     /// What became of keys in `ranges` from the cursor on, some `max_bytes` of it.
@@ -298,4 +322,22 @@ fn decode(
         // A removal once more, which came before; all else is no document's.
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_lapses_unless_it_is_extended() {
+        let (pin, begun) = (Pin::default(), Instant::now());
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        assert_eq!(pin.held(begun), None);
+        pin.hold_until(7, at(60));
+        assert_eq!(pin.held(at(60)), Some(7));
+        pin.hold_until(7, at(110));
+        assert_eq!(pin.held(at(110)), Some(7));
+        assert_eq!(pin.held(at(111)), None);
+        assert_eq!(pin.held(begun), None, "what lapsed does not come back");
+    }
 }

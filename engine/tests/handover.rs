@@ -573,6 +573,36 @@ fn compaction_leaves_what_a_reader_of_the_log_has_not_read() {
     assert_eq!(source_sums, target_sums);
 }
 
+/// While it copies pages it reads nothing of the log, however long that takes.
+#[test]
+fn who_has_the_log_held_finds_it_later_and_is_told_where_it_is_gone() {
+    let (mut source, target) = pair();
+    let progress = bring_all(&source, &target);
+    // A restart holds nothing, as after a minute without a word.
+    source.cut_power(false);
+    assert!(source.engine().hold_log(progress.tail));
+    let compact_all = |source: &Shard, texts: std::ops::Range<u32>| {
+        for i in texts {
+            put_to(source.engine(), 2, "hot", &format!("{i} {}", "x".repeat(100)));
+        }
+        while source.engine().compact().unwrap().is_some_and(|compacted| compacted.moved > 0) {}
+        source.engine().checkpoint().unwrap();
+    };
+    one(source.engine(), Mutation::Remove { index: 1, key: place(1), version: None });
+    compact_all(&source, 0..200);
+    assert!(source.engine().hold_log(progress.tail));
+    let mut behind = progress.clone();
+    while !behind.step(source.engine(), target.engine()).unwrap() {}
+    assert_eq!(behind.tail.lsn, source.engine().stat().durable_lsn + 1, "it read the log");
+    assert_eq!(target.engine().sums(&[MOVING]).unwrap(), BTreeMap::new());
+    source.cut_power(false);
+    compact_all(&source, 200..400);
+    while source.engine().compact().unwrap().is_some() {}
+    assert!(!source.engine().hold_log(progress.tail), "it is gone");
+    let error = source.engine().tail(progress.tail, &[MOVING], 100).unwrap_err();
+    assert!(matches!(error, Error::LogGone { .. }), "{error}");
+}
+
 /// Where it was deleted, the range is read anew, and what is not there any more goes.
 #[test]
 fn a_reader_that_comes_too_late_begins_again_and_misses_nothing() {
