@@ -1,5 +1,6 @@
 //! The engine's face: opening, asking, closing.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -198,7 +199,8 @@ impl Engine {
         let compactor = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let options = options.clone();
-            let compactor = Compactor { shared, queue, options, requests };
+            let sweep = RefCell::default();
+            let compactor = Compactor { shared, queue, options, requests, sweep };
             let run = move || {
                 give_way(NICENESS);
                 compactor.run();
