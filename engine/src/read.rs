@@ -158,7 +158,8 @@ impl Shared {
         let on_disk = self.index.get()?;
         for item in merged(&view.overlay, &*on_disk, index, Bound::Unbounded, &LAST_KEY)? {
             let (key, entry) = item?;
-            self.residents.fill(index, &key, &entry, newest);
+            let side = view.state.side(key.position());
+            self.residents.fill((index, side), &key, &entry, newest);
         }
         Ok(())
     }

@@ -556,6 +556,70 @@ fn what_is_being_taken_over_is_not_evicted_and_does_not_expire() {
     assert_eq!(target.engine().sums(&[MOVING]).unwrap(), brought);
 }
 
+/// Where nearly all documents are arriving, and are older than the target's own, it took them all for victims,
+/// gave up after a thousand, and refused the write.
+#[test]
+fn a_cache_that_receives_thousands_of_documents_goes_on_evicting_its_own() {
+    const ARRIVING: u32 = 3_000;
+    for policy in [Policy::Fifo, Policy::Lru, Policy::Ttl] {
+        let time = Time::default();
+        let mut target = Shard::new("away", &time, &[]);
+        (target.policy, target.limit) = (policy, 60_000);
+        target.assign(2, &[(0, 1000)]).unwrap();
+        target.receive();
+        let expires_at = time.now() + 1_000_000;
+        let import = |i: u32| Imported::Put {
+            index: 1,
+            key: place(i * 2 + 1),
+            version: u64::from(i) + 1,
+            expires_at,
+            document: Bytes::from_static(b"arriving"),
+        };
+        let bring = |target: &Shard, which: std::ops::Range<u32>| {
+            let (id, note, whole) = (MOVE.to_owned(), Vec::new(), None);
+            let documents = which.map(import).collect();
+            let import = Import { id, documents, whole, as_of: u64::from(ARRIVING), note };
+            target.engine().execute(Command::Import(import)).unwrap();
+        };
+        let own = |target: &Shard, i: u32| {
+            let (document, expiry) = (Bytes::from_static(b"own"), Expiry::After(2_000_000));
+            let key = Key { position: i % 1000, bytes: format!("own{i}").into() };
+            let condition = sherd_engine::Condition::Any;
+            let write = Mutation::Write { index: 1, key, document, condition, expiry };
+            let outcome = one(target.engine(), write);
+            assert!(matches!(outcome, MutationOutcome::Written(_)), "{policy:?}: {outcome:?}");
+        };
+        bring(&target, 0..ARRIVING);
+        let arrived = |target: &Shard| target.engine().sums(&[MOVING]).unwrap()[&1].documents;
+        let of_its_own = |target: &Shard| target.engine().sums(&[(0, 1000)]).unwrap()[&1].documents;
+        for i in 0..3_000 {
+            own(&target, i);
+        }
+        // What comes makes its own go as well.
+        let before = of_its_own(&target);
+        bring(&target, ARRIVING..ARRIVING + 100);
+        assert!(of_its_own(&target) < before, "{policy:?}");
+        // And so after a restart, and when the index is rebuilt.
+        for index_lost in [false, true] {
+            target.cut_power(index_lost);
+            for i in 3_000..3_200 {
+                own(&target, i);
+            }
+        }
+        assert_eq!(arrived(&target), u64::from(ARRIVING) + 100, "{policy:?}");
+        let tracked = target.engine().stat().tracked_documents;
+        assert_eq!(tracked, target.engine().stat().documents, "{policy:?}");
+        // Once owned, what arrived goes first: it is older, and expires sooner.
+        target.assign(3, &[(0, 1000), MOVING]).unwrap();
+        let before = of_its_own(&target);
+        for i in 5_000..5_300 {
+            own(&target, i);
+        }
+        assert!(of_its_own(&target) >= before + 250, "{policy:?}");
+        assert_eq!(target.engine().stat().tracked_documents, target.engine().stat().documents);
+    }
+}
+
 /// What the reader of the log has not read is held, for as long as it asks.
 #[test]
 fn compaction_leaves_what_a_reader_of_the_log_has_not_read() {

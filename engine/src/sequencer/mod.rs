@@ -39,7 +39,7 @@ use crate::index::{Entry, IndexKey};
 use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
 use crate::read;
-use crate::residents::Taken;
+use crate::residents::{Side, Taken};
 use crate::shared::Shared;
 use crate::state::{Change, State};
 
@@ -289,6 +289,10 @@ impl Sequencer {
         self.state.apply(&change);
         self.batch.changes.push(change);
         self.try_commit()?;
+        if assigned || stopped {
+            let state = &self.state;
+            self.shared.residents.admit(|position| state.side(position) == Side::Arriving);
+        }
         // Whatever the durability: others rely on it, and a range given up must not come back.
         self.sync_or_stop()?;
         if let Some(id) = dropped {

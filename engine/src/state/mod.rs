@@ -16,6 +16,7 @@ use crate::command::{Assignment, Incoming, IndexId, Version};
 use crate::effect::{Effect, Reason, Replaced};
 use crate::index::{Entry, IndexKey};
 use crate::limits::{IndexSettings, Policy};
+use crate::residents::Side;
 
 /// How many bins the distribution of documents over the owned ranges has.
 pub(crate) const BINS: usize = 5;
@@ -316,6 +317,12 @@ impl State {
     pub(crate) fn is_incoming(&self, position: u32) -> bool {
         let within = |&(start, end): &(u32, u32)| (start..end).contains(&position);
         self.incoming.as_ref().is_some_and(|incoming| incoming.ranges.iter().any(within))
+    }
+
+    /// Where a document at a position belongs.
+    pub(crate) fn side(&self, position: u32) -> Side {
+        let is_arriving = self.is_incoming(position) && !self.owns(position, position + 1);
+        if is_arriving { Side::Arriving } else { Side::Here }
     }
 
     /// What of `within` is not to be kept, in ring order.
