@@ -421,8 +421,14 @@ pub(crate) fn unowned(
     Ok(found)
 }
 
-/// The published keys of a span.
-pub(crate) fn keys_in(view: &View, on_disk: &dyn Index, span: &Span) -> Result<Vec<IndexKey>> {
+/// The first `count` published keys of a span of which `is_wanted` says so.
+pub(crate) fn keys_in(
+    view: &View,
+    on_disk: &dyn Index,
+    span: &Span,
+    is_wanted: impl Fn(&IndexKey) -> bool,
+    count: usize,
+) -> Result<Vec<IndexKey>> {
     let (first, end) = (span.range.0.to_be_bytes(), span.range.1.to_be_bytes());
     let after = span.after.as_ref().map(IndexKey::from);
     let from = match &after {
@@ -433,10 +439,12 @@ pub(crate) fn keys_in(view: &View, on_disk: &dyn Index, span: &Span) -> Result<V
     let mut keys = Vec::new();
     for item in merged(&view.overlay, on_disk, span.index, from, &end)? {
         let (key, _) = item?;
-        if until.as_ref().is_some_and(|until| key > *until) {
+        if keys.len() == count || until.as_ref().is_some_and(|until| key > *until) {
             break;
         }
-        keys.push(key);
+        if is_wanted(&key) {
+            keys.push(key);
+        }
     }
     Ok(keys)
 }

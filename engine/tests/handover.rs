@@ -556,6 +556,46 @@ fn what_is_being_taken_over_is_not_evicted_and_does_not_expire() {
     assert_eq!(target.engine().sums(&[MOVING]).unwrap(), brought);
 }
 
+/// All went with one batch, however many they were.
+#[test]
+fn of_a_page_that_leaves_much_out_what_goes_does_so_in_many_batches() {
+    let time = Time::default();
+    let mut target = Shard::new("away", &time, &[]);
+    target.receive();
+    let import = |documents, whole| {
+        let (id, note) = (MOVE.to_owned(), b"note".to_vec());
+        Command::Import(Import { id, documents, whole, as_of: 10_000, note })
+    };
+    for some in 0..100 {
+        let put = |i: u32| Imported::Put {
+            index: 1,
+            key: place((some * 60 + i) * 2 + 1),
+            version: 1,
+            expires_at: 0,
+            document: Bytes::from_static(b"document"),
+        };
+        target.engine().execute(import((0..60).map(put).collect(), None)).unwrap();
+    }
+    assert_eq!(target.engine().stat().documents, 6_000);
+    let span = Span { index: 1, range: MOVING, after: None, until: None };
+    let kept = Imported::Put {
+        index: 1,
+        key: place(6_001),
+        version: 1,
+        expires_at: 0,
+        document: Bytes::from_static(b"document"),
+    };
+    target.engine().execute(import(vec![kept], Some(span))).unwrap();
+    let stat = target.engine().stat();
+    assert_eq!((stat.documents, stat.incoming.unwrap().note), (1, b"note".to_vec()));
+    let lengths = target.machine.fs.paths().into_iter();
+    let longest = lengths.filter_map(|path| Some(target.machine.fs.bytes(&path)?.len())).max();
+    // Whoever writes meanwhile waits for one batch.
+    assert!(longest.unwrap() < 100_000, "a batch made a segment of {longest:?} bytes");
+    target.cut_power(true);
+    assert_eq!(target.engine().stat().documents, 1);
+}
+
 /// Where nearly all documents are arriving, and are older than the target's own, it took them all for victims,
 /// gave up after a thousand, and refused the write.
 #[test]
