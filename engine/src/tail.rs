@@ -182,7 +182,7 @@ impl Reader<'_> {
     /// What the next groups of records did to documents. Empty where a segment ends. A group that is
     /// long is read only if it is `the_first`: with others before it, it might be too much.
     fn some(&mut self, the_first: bool) -> Result<Vec<Imported>> {
-        let gone = Error::LogGone { after: self.next.lsn - 1 };
+        let gone = Error::LogGone { after: self.next.lsn.saturating_sub(1) };
         let segment = self.segment().ok_or_else(|| gone.clone())?;
         let failed = |error| Error::failed("read the log", &segment.path, error);
         let sealed = segment.sealed.get().copied();

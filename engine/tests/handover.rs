@@ -677,6 +677,18 @@ fn compaction_leaves_what_a_reader_of_the_log_has_not_read() {
     assert_eq!(source_sums, target_sums);
 }
 
+/// A cursor comes over the wire.
+#[test]
+fn a_cursor_from_nowhere_is_refused() {
+    let (source, _) = pair();
+    for segment in [0, u32::MAX] {
+        let nowhere = TailCursor { lsn: 0, segment, offset: segment };
+        let error = source.engine().tail(nowhere, &[MOVING], 100).unwrap_err();
+        assert_eq!(error, Error::LogGone { after: 0 });
+        assert!(!source.engine().hold_log(nowhere));
+    }
+}
+
 /// While it copies pages it reads nothing of the log, however long that takes.
 #[test]
 fn who_has_the_log_held_finds_it_later_and_is_told_where_it_is_gone() {
