@@ -1,4 +1,5 @@
-//! Reads that a range is given up under: what the shard removes for want of owning it is not missing.
+//! Reads that a range is given up under: what the shard removes for want of owning it is not missing; and
+//! the sweeper in a range that is about to be.
 //!
 //! An index and a disk that let something happen just before they are asked stand in for a reader that is
 //! slow at the wrong moment.
@@ -9,7 +10,9 @@ mod common;
 
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::*;
 use sherd_engine::fs::{FaultFs, SimFs};
@@ -26,6 +29,8 @@ type Event = Box<dyn FnOnce() + Send>;
 struct Interrupted {
     memory: MemoryStore,
     before_the_next_get: Arc<Mutex<Option<Event>>>,
+    /// How often it was asked for neighbours.
+    ranges: Arc<AtomicU64>,
 }
 
 impl IndexStore for Interrupted {
@@ -65,6 +70,7 @@ impl Index for Interrupted {
         from: Bound<&[u8]>,
         until: &[u8],
     ) -> Result<Entries<'a>> {
+        self.ranges.fetch_add(1, Ordering::Relaxed);
         self.memory.range(index, from, until)
     }
 
@@ -169,4 +175,24 @@ fn a_page_leaves_out_no_document_that_is_given_up_while_it_is_read() {
     );
     let scan = Scan { range: KEPT[0], ..scan };
     assert_eq!(engine.scan(&scan).unwrap().items.len(), 7);
+}
+
+/// It asked again and again without a pause.
+#[test]
+fn the_sweeper_rests_while_what_has_expired_is_frozen() {
+    let (index, time) = (Interrupted::default(), Time::default());
+    let options = sherd_engine::Options { clock: time.clock(), ..options() };
+    let fs = Arc::new(SimFs::new());
+    let (engine, _) = Engine::open_with(fs, &index, Path::new("/data"), options).unwrap();
+    set_up(&engine);
+    let (id, ranges) = ("move".to_owned(), vec![(0, RING)]);
+    put_until(&engine, INDEX, "expires", "document", Expiry::After(1_000));
+    let at_most = Duration::from_secs(3600);
+    engine.execute(Command::Freeze { id: id.clone(), ranges, at_most }).unwrap();
+    time.advance(10_000);
+    std::thread::sleep(Duration::from_secs(1));
+    let asked = index.ranges.load(Ordering::Relaxed);
+    assert!((1..20).contains(&asked), "it asked {asked} times in a second");
+    engine.execute(Command::Thaw { id }).unwrap();
+    wait_until("it is swept", || engine.stat().documents == 0);
 }

@@ -325,14 +325,21 @@ impl Sequencer {
         self.batch.answers.push((done, result.map(|()| Outcome::Done)));
     }
 
+    /// # Errors
+    /// [`Error::Frozen`] where all of them are to stay for now.
     fn try_expire(&mut self, found: &[(IndexId, IndexKey, LookedUp)]) -> Result<()> {
         self.shared.poison.check()?;
         self.check_backlog()?;
         let bytes = found.iter().map(|(_, key, _)| effect::record_bytes(key.key().len()));
         self.make_room(bytes.sum(), Purpose::Upkeep)?;
         self.now = self.shared.clock.now();
+        let mut spared = 0;
         for (index, key, found) in found {
-            if !self.state.indexes.contains_key(index) || self.is_on_its_way(key.position()) {
+            if !self.state.indexes.contains_key(index) {
+                continue;
+            }
+            if self.is_on_its_way(key.position()) {
+                spared += 1;
                 continue;
             }
             if let Some(found) = self.current_again(*index, key, *found)?
@@ -343,7 +350,7 @@ impl Sequencer {
                 record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             }
         }
-        Ok(())
+        if spared == found.len() { Err(Error::Frozen) } else { Ok(()) }
     }
 
     /// How many bytes the evictions for a command may take; where that is too much for one batch,
