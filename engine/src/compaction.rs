@@ -313,6 +313,10 @@ impl Compactor {
     fn compact_when_due(&self, most: usize) -> Result<()> {
         for number in 0.. {
             let space = self.space();
+            if self.shared.pin.take_lapsed() && space.condemned > 0 {
+                // Nothing else may ask for one.
+                self.queue.push(Task::CheckpointSoon);
+            }
             let victim = self.due(&space);
             // Writes wait only for what comes: a victim's end, or that of a checkpoint.
             let checkpoints = self.shared.checkpoint_error.lock().is_none();

@@ -30,7 +30,7 @@ use crate::sequencer::{Channels, Sequencer};
 use crate::shared::Shared;
 use crate::state::Sums;
 use crate::sweeper::Sweeper;
-use crate::tail::{Tail, TailCursor};
+use crate::tail::{self, Tail, TailCursor};
 
 /// The directory of the index, in the data directory.
 pub(crate) const INDEX_DIR: &str = "index";
@@ -74,6 +74,9 @@ pub struct Options {
     pub compaction: bool,
     /// The time by which documents expire. Default: the system's.
     pub clock: Clock,
+    /// For how long the log is held for who reads it, see [`Engine::hold_log`]. Default: a minute.
+    #[doc(hidden)]
+    pub log_held: Duration,
     /// Whether [`Engine::submit`] returns only when the command is done, so that what a simulation of a
     /// single thread does is the same each time. Default: no.
     #[doc(hidden)]
@@ -95,6 +98,7 @@ impl Default for Options {
             document_cache_bytes: 64 * 1024 * 1024,
             compaction: true,
             clock: Clock::default(),
+            log_held: tail::PIN_TIME,
             in_step: false,
             defects: Defects::default(),
         }

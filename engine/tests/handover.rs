@@ -689,6 +689,20 @@ fn a_cursor_from_nowhere_is_refused() {
     }
 }
 
+/// Nothing may happen any more at which it would be deleted.
+#[test]
+fn what_was_held_goes_by_itself_when_nobody_asks_any_more() {
+    let machine = Machine::default();
+    let options = Options { compaction: true, log_held: Duration::from_secs(3), ..options() };
+    let (engine, _) = machine.open_with(options).unwrap();
+    set_up(&engine);
+    engine.tail_end();
+    for i in 0..2_000 {
+        put(&engine, "hot", &format!("{i} {}", "x".repeat(100)));
+    }
+    wait_until("the log is as short as it can be", || engine.stat().segments < 10);
+}
+
 /// While it copies pages it reads nothing of the log, however long that takes.
 #[test]
 fn who_has_the_log_held_finds_it_later_and_is_told_where_it_is_gone() {
