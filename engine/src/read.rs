@@ -468,21 +468,23 @@ pub(crate) fn sums(
     Ok(sums)
 }
 
-/// The published documents of all indexes by fifths of the owned ranges.
+/// The published documents of all indexes by fifths of the owned ranges, and the bytes of each index there.
 pub(crate) fn distributions(
     view: &View,
     on_disk: &dyn Index,
-) -> Result<BTreeMap<IndexId, [u64; BINS]>> {
+) -> Result<BTreeMap<IndexId, ([u64; BINS], u64)>> {
     let bins = view.state.bins();
     let mut counted = BTreeMap::new();
     for &id in view.state.indexes.keys() {
-        let mut distribution = [0; BINS];
+        let (mut distribution, mut bytes) = ([0; BINS], 0);
         for (count, pieces) in distribution.iter_mut().zip(&bins) {
             for &(start, end) in pieces {
-                *count += sums(view, on_disk, id, start, end)?.documents;
+                let sums = sums(view, on_disk, id, start, end)?;
+                *count += sums.documents;
+                bytes += sums.bytes;
             }
         }
-        counted.insert(id, distribution);
+        counted.insert(id, (distribution, bytes));
     }
     Ok(counted)
 }
@@ -511,7 +513,7 @@ pub(crate) fn recount(
     state.used = 0;
     for &id in view.state.indexes.keys() {
         let mut totals = Totals::default();
-        let mut distribution = [0; BINS];
+        let (mut distribution, mut owned_bytes) = ([0; BINS], 0);
         let mut buckets = Buckets::default();
         for item in merged(&view.overlay, on_disk, id, Bound::Unbounded, &LAST_KEY)? {
             let (key, entry) = item?;
@@ -525,12 +527,14 @@ pub(crate) fn recount(
             visit(id, &key, &entry);
             if let Some(bin) = view.state.bin(key.position()) {
                 distribution[bin] += 1;
+                owned_bytes += u64::from(entry.bytes);
             }
         }
         state.used += totals.bytes;
         if let Some(index) = state.indexes.get_mut(&id) {
             index.totals = totals;
             index.distribution = distribution;
+            index.owned_bytes = owned_bytes;
             index.buckets = buckets;
         }
     }

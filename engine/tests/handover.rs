@@ -596,6 +596,64 @@ fn of_a_page_that_leaves_much_out_what_goes_does_so_in_many_batches() {
     assert_eq!(target.engine().stat().documents, 1);
 }
 
+/// An index's limit on a shard is a share for the ranges that it owns: the documents of others fill it no more.
+#[test]
+fn what_is_not_owned_does_not_count_against_the_limits_of_an_index() {
+    let limits = |max_documents, policy| IndexSettings {
+        max_documents: Some(max_documents),
+        max_bytes: Some(max_documents * 20),
+        policy: Some(policy),
+        ..IndexSettings::default()
+    };
+    for policy in [Policy::Reject, Policy::Fifo] {
+        let (source, mut target) = pair();
+        let own = |i: u32| Key { position: i, bytes: format!("own{i}").into() };
+        let written =
+            |outcome: MutationOutcome| assert!(matches!(outcome, MutationOutcome::Written(_)));
+        for i in 1..40 {
+            written(write_at(source.engine(), place(i)));
+        }
+        for i in 0..4 {
+            written(write_at(source.engine(), own(i)));
+        }
+        let set = |shard: &Shard, settings| {
+            let command = Command::SetIndex { id: 1, settings, force: true };
+            shard.engine().execute(command).unwrap();
+        };
+        // What arrives is another's: the target's share is smaller than that.
+        target.assign(2, &[(0, 1000)]).unwrap();
+        set(&target, limits(5, policy));
+        bring_all(&source, &target);
+        for i in 0..4 {
+            written(write_at(target.engine(), own(i)));
+        }
+        target.cut_power(false);
+        written(write_at(target.engine(), own(4)));
+        let of_target = target.engine().sums(&[(0, 1000)]).unwrap()[&1].documents;
+        assert_eq!(of_target, 5, "{policy:?}");
+        assert_eq!(target.engine().stat().indexes[0].documents, 25, "its totals are of all");
+        // What was given up is not there any more, removed or not.
+        let frozen_at = source.freeze(Duration::from_secs(60));
+        source.give_up(2, &[(0, MIDDLE), (MOVING.1, RING)], frozen_at).unwrap();
+        set(&source, limits(30, policy));
+        for i in 100..103 {
+            written(write_at(source.engine(), own(i)));
+        }
+        let given_up = source.engine().sums(&[MOVING]).unwrap()[&1].documents;
+        assert_eq!((given_up, source.engine().stat().counts.evicted), (20, 0), "{policy:?}");
+        // Once owned, it counts.
+        target.assign(3, &[(0, 1000), MOVING]).unwrap();
+        let outcome = write_at(target.engine(), own(5));
+        match policy {
+            Policy::Reject => assert!(
+                matches!(outcome, MutationOutcome::Refused(Error::IndexFull { .. })),
+                "{outcome:?}"
+            ),
+            _ => wait_until("it is evicted", || target.engine().stat().indexes[0].documents == 5),
+        }
+    }
+}
+
 /// Where nearly all documents are arriving, and are older than the target's own, it took them all for victims,
 /// gave up after a thousand, and refused the write.
 #[test]

@@ -6,8 +6,9 @@
 //! always of the same documents; readers note their accesses. Nothing of it is durable: opening
 //! fills it anew, in the order of the documents' versions.
 //!
-//! Documents that are being taken over from another shard are remembered apart until they are owned: they
-//! are neither evicted nor swept, and may be all that there is to choose from.
+//! Documents at positions that the shard does not own are remembered apart. Those that are being taken over
+//! are neither evicted nor swept, and may be all that there is to choose from; those that were given up
+//! are about to be removed, and make no room where a limit does not count them.
 
 mod leaf;
 mod tracker;
@@ -62,9 +63,9 @@ impl Counters {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// To the shard.
-    Here,
-    /// To a range that is being taken over.
-    Arriving,
+    Owned,
+    /// To a range that was given up, or is being taken over.
+    Apart,
 }
 
 #[derive(Default)]
@@ -72,8 +73,8 @@ struct OfIndex {
     counters: Counters,
     /// `None` where nothing is to be remembered yet.
     tracker: RwLock<Option<Arc<Tracker>>>,
-    /// Of what is arriving.
-    arriving: RwLock<Option<Arc<Tracker>>>,
+    /// Of what is not owned.
+    apart: RwLock<Option<Arc<Tracker>>>,
     /// The documents that there were could not be read.
     incomplete: AtomicBool,
 }
@@ -103,7 +104,7 @@ impl Residents {
         // Without a policy documents that expire are remembered, from the first one on.
         let tracker = policy.evicts_all().then(|| Arc::new(Tracker::new(policy)));
         *of_index.tracker.write() = tracker;
-        *of_index.arriving.write() = None;
+        *of_index.apart.write() = None;
         of_index.incomplete.store(false, Ordering::Relaxed);
     }
 
@@ -149,8 +150,8 @@ impl Residents {
         let indexes = self.indexes.read();
         let of_index = indexes.get(&index)?;
         let tracker = match side {
-            Side::Here => &of_index.tracker,
-            Side::Arriving => &of_index.arriving,
+            Side::Owned => &of_index.tracker,
+            Side::Apart => &of_index.apart,
         };
         if let Some(tracker) = &*tracker.read() {
             return Some(Arc::clone(tracker));
@@ -164,18 +165,25 @@ impl Residents {
         Some(Arc::clone(tracker.write().get_or_insert_with(new)))
     }
 
-    /// Takes over what is not arriving any more, by its position.
-    pub(crate) fn admit(&self, is_arriving: impl Fn(u32) -> bool) {
-        let mut arriving = Vec::new();
+    /// Sorts the documents by their positions anew.
+    pub(crate) fn sort(&self, side: impl Fn(u32) -> Side) {
+        let mut trackers = Vec::new();
         for (&index, of_index) in &*self.indexes.read() {
-            arriving.extend(of_index.arriving.read().clone().map(|tracker| (index, tracker)));
+            let mut note = |of, tracker: &RwLock<Option<Arc<Tracker>>>| {
+                trackers.extend(tracker.read().clone().map(|tracker| (index, of, tracker)));
+            };
+            note(Side::Owned, &of_index.tracker);
+            note(Side::Apart, &of_index.apart);
         }
-        for (index, tracker) in arriving {
-            for slot in tracker.take_where(|tag| !is_arriving(tag.position())) {
-                if let Some(here) = self.tracker_for(index, Side::Here, u64::MAX) {
-                    here.restore(slot);
-                }
-            }
+        let mut moved = Vec::new();
+        for (index, of, tracker) in trackers {
+            let slots = tracker.take_where(|tag| side(tag.position()) != of);
+            moved.push((index, if of == Side::Owned { Side::Apart } else { Side::Owned }, slots));
+        }
+        for (index, to, slots) in moved.into_iter().filter(|(_, _, slots)| !slots.is_empty()) {
+            // That there are any says that they are remembered.
+            let Some(tracker) = self.tracker_for(index, to, u64::MAX) else { continue };
+            slots.into_iter().for_each(|slot| tracker.restore(slot));
         }
     }
 
@@ -364,7 +372,7 @@ impl Residents {
         let mut trackers = Vec::new();
         for of_index in self.indexes.read().values() {
             trackers.extend(of_index.tracker.read().clone());
-            trackers.extend(of_index.arriving.read().clone());
+            trackers.extend(of_index.apart.read().clone());
         }
         let documents = trackers.iter().map(|tracker| tracker.len()).sum();
         (documents, trackers.iter().map(|tracker| tracker.memory()).sum())

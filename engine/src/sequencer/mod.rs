@@ -39,7 +39,7 @@ use crate::index::{Entry, IndexKey};
 use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
 use crate::read;
-use crate::residents::{Side, Taken};
+use crate::residents::Taken;
 use crate::shared::Shared;
 use crate::state::{Change, State};
 
@@ -289,9 +289,10 @@ impl Sequencer {
         self.state.apply(&change);
         self.batch.changes.push(change);
         self.try_commit()?;
-        if assigned || stopped {
+        let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
+        if old_ranges != new_ranges {
             let state = &self.state;
-            self.shared.residents.admit(|position| state.side(position) == Side::Arriving);
+            self.shared.residents.sort(|position| state.side(position));
         }
         // Whatever the durability: others rely on it, and a range given up must not come back.
         self.sync_or_stop()?;
@@ -307,7 +308,6 @@ impl Sequencer {
             // What came goes.
             self.sweep_unowned();
         }
-        let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         if old_ranges != new_ranges && self.state.documents() > 0 {
             // First what must not fail: what the shard gave up must go, or it would come back with
             // the range.

@@ -104,9 +104,20 @@ pub(crate) struct IndexState {
     /// persisted: whoever applies one, and whoever opens, recounts.
     #[serde(skip)]
     pub(crate) distribution: [u64; BINS],
+    /// The bytes of those documents, counted like them.
+    #[serde(skip)]
+    pub(crate) owned_bytes: u64,
     /// Not persisted either.
     #[serde(skip)]
     pub(crate) buckets: Buckets,
+}
+
+impl IndexState {
+    /// The bytes and the documents at positions that are owned. The limits of the index are for these: of what
+    /// was given up, or is being taken over, another shard has its share.
+    pub(crate) fn owned(&self) -> (u64, u64) {
+        (self.owned_bytes, saturating_sum(self.distribution.iter().copied()))
+    }
 }
 
 /// What an effect changes.
@@ -180,11 +191,12 @@ impl State {
         sums
     }
 
-    /// Takes over the distribution and the buckets that a recount came to.
+    /// Takes over the distribution, what is owned and the buckets that a recount came to.
     pub(crate) fn take_distribution(&mut self, counted: &Self) {
         for (id, index) in &mut self.indexes {
             if let Some(counted) = counted.indexes.get(id) {
                 index.distribution = counted.distribution;
+                index.owned_bytes = counted.owned_bytes;
                 index.buckets = counted.buckets.clone();
             }
         }
@@ -226,6 +238,10 @@ impl State {
                     self.used = self.used.saturating_add(u64::from(entry.bytes));
                 }
                 if let Some(bin) = bin {
+                    let bytes = &mut of_index.owned_bytes;
+                    let of = |share: Option<u32>| u64::from(share.unwrap_or(0));
+                    *bytes = bytes.saturating_sub(of(replaced.map(|it| it.bytes)));
+                    *bytes = bytes.saturating_add(of(entry.map(|it| it.bytes)));
                     let count = &mut of_index.distribution[bin];
                     *count -= u64::from(replaced.is_some()).min(*count);
                     *count += u64::from(entry.is_some());
@@ -247,6 +263,7 @@ impl State {
                     settings: create.settings,
                     removals: Removals::default(),
                     distribution: [0; BINS],
+                    owned_bytes: 0,
                     buckets: Buckets::default(),
                 };
                 self.indexes.insert(create.id, index);
@@ -321,8 +338,7 @@ impl State {
 
     /// Where a document at a position belongs.
     pub(crate) fn side(&self, position: u32) -> Side {
-        let is_arriving = self.is_incoming(position) && !self.owns(position, position + 1);
-        if is_arriving { Side::Arriving } else { Side::Here }
+        if self.owns(position, position + 1) { Side::Owned } else { Side::Apart }
     }
 
     /// What of `within` is not to be kept, in ring order.
@@ -385,10 +401,10 @@ impl State {
         })
     }
 
-    /// Takes over distributions that were counted.
-    pub(crate) fn set_distributions(&mut self, counted: &BTreeMap<IndexId, [u64; BINS]>) {
+    /// Takes over distributions that were counted, and the bytes of each.
+    pub(crate) fn set_distributions(&mut self, counted: &BTreeMap<IndexId, ([u64; BINS], u64)>) {
         for (id, index) in &mut self.indexes {
-            index.distribution = counted.get(id).copied().unwrap_or_default();
+            (index.distribution, index.owned_bytes) = counted.get(id).copied().unwrap_or_default();
         }
     }
 
