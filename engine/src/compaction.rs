@@ -18,6 +18,7 @@
 //! every few records that are moved: a segment may take long, where the processor is busy with other
 //! things. On a full disk it takes nearly all garbage there is.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,6 +62,10 @@ const KEYS_AT_A_TIME: usize = 256;
 
 /// How many documents outside the owned ranges are removed with one batch.
 const SWEEP_KEYS: usize = 512;
+
+/// After how many such batches a segment is compacted that is due, and after it there are as many again:
+/// much is swept where much is given up, and writes go on meanwhile.
+const SWEEPS_AT_A_TIME: usize = 16;
 
 /// The share of its time that the compactor works at that, in percent: until they are gone, their range
 /// cannot come back.
@@ -133,6 +138,24 @@ pub(crate) struct Compactor {
     pub(crate) queue: Arc<Queue>,
     pub(crate) options: Options,
     pub(crate) requests: Receiver<Request>,
+    /// How far it is with what is not to be kept.
+    pub(crate) sweep: RefCell<Option<Sweep>>,
+}
+
+/// Removing what is not to be kept, from the beginning of the ring to its end.
+pub(crate) struct Sweep {
+    kept: Kept,
+    /// The last document that was found.
+    after: Option<(IndexId, IndexKey)>,
+}
+
+/// What says which documents are to be kept: the epoch, and what is being taken over. How far that is makes
+/// no difference.
+type Kept = (u64, Option<(String, Vec<(u32, u32)>)>);
+
+fn kept(state: &State) -> Kept {
+    let incoming = state.incoming.as_deref();
+    (state.epoch(), incoming.map(|incoming| (incoming.id.clone(), incoming.ranges.clone())))
 }
 
 /// What of a segment may live on.
@@ -252,14 +275,15 @@ impl Compactor {
             if !self.options.compaction || self.shared.poison.is_set() {
                 continue;
             }
-            match self.sweep().and_then(|()| self.compact_when_due()) {
-                Ok(())
+            match self.sweep_and_compact() {
+                Ok(true) => wait = Duration::ZERO,
+                Ok(false)
                     if self.shared.compaction_behind.load(Ordering::Relaxed)
                         || self.shared.space.is_full() =>
                 {
                     wait = LOOK_INTERVAL_URGENT;
                 }
-                Ok(()) | Err(Error::Closed) => {}
+                Ok(false) | Err(Error::Closed) => {}
                 Err(error) => {
                     tracing::warn!(%error, "compaction failed and will be tried again");
                     wait = RETRY_AFTER;
@@ -270,16 +294,39 @@ impl Compactor {
         }
     }
 
-    fn compact_when_due(&self) -> Result<()> {
-        loop {
+    /// Removes some of what is not to be kept, and compacts what is due, the one whatever becomes of the
+    /// other. Returns whether there is more to remove.
+    fn sweep_and_compact(&self) -> Result<bool> {
+        // On a full disk there may be no room for removals before compaction has made some.
+        let (swept, compacted) = if self.shared.space.is_full() {
+            let compacted = self.compact_when_due(usize::MAX);
+            (self.sweep(), compacted)
+        } else {
+            let swept = self.sweep();
+            let most = if matches!(swept, Ok(true)) { 1 } else { usize::MAX };
+            (swept, self.compact_when_due(most))
+        };
+        compacted.and(swept)
+    }
+
+    /// Compacts the segments that are due, so many at most unless writes wait for it.
+    fn compact_when_due(&self, most: usize) -> Result<()> {
+        for number in 0.. {
             let space = self.space();
+            if self.shared.pin.take_lapsed() && space.condemned > 0 {
+                // Nothing else may ask for one.
+                self.queue.push(Task::CheckpointSoon);
+            }
             let victim = self.due(&space);
             // Writes wait only for what comes: a victim's end, or that of a checkpoint.
             let checkpoints = self.shared.checkpoint_error.lock().is_none();
             let something_comes = victim.is_some() || (space.condemned > 0 && checkpoints);
             let behind = something_comes && self.is_behind(&space, 0);
             self.shared.compaction_behind.store(behind, Ordering::Relaxed);
-            let Some(victim) = victim else { return Ok(()) };
+            let Some(victim) = victim else { break };
+            if number >= most && !behind {
+                break;
+            }
             // A checkpoint is about to give space back; until then a copy would take more of it. On a
             // full disk all that gives space back counts.
             let much = space.condemned > space.live * AWAITED_PERCENT / 100;
@@ -302,12 +349,13 @@ impl Compactor {
             );
             self.queue.push(Task::CheckpointSoon);
         }
+        Ok(())
     }
 
     /// Compacts the segment with the most garbage, or, where there are removals only, the oldest
     /// one, and deletes it.
     fn compact_now(&self) -> Result<Option<Compacted>> {
-        self.sweep()?;
+        while self.sweep()? {}
         let space = self.space();
         let Some(sealed) = space.most_garbage(0).or_else(|| space.oldest_for_tombstones(0)) else {
             return Ok(None);
@@ -546,36 +594,41 @@ impl Compactor {
         needed.then_some(Stored::Tombstone(tombstone))
     }
 
-    /// Removes the documents outside the owned ranges, if there are any.
-    fn sweep(&self) -> Result<()> {
+    /// Removes some of the documents that are not to be kept, if there are any. Returns whether it is
+    /// to go on.
+    fn sweep(&self) -> Result<bool> {
         let shared = &self.shared;
         if !shared.unowned.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(false);
         }
-        let kept = |state: &State| (state.epoch(), state.incoming.clone());
-        let before = kept(&shared.view.read().state);
-        let mut after = None;
-        loop {
+        let now = kept(&shared.view.read().state);
+        let begun = self.sweep.take().filter(|sweep| sweep.kept == now);
+        let mut sweep = begun.unwrap_or(Sweep { kept: now, after: None });
+        for _ in 0..SWEEPS_AT_A_TIME {
             let begun = Instant::now();
             let page = {
                 let view = shared.view.read();
                 let whole_ring = [(0, u32::MAX)];
                 let index = shared.index.get()?;
-                read::unowned(&view, &*index, &whole_ring, after.as_ref(), SWEEP_KEYS)?
+                read::unowned(&view, &*index, &whole_ring, sweep.after.as_ref(), SWEEP_KEYS)?
             };
-            after = page.last().cloned();
             if page.is_empty() {
-                break;
+                // Under the lock under which an assignment is published: a later one counts.
+                let view = shared.view.read();
+                if kept(&view.state) == sweep.kept {
+                    shared.unowned.store(false, Ordering::Release);
+                    return Ok(false);
+                }
+                return Ok(true);
             }
+            let last = page.last().cloned();
             self.ask(|done| Task::Sweep(page, done))?;
+            // What was refused comes again.
+            sweep.after = last;
             self.pause(begun, SWEEP_SHARE_PERCENT);
         }
-        // Under the lock under which an assignment is published: a later one counts.
-        let view = shared.view.read();
-        if kept(&view.state) == before {
-            shared.unowned.store(false, Ordering::Release);
-        }
-        Ok(())
+        _ = self.sweep.replace(Some(sweep));
+        Ok(!self.queue.is_closed())
     }
 
     fn ask(&self, task: impl FnOnce(Completion) -> Task) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The engine's face: opening, asking, closing.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -29,7 +30,7 @@ use crate::sequencer::{Channels, Sequencer};
 use crate::shared::Shared;
 use crate::state::Sums;
 use crate::sweeper::Sweeper;
-use crate::tail::{Tail, TailCursor};
+use crate::tail::{self, Tail, TailCursor};
 
 /// The directory of the index, in the data directory.
 pub(crate) const INDEX_DIR: &str = "index";
@@ -73,6 +74,9 @@ pub struct Options {
     pub compaction: bool,
     /// The time by which documents expire. Default: the system's.
     pub clock: Clock,
+    /// For how long the log is held for who reads it, see [`Engine::hold_log`]. Default: a minute.
+    #[doc(hidden)]
+    pub log_held: Duration,
     /// Whether [`Engine::submit`] returns only when the command is done, so that what a simulation of a
     /// single thread does is the same each time. Default: no.
     #[doc(hidden)]
@@ -94,6 +98,7 @@ impl Default for Options {
             document_cache_bytes: 64 * 1024 * 1024,
             compaction: true,
             clock: Clock::default(),
+            log_held: tail::PIN_TIME,
             in_step: false,
             defects: Defects::default(),
         }
@@ -198,7 +203,8 @@ impl Engine {
         let compactor = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let options = options.clone();
-            let compactor = Compactor { shared, queue, options, requests };
+            let sweep = RefCell::default();
+            let compactor = Compactor { shared, queue, options, requests, sweep };
             let run = move || {
                 give_way(NICENESS);
                 compactor.run();

@@ -254,6 +254,7 @@ fn replay<'a>(header: SegmentHeader, records: impl Iterator<Item = record::Recor
     for index in manifest.indexes.values_mut() {
         // Not persisted.
         index.distribution = Default::default();
+        index.owned_bytes = 0;
         index.buckets = Buckets::default();
     }
     check_manifest(&manifest);
@@ -479,6 +480,7 @@ pub fn manifest_seeds() -> Vec<(String, Vec<u8>)> {
         settings: IndexSettings::default(),
         removals: Removals::default(),
         distribution: [0; 5],
+        owned_bytes: 0,
         buckets: Buckets::default(),
     };
     let empty = Manifest::new(IDENTITY);

@@ -230,6 +230,7 @@ mod tests {
             settings: IndexSettings { ttl: Some(1), ..IndexSettings::default() },
             removals: Removals { evicted: 1, expired: 2 },
             distribution: [0; 5],
+            owned_bytes: 0,
             buckets: Buckets::default(),
         };
         Manifest {

@@ -2,6 +2,9 @@
 //!
 //! A look-up asks the overlay, then the cache, then the index; a document that is not cached is
 //! read from the log by its offset and its checksum, key and version are checked.
+//!
+//! That a document is not there is said only if the shard still owns its position: it may have given the
+//! range up since it was asked, and begun to remove what is in it.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
@@ -37,11 +40,37 @@ impl Shared {
 
     fn find_document(&self, index: IndexId, key: &IndexKey) -> Result<Option<Document>> {
         let now = self.clock.now();
-        let (known, drops) = {
-            let view = self.view.read();
-            check_readable(&view.state, index, key.position(), key.position() + 1)?;
-            (view.overlay.get(index, key), view.overlay.drops)
-        };
+        loop {
+            let (known, epoch) = {
+                let view = self.view.read();
+                check_readable(&view.state, index, key.position(), key.position() + 1)?;
+                let known = (view.overlay.get(index, key), view.overlay.drops);
+                (known, view.state.epoch())
+            };
+            let found = self.find_as_known(index, key, known, now)?;
+            if found.is_some() || self.is_as_of(epoch, index, key.position())? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Whether a position is owned as it was in an epoch, so that what was not found there since is not
+    /// there. `false` where it may have been given up and have come back.
+    fn is_as_of(&self, epoch: u64, index: IndexId, position: u32) -> Result<bool> {
+        let state = &self.view.read().state;
+        check_readable(state, index, position, position + 1)?;
+        Ok(state.epoch() == epoch)
+    }
+
+    /// Reads a document of which the overlay says something or nothing, and how many generations were
+    /// dropped before.
+    fn find_as_known(
+        &self,
+        index: IndexId,
+        key: &IndexKey,
+        (known, drops): (Option<Option<Entry>>, u64),
+        now: u64,
+    ) -> Result<Option<Document>> {
         let cached = self.cache.get(index, key);
         let alive = |document: Document| {
             Some(document).filter(|document| !has_expired(document.expires_at, now))
@@ -74,11 +103,20 @@ impl Shared {
 
     /// The version of a document.
     pub(crate) fn version(&self, index: IndexId, key: &Key) -> Result<Option<Version>> {
-        check_readable(&self.view.read().state, index, key.position, key.position + 1)?;
         let index_key = IndexKey::from(key);
         let now = self.clock.now();
-        let entry = self.entry(index, &index_key)?;
-        let alive = entry.filter(|entry| !has_expired(entry.expires_at, now));
+        let alive = loop {
+            let epoch = {
+                let state = &self.view.read().state;
+                check_readable(state, index, key.position, key.position + 1)?;
+                state.epoch()
+            };
+            let entry = self.entry(index, &index_key)?;
+            let alive = entry.filter(|entry| !has_expired(entry.expires_at, now));
+            if alive.is_some() || self.is_as_of(epoch, index, key.position)? {
+                break alive;
+            }
+        };
         self.residents.note_read(index, &index_key, alive.is_some());
         Ok(alive.map(|entry| entry.version))
     }
@@ -120,7 +158,8 @@ impl Shared {
         let on_disk = self.index.get()?;
         for item in merged(&view.overlay, &*on_disk, index, Bound::Unbounded, &LAST_KEY)? {
             let (key, entry) = item?;
-            self.residents.fill(index, &key, &entry, newest);
+            let side = view.state.side(key.position());
+            self.residents.fill((index, side), &key, &entry, newest);
         }
         Ok(())
     }
@@ -142,9 +181,9 @@ impl Shared {
         let mut after = scan.after.as_ref().map(IndexKey::from);
         let mut page = Page::default();
         let mut bytes = 0;
-        loop {
+        'look_up: loop {
             let wanted = (scan.max_documents - page.items.len()).min(ENTRIES_AT_A_TIME);
-            let entries = {
+            let (entries, epoch) = {
                 let view = self.view.read();
                 let start = after.as_ref().map_or(scan.range.0, IndexKey::position);
                 check_readable(&view.state, scan.index, start, scan.range.1)?;
@@ -155,7 +194,7 @@ impl Shared {
                 };
                 let on_disk = self.index.get()?;
                 let merged = merged(&view.overlay, &*on_disk, scan.index, from, &until)?;
-                merged.take(wanted).collect::<Result<Vec<_>>>()?
+                (merged.take(wanted).collect::<Result<Vec<_>>>()?, view.state.epoch())
             };
             let last_of_range = entries.len() < wanted;
             for (key, entry) in entries {
@@ -173,8 +212,11 @@ impl Shared {
                 } else {
                     self.load(scan.index, &key, entry)?
                 };
-                // Removed since it was looked up.
+                // Removed since it was looked up, for somebody asked for it or the range was given up.
                 let Some(document) = document else {
+                    if !self.is_as_of(epoch, scan.index, key.position())? {
+                        continue 'look_up;
+                    }
                     after = Some(key);
                     continue;
                 };
@@ -379,8 +421,14 @@ pub(crate) fn unowned(
     Ok(found)
 }
 
-/// The published keys of a span.
-pub(crate) fn keys_in(view: &View, on_disk: &dyn Index, span: &Span) -> Result<Vec<IndexKey>> {
+/// The first `count` published keys of a span of which `is_wanted` says so.
+pub(crate) fn keys_in(
+    view: &View,
+    on_disk: &dyn Index,
+    span: &Span,
+    is_wanted: impl Fn(&IndexKey) -> bool,
+    count: usize,
+) -> Result<Vec<IndexKey>> {
     let (first, end) = (span.range.0.to_be_bytes(), span.range.1.to_be_bytes());
     let after = span.after.as_ref().map(IndexKey::from);
     let from = match &after {
@@ -391,10 +439,12 @@ pub(crate) fn keys_in(view: &View, on_disk: &dyn Index, span: &Span) -> Result<V
     let mut keys = Vec::new();
     for item in merged(&view.overlay, on_disk, span.index, from, &end)? {
         let (key, _) = item?;
-        if until.as_ref().is_some_and(|until| key > *until) {
+        if keys.len() == count || until.as_ref().is_some_and(|until| key > *until) {
             break;
         }
-        keys.push(key);
+        if is_wanted(&key) {
+            keys.push(key);
+        }
     }
     Ok(keys)
 }
@@ -418,21 +468,23 @@ pub(crate) fn sums(
     Ok(sums)
 }
 
-/// The published documents of all indexes by fifths of the owned ranges.
+/// The published documents of all indexes by fifths of the owned ranges, and the bytes of each index there.
 pub(crate) fn distributions(
     view: &View,
     on_disk: &dyn Index,
-) -> Result<BTreeMap<IndexId, [u64; BINS]>> {
+) -> Result<BTreeMap<IndexId, ([u64; BINS], u64)>> {
     let bins = view.state.bins();
     let mut counted = BTreeMap::new();
     for &id in view.state.indexes.keys() {
-        let mut distribution = [0; BINS];
+        let (mut distribution, mut bytes) = ([0; BINS], 0);
         for (count, pieces) in distribution.iter_mut().zip(&bins) {
             for &(start, end) in pieces {
-                *count += sums(view, on_disk, id, start, end)?.documents;
+                let sums = sums(view, on_disk, id, start, end)?;
+                *count += sums.documents;
+                bytes += sums.bytes;
             }
         }
-        counted.insert(id, distribution);
+        counted.insert(id, (distribution, bytes));
     }
     Ok(counted)
 }
@@ -461,7 +513,7 @@ pub(crate) fn recount(
     state.used = 0;
     for &id in view.state.indexes.keys() {
         let mut totals = Totals::default();
-        let mut distribution = [0; BINS];
+        let (mut distribution, mut owned_bytes) = ([0; BINS], 0);
         let mut buckets = Buckets::default();
         for item in merged(&view.overlay, on_disk, id, Bound::Unbounded, &LAST_KEY)? {
             let (key, entry) = item?;
@@ -475,12 +527,14 @@ pub(crate) fn recount(
             visit(id, &key, &entry);
             if let Some(bin) = view.state.bin(key.position()) {
                 distribution[bin] += 1;
+                owned_bytes += u64::from(entry.bytes);
             }
         }
         state.used += totals.bytes;
         if let Some(index) = state.indexes.get_mut(&id) {
             index.totals = totals;
             index.distribution = distribution;
+            index.owned_bytes = owned_bytes;
             index.buckets = buckets;
         }
     }

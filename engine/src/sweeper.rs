@@ -90,7 +90,8 @@ impl Sweeper {
         Ok(any)
     }
 
-    /// Removes the documents of tags that have expired by `now`. `false` where none has.
+    /// Removes the documents of tags that have expired by `now`. `false` where none has, or all of them are
+    /// in a range that is frozen.
     fn remove(&self, index: IndexId, tags: &[Tag], now: u64) -> Result<bool> {
         let mut found = Vec::with_capacity(tags.len());
         for tag in tags {
@@ -108,7 +109,11 @@ impl Sweeper {
         let (sender, done) = mpsc::sync_channel(1);
         let answer: Completion = Box::new(move |result| _ = sender.send(result));
         self.queue.push(Task::Expire(found, answer));
-        done.recv().unwrap_or(Err(Error::Closed))?;
-        Ok(true)
+        match done.recv().unwrap_or(Err(Error::Closed)) {
+            Ok(_) => Ok(true),
+            // What is frozen will not be for long, but nothing is gained by trying at once.
+            Err(Error::Frozen) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

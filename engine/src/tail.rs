@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const PAGE_SCAN_BYTES: usize = 4 * 1024 * 1024;
 
 /// For how long what comes after the cursor is held after a read.
-const PIN_TIME: Duration = Duration::from_secs(60);
+pub(crate) const PIN_TIME: Duration = Duration::from_secs(60);
 
 /// Where a reader of the log goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,29 +54,49 @@ pub struct Tail {
 }
 
 /// What of the log is held for a reader.
-#[derive(Default)]
-pub(crate) struct Pin(Mutex<Option<(Lsn, Instant)>>);
+pub(crate) struct Pin {
+    /// From which LSN on, and until when.
+    held: Mutex<Option<(Lsn, Instant)>>,
+    /// For how long.
+    time: Duration,
+    /// What was held is not any more, and waits for a checkpoint.
+    lapsed: AtomicBool,
+}
 
 impl Pin {
+    /// Holds nothing yet, and then for so long.
+    pub(crate) fn new(time: Duration) -> Self {
+        Self { held: Mutex::default(), time, lapsed: AtomicBool::new(false) }
+    }
+
     /// Holds what comes from an LSN on.
     fn hold(&self, from: Lsn) {
-        self.hold_until(from, Instant::now() + PIN_TIME);
+        self.hold_until(from, Instant::now() + self.time);
     }
 
     fn hold_until(&self, from: Lsn, until: Instant) {
-        *self.0.lock() = Some((from, until));
+        *self.held.lock() = Some((from, until));
     }
 
     /// Holds nothing.
     pub(crate) fn release(&self) {
-        *self.0.lock() = None;
+        if self.held.lock().take().is_some() {
+            self.lapsed.store(true, Ordering::Release);
+        }
     }
 
     /// The LSN from which on the log is held, if it is.
     fn held(&self, now: Instant) -> Option<Lsn> {
-        let mut pin = self.0.lock();
-        pin.take_if(|(_, until)| *until < now);
+        let mut pin = self.held.lock();
+        if pin.take_if(|(_, until)| *until < now).is_some() {
+            self.lapsed.store(true, Ordering::Release);
+        }
         pin.map(|(from, _)| from)
+    }
+
+    /// Whether something was held and is not any more; tells so once.
+    pub(crate) fn take_lapsed(&self) -> bool {
+        self.lapsed.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -182,7 +202,7 @@ impl Reader<'_> {
     /// What the next groups of records did to documents. Empty where a segment ends. A group that is
     /// long is read only if it is `the_first`: with others before it, it might be too much.
     fn some(&mut self, the_first: bool) -> Result<Vec<Imported>> {
-        let gone = Error::LogGone { after: self.next.lsn - 1 };
+        let gone = Error::LogGone { after: self.next.lsn.saturating_sub(1) };
         let segment = self.segment().ok_or_else(|| gone.clone())?;
         let failed = |error| Error::failed("read the log", &segment.path, error);
         let sealed = segment.sealed.get().copied();
@@ -330,14 +350,16 @@ mod tests {
 
     #[test]
     fn a_pin_lapses_unless_it_is_extended() {
-        let (pin, begun) = (Pin::default(), Instant::now());
+        let (pin, begun) = (Pin::new(PIN_TIME), Instant::now());
         let at = |seconds: u64| begun + Duration::from_secs(seconds);
         assert_eq!(pin.held(begun), None);
         pin.hold_until(7, at(60));
         assert_eq!(pin.held(at(60)), Some(7));
         pin.hold_until(7, at(110));
         assert_eq!(pin.held(at(110)), Some(7));
+        assert!(!pin.take_lapsed());
         assert_eq!(pin.held(at(111)), None);
         assert_eq!(pin.held(begun), None, "what lapsed does not come back");
+        assert!(pin.take_lapsed() && !pin.take_lapsed());
     }
 }

@@ -380,3 +380,75 @@ fn a_segment_that_cannot_be_read_is_left_and_the_others_are_compacted() {
     assert!(damaged.contains(".log") && damaged.contains("os error 5"), "{damaged}");
     assert_eq!(contents(&engine).len(), 20);
 }
+
+/// So many documents that they are swept in many batches, 512 with each.
+fn put_many(engine: &Engine, documents: u32) {
+    let names: Vec<_> = (0..documents).map(|i| format!("{i:06}")).collect();
+    for some in names.chunks(20) {
+        let text = "x".repeat(100);
+        let writes = some.iter().map(|name| write(name, &text, sherd_engine::Condition::Any));
+        mutate(engine, writes.collect(), false);
+    }
+}
+
+fn give_all_up(engine: &Engine) {
+    engine.execute(Command::Assign(assignment(2, &[], u64::MAX))).unwrap();
+}
+
+/// It waited until all that was given up was removed, while the log grew.
+#[test]
+fn segments_are_compacted_while_what_was_given_up_is_still_being_removed() {
+    let machine = Machine::default();
+    let options = || Options { compaction: true, ..options() };
+    let (engine, _) = machine.open_with(options()).unwrap();
+    set_up(&engine);
+    put_many(&engine, 40_000);
+    let segments = || -> Vec<_> {
+        let paths = machine.fs.paths().into_iter();
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect()
+    };
+    let before = segments();
+    give_all_up(&engine);
+    let (mut least, mut left) = (before.len(), 0);
+    wait_until("all is removed", || {
+        let there = segments();
+        let still_there = before.iter().filter(|path| there.contains(path)).count();
+        if !engine.has_unowned() {
+            return true;
+        }
+        (least, left) = (still_there.min(least), engine.stat().documents);
+        false
+    });
+    println!("{least} of {} segments were there with {left} documents left", before.len());
+    assert!(least < before.len(), "no segment went while there was something to remove");
+    assert_eq!(engine.stat().documents, 0);
+}
+
+/// Removing takes room before it gives any back, and compaction may make some.
+#[test]
+fn where_nothing_can_be_removed_for_want_of_space_compaction_goes_on() {
+    let (fs, index) = (FaultFs::new(SimFs::new()), MemoryStore::new());
+    let open = |compaction| {
+        let options = Options { compaction, reserve_bytes: Some(0), ..options() };
+        let opened = Engine::open_with(Arc::new(fs.clone()), &index, Path::new("/data"), options);
+        opened.unwrap().0
+    };
+    let engine = open(false);
+    set_up(&engine);
+    put_many(&engine, 1000);
+    for i in 0..3000 {
+        put(&engine, "overwritten", &format!("{i} {}", "x".repeat(100)));
+    }
+    give_all_up(&engine);
+    engine.close().unwrap();
+    drop(engine);
+    let engine = open(true);
+    let no_space = Failure { errno: 28, for_good: true, arrives: 0 };
+    fs.fail((Operation::Create, Kind::Spare), 0, no_space);
+    let before = engine.stat().segments;
+    wait_until("segments go", || engine.stat().segments + 10 < before);
+    assert!(engine.has_unowned() && engine.stat().documents > 500, "it could not be removed");
+    fs.heal();
+    wait_until("all is removed", || !engine.has_unowned());
+    assert_eq!(engine.stat().documents, 0);
+}

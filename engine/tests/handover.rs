@@ -556,6 +556,168 @@ fn what_is_being_taken_over_is_not_evicted_and_does_not_expire() {
     assert_eq!(target.engine().sums(&[MOVING]).unwrap(), brought);
 }
 
+/// All went with one batch, however many they were.
+#[test]
+fn of_a_page_that_leaves_much_out_what_goes_does_so_in_many_batches() {
+    let time = Time::default();
+    let mut target = Shard::new("away", &time, &[]);
+    target.receive();
+    let import = |documents, whole| {
+        let (id, note) = (MOVE.to_owned(), b"note".to_vec());
+        Command::Import(Import { id, documents, whole, as_of: 10_000, note })
+    };
+    for some in 0..100 {
+        let put = |i: u32| Imported::Put {
+            index: 1,
+            key: place((some * 60 + i) * 2 + 1),
+            version: 1,
+            expires_at: 0,
+            document: Bytes::from_static(b"document"),
+        };
+        target.engine().execute(import((0..60).map(put).collect(), None)).unwrap();
+    }
+    assert_eq!(target.engine().stat().documents, 6_000);
+    let span = Span { index: 1, range: MOVING, after: None, until: None };
+    let kept = Imported::Put {
+        index: 1,
+        key: place(6_001),
+        version: 1,
+        expires_at: 0,
+        document: Bytes::from_static(b"document"),
+    };
+    target.engine().execute(import(vec![kept], Some(span))).unwrap();
+    let stat = target.engine().stat();
+    assert_eq!((stat.documents, stat.incoming.unwrap().note), (1, b"note".to_vec()));
+    let lengths = target.machine.fs.paths().into_iter();
+    let longest = lengths.filter_map(|path| Some(target.machine.fs.bytes(&path)?.len())).max();
+    // Whoever writes meanwhile waits for one batch.
+    assert!(longest.unwrap() < 100_000, "a batch made a segment of {longest:?} bytes");
+    target.cut_power(true);
+    assert_eq!(target.engine().stat().documents, 1);
+}
+
+/// An index's limit on a shard is a share for the ranges that it owns: the documents of others fill it no more.
+#[test]
+fn what_is_not_owned_does_not_count_against_the_limits_of_an_index() {
+    let limits = |max_documents, policy| IndexSettings {
+        max_documents: Some(max_documents),
+        max_bytes: Some(max_documents * 20),
+        policy: Some(policy),
+        ..IndexSettings::default()
+    };
+    for policy in [Policy::Reject, Policy::Fifo] {
+        let (source, mut target) = pair();
+        let own = |i: u32| Key { position: i, bytes: format!("own{i}").into() };
+        let written =
+            |outcome: MutationOutcome| assert!(matches!(outcome, MutationOutcome::Written(_)));
+        for i in 1..40 {
+            written(write_at(source.engine(), place(i)));
+        }
+        for i in 0..4 {
+            written(write_at(source.engine(), own(i)));
+        }
+        let set = |shard: &Shard, settings| {
+            let command = Command::SetIndex { id: 1, settings, force: true };
+            shard.engine().execute(command).unwrap();
+        };
+        // What arrives is another's: the target's share is smaller than that.
+        target.assign(2, &[(0, 1000)]).unwrap();
+        set(&target, limits(5, policy));
+        bring_all(&source, &target);
+        for i in 0..4 {
+            written(write_at(target.engine(), own(i)));
+        }
+        target.cut_power(false);
+        written(write_at(target.engine(), own(4)));
+        let of_target = target.engine().sums(&[(0, 1000)]).unwrap()[&1].documents;
+        assert_eq!(of_target, 5, "{policy:?}");
+        assert_eq!(target.engine().stat().indexes[0].documents, 25, "its totals are of all");
+        // What was given up is not there any more, removed or not.
+        let frozen_at = source.freeze(Duration::from_secs(60));
+        source.give_up(2, &[(0, MIDDLE), (MOVING.1, RING)], frozen_at).unwrap();
+        set(&source, limits(30, policy));
+        for i in 100..103 {
+            written(write_at(source.engine(), own(i)));
+        }
+        let given_up = source.engine().sums(&[MOVING]).unwrap()[&1].documents;
+        assert_eq!((given_up, source.engine().stat().counts.evicted), (20, 0), "{policy:?}");
+        // Once owned, it counts.
+        target.assign(3, &[(0, 1000), MOVING]).unwrap();
+        let outcome = write_at(target.engine(), own(5));
+        match policy {
+            Policy::Reject => assert!(
+                matches!(outcome, MutationOutcome::Refused(Error::IndexFull { .. })),
+                "{outcome:?}"
+            ),
+            _ => wait_until("it is evicted", || target.engine().stat().indexes[0].documents == 5),
+        }
+    }
+}
+
+/// Where nearly all documents are arriving, and are older than the target's own, it took them all for victims,
+/// gave up after a thousand, and refused the write.
+#[test]
+fn a_cache_that_receives_thousands_of_documents_goes_on_evicting_its_own() {
+    const ARRIVING: u32 = 3_000;
+    for policy in [Policy::Fifo, Policy::Lru, Policy::Ttl] {
+        let time = Time::default();
+        let mut target = Shard::new("away", &time, &[]);
+        (target.policy, target.limit) = (policy, 60_000);
+        target.assign(2, &[(0, 1000)]).unwrap();
+        target.receive();
+        let expires_at = time.now() + 1_000_000;
+        let import = |i: u32| Imported::Put {
+            index: 1,
+            key: place(i * 2 + 1),
+            version: u64::from(i) + 1,
+            expires_at,
+            document: Bytes::from_static(b"arriving"),
+        };
+        let bring = |target: &Shard, which: std::ops::Range<u32>| {
+            let (id, note, whole) = (MOVE.to_owned(), Vec::new(), None);
+            let documents = which.map(import).collect();
+            let import = Import { id, documents, whole, as_of: u64::from(ARRIVING), note };
+            target.engine().execute(Command::Import(import)).unwrap();
+        };
+        let own = |target: &Shard, i: u32| {
+            let (document, expiry) = (Bytes::from_static(b"own"), Expiry::After(2_000_000));
+            let key = Key { position: i % 1000, bytes: format!("own{i}").into() };
+            let condition = sherd_engine::Condition::Any;
+            let write = Mutation::Write { index: 1, key, document, condition, expiry };
+            let outcome = one(target.engine(), write);
+            assert!(matches!(outcome, MutationOutcome::Written(_)), "{policy:?}: {outcome:?}");
+        };
+        bring(&target, 0..ARRIVING);
+        let arrived = |target: &Shard| target.engine().sums(&[MOVING]).unwrap()[&1].documents;
+        let of_its_own = |target: &Shard| target.engine().sums(&[(0, 1000)]).unwrap()[&1].documents;
+        for i in 0..3_000 {
+            own(&target, i);
+        }
+        // What comes makes its own go as well.
+        let before = of_its_own(&target);
+        bring(&target, ARRIVING..ARRIVING + 100);
+        assert!(of_its_own(&target) < before, "{policy:?}");
+        // And so after a restart, and when the index is rebuilt.
+        for index_lost in [false, true] {
+            target.cut_power(index_lost);
+            for i in 3_000..3_200 {
+                own(&target, i);
+            }
+        }
+        assert_eq!(arrived(&target), u64::from(ARRIVING) + 100, "{policy:?}");
+        let tracked = target.engine().stat().tracked_documents;
+        assert_eq!(tracked, target.engine().stat().documents, "{policy:?}");
+        // Once owned, what arrived goes first: it is older, and expires sooner.
+        target.assign(3, &[(0, 1000), MOVING]).unwrap();
+        let before = of_its_own(&target);
+        for i in 5_000..5_300 {
+            own(&target, i);
+        }
+        assert!(of_its_own(&target) >= before + 250, "{policy:?}");
+        assert_eq!(target.engine().stat().tracked_documents, target.engine().stat().documents);
+    }
+}
+
 /// What the reader of the log has not read is held, for as long as it asks.
 #[test]
 fn compaction_leaves_what_a_reader_of_the_log_has_not_read() {
@@ -571,6 +733,32 @@ fn compaction_leaves_what_a_reader_of_the_log_has_not_read() {
     assert_eq!(target.engine().sums(&[MOVING]).unwrap(), BTreeMap::new());
     let (source_sums, target_sums) = (source.engine().sums(&[MOVING]), Ok(BTreeMap::new()));
     assert_eq!(source_sums, target_sums);
+}
+
+/// A cursor comes over the wire.
+#[test]
+fn a_cursor_from_nowhere_is_refused() {
+    let (source, _) = pair();
+    for segment in [0, u32::MAX] {
+        let nowhere = TailCursor { lsn: 0, segment, offset: segment };
+        let error = source.engine().tail(nowhere, &[MOVING], 100).unwrap_err();
+        assert_eq!(error, Error::LogGone { after: 0 });
+        assert!(!source.engine().hold_log(nowhere));
+    }
+}
+
+/// Nothing may happen any more at which it would be deleted.
+#[test]
+fn what_was_held_goes_by_itself_when_nobody_asks_any_more() {
+    let machine = Machine::default();
+    let options = Options { compaction: true, log_held: Duration::from_secs(3), ..options() };
+    let (engine, _) = machine.open_with(options).unwrap();
+    set_up(&engine);
+    engine.tail_end();
+    for i in 0..2_000 {
+        put(&engine, "hot", &format!("{i} {}", "x".repeat(100)));
+    }
+    wait_until("the log is as short as it can be", || engine.stat().segments < 10);
 }
 
 /// While it copies pages it reads nothing of the log, however long that takes.

@@ -90,6 +90,9 @@ pub struct Failure {
 /// Says how many bytes are free.
 type FreeBytes = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// What happens before a read.
+type BeforeRead = Box<dyn FnOnce() + Send>;
+
 /// What happens to a file whose sync fails.
 type FailedSync = Arc<dyn Fn(&dyn File) + Send + Sync>;
 
@@ -110,6 +113,7 @@ struct State {
     fault: Option<(Site, u64, Failure)>,
     failed: u64,
     free_bytes: Option<FreeBytes>,
+    before_read: Option<BeforeRead>,
 }
 
 impl State {
@@ -171,6 +175,11 @@ impl<F: Fs> FaultFs<F> {
     /// How many calls each site has had.
     pub fn calls(&self) -> BTreeMap<Site, u64> {
         self.state.lock().calls.clone()
+    }
+
+    /// Lets `run` come between the next read and what led to it.
+    pub fn before_the_next_read(&self, run: impl FnOnce() + Send + 'static) {
+        self.state.lock().before_read = Some(Box::new(run));
     }
 
     /// Says that so many bytes are free as `bytes` does, and not what the filesystem says.
@@ -267,6 +276,10 @@ impl FaultFile {
 
 impl File for FaultFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let before = self.state.lock().before_read.take();
+        if let Some(run) = before {
+            run();
+        }
         match self.state.lock().fails((Operation::Read, *self.kind.lock())) {
             Some(failure) => Err(Error::from_raw_os_error(failure.errno)),
             None => self.file.read_at(buffer, offset),

@@ -196,7 +196,7 @@ pub(crate) fn recover(
         clock: options.clock.clone(),
         poison: Poison::default(),
         condemned: Mutex::default(),
-        pin: Pin::default(),
+        pin: Pin::new(options.log_held),
         compaction_behind: AtomicBool::new(false),
         unowned: AtomicBool::new(unowned),
         active_bytes: AtomicU64::new(u64::from(log_writer.place().1)),

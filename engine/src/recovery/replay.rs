@@ -96,7 +96,7 @@ impl Replay {
         }
         let newest = end.map_or(0, |(_, end)| end.next_lsn - 1);
         read::recount(&self.view, index, &log.segments, |id, key, entry| {
-            residents.fill(id, key, entry, newest);
+            residents.fill((id, state.side(key.position())), key, entry, newest);
         })
     }
 

@@ -5,6 +5,10 @@
 //! The sequencer alone adds and removes, as it evaluates, so that this and the evaluated state are
 //! always of the same documents; readers note their accesses. Nothing of it is durable: opening
 //! fills it anew, in the order of the documents' versions.
+//!
+//! Documents at positions that the shard does not own are remembered apart. Those that are being taken over
+//! are neither evicted nor swept, and may be all that there is to choose from; those that were given up
+//! are about to be removed, and make no room where a limit does not count them.
 
 mod leaf;
 mod tracker;
@@ -55,11 +59,22 @@ impl Counters {
     }
 }
 
+/// Where a document belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// To the shard.
+    Owned,
+    /// To a range that was given up, or is being taken over.
+    Apart,
+}
+
 #[derive(Default)]
 struct OfIndex {
     counters: Counters,
     /// `None` where nothing is to be remembered yet.
     tracker: RwLock<Option<Arc<Tracker>>>,
+    /// Of what is not owned.
+    apart: RwLock<Option<Arc<Tracker>>>,
     /// The documents that there were could not be read.
     incomplete: AtomicBool,
 }
@@ -89,6 +104,7 @@ impl Residents {
         // Without a policy documents that expire are remembered, from the first one on.
         let tracker = policy.evicts_all().then(|| Arc::new(Tracker::new(policy)));
         *of_index.tracker.write() = tracker;
+        *of_index.apart.write() = None;
         of_index.incomplete.store(false, Ordering::Relaxed);
     }
 
@@ -130,16 +146,45 @@ impl Residents {
     }
 
     /// The tracker of an index that has a document which expires then.
-    fn tracker_for(&self, index: IndexId, expires_at: u64) -> Option<Arc<Tracker>> {
-        if let Some(tracker) = self.tracker(index) {
-            return Some(tracker);
+    fn tracker_for(&self, index: IndexId, side: Side, expires_at: u64) -> Option<Arc<Tracker>> {
+        let indexes = self.indexes.read();
+        let of_index = indexes.get(&index)?;
+        let tracker = match side {
+            Side::Owned => &of_index.tracker,
+            Side::Apart => &of_index.apart,
+        };
+        if let Some(tracker) = &*tracker.read() {
+            return Some(Arc::clone(tracker));
         }
-        if expires_at == 0 {
+        let here = of_index.tracker.read().as_ref().map(|here| here.policy());
+        let policy = here.unwrap_or(Policy::Ttl);
+        if expires_at == 0 && !policy.evicts_all() {
             return None;
         }
-        let indexes = self.indexes.read();
-        let mut tracker = indexes.get(&index)?.tracker.write();
-        Some(Arc::clone(tracker.get_or_insert_with(|| Arc::new(Tracker::new(Policy::Ttl)))))
+        let new = || Arc::new(Tracker::new(policy));
+        Some(Arc::clone(tracker.write().get_or_insert_with(new)))
+    }
+
+    /// Sorts the documents by their positions anew.
+    pub(crate) fn sort(&self, side: impl Fn(u32) -> Side) {
+        let mut trackers = Vec::new();
+        for (&index, of_index) in &*self.indexes.read() {
+            let mut note = |of, tracker: &RwLock<Option<Arc<Tracker>>>| {
+                trackers.extend(tracker.read().clone().map(|tracker| (index, of, tracker)));
+            };
+            note(Side::Owned, &of_index.tracker);
+            note(Side::Apart, &of_index.apart);
+        }
+        let mut moved = Vec::new();
+        for (index, of, tracker) in trackers {
+            let slots = tracker.take_where(|tag| side(tag.position()) != of);
+            moved.push((index, if of == Side::Owned { Side::Apart } else { Side::Owned }, slots));
+        }
+        for (index, to, slots) in moved.into_iter().filter(|(_, _, slots)| !slots.is_empty()) {
+            // That there are any says that they are remembered.
+            let Some(tracker) = self.tracker_for(index, to, u64::MAX) else { continue };
+            slots.into_iter().for_each(|slot| tracker.restore(slot));
+        }
     }
 
     fn tick(&self) -> u64 {
@@ -148,8 +193,14 @@ impl Residents {
 
     /// Remembers a document that was stored before: the older `newest` is than its version, the
     /// longer ago it is taken to have been accessed.
-    pub(crate) fn fill(&self, index: IndexId, key: &IndexKey, entry: &Entry, newest: Version) {
-        let Some(tracker) = self.tracker_for(index, entry.expires_at) else { return };
+    pub(crate) fn fill(
+        &self,
+        (index, side): (IndexId, Side),
+        key: &IndexKey,
+        entry: &Entry,
+        newest: Version,
+    ) {
+        let Some(tracker) = self.tracker_for(index, side, entry.expires_at) else { return };
         if tracker.holds(entry.expires_at) {
             let age = newest.saturating_sub(entry.version);
             let clock = self.clock.load(Ordering::Relaxed).wrapping_sub(age);
@@ -161,13 +212,13 @@ impl Residents {
     /// never), `None` where there was or is none; and its version.
     pub(crate) fn change(
         &self,
-        index: IndexId,
+        (index, side): (IndexId, Side),
         key: &IndexKey,
         before: Option<u64>,
         after: Option<u64>,
         version: Version,
     ) {
-        let Some(tracker) = self.tracker_for(index, after.unwrap_or(0)) else { return };
+        let Some(tracker) = self.tracker_for(index, side, after.unwrap_or(0)) else { return };
         let held = before.is_some_and(|expires_at| tracker.holds(expires_at));
         let holds = after.filter(|&expires_at| tracker.holds(expires_at));
         let tag = Tag::of(key);
@@ -180,12 +231,18 @@ impl Residents {
     }
 
     /// Notes when a document expires, from now on and before; its access does not change.
-    pub(crate) fn change_expiry(&self, index: IndexId, key: &IndexKey, before: u64, after: u64) {
-        let Some(tracker) = self.tracker_for(index, after) else { return };
+    pub(crate) fn change_expiry(
+        &self,
+        (index, side): (IndexId, Side),
+        key: &IndexKey,
+        before: u64,
+        after: u64,
+    ) {
+        let Some(tracker) = self.tracker_for(index, side, after) else { return };
         if tracker.holds(before) && tracker.holds(after) {
             tracker.set_expiry(Tag::of(key), after);
         } else {
-            self.change(index, key, Some(before), Some(after), 0);
+            self.change((index, side), key, Some(before), Some(after), 0);
         }
     }
 
@@ -312,8 +369,11 @@ impl Residents {
 
     /// The documents remembered, and the bytes that takes.
     pub(crate) fn memory(&self) -> (usize, usize) {
-        let trackers: Vec<_> =
-            self.ids().into_iter().filter_map(|index| self.tracker(index)).collect();
+        let mut trackers = Vec::new();
+        for of_index in self.indexes.read().values() {
+            trackers.extend(of_index.tracker.read().clone());
+            trackers.extend(of_index.apart.read().clone());
+        }
         let documents = trackers.iter().map(|tracker| tracker.len()).sum();
         (documents, trackers.iter().map(|tracker| tracker.memory()).sum())
     }

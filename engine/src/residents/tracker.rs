@@ -145,6 +145,24 @@ impl Tracker {
         self.note_due(slot.expiry);
     }
 
+    /// Takes the documents of which `is_taken` says so.
+    pub(super) fn take_where(&self, is_taken: impl Fn(Tag) -> bool) -> Vec<Slot> {
+        let mut taken = Vec::new();
+        for stripe in &self.stripes {
+            let mut table = stripe.lock();
+            let begun = taken.len();
+            for leaf in table.leaves() {
+                let slots = (0..leaf.len()).map(|place| leaf.slot(place));
+                taken.extend(slots.filter(|slot| is_taken(slot.tag)));
+            }
+            for slot in &taken[begun..] {
+                table.remove(slot.tag, slot.tag.hash(), Some(slot.expiry));
+            }
+            self.documents.fetch_sub(taken.len() - begun, Ordering::Relaxed);
+        }
+        taken
+    }
+
     /// Forgets a document that expires then, 0 for never.
     pub(super) fn remove(&self, tag: Tag, expires_at: u64) {
         let hash = tag.hash();

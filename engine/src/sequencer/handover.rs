@@ -27,6 +27,9 @@ use crate::state::Change;
 /// then not ahead at once.
 const SKIP_AHEAD: u64 = 1 << 20;
 
+/// How many documents that the other shard does not have any more are removed with one batch.
+const GONE_AT_A_TIME: usize = 512;
+
 /// What a skip's record takes at most.
 const SKIP_BYTES: usize = 64;
 
@@ -172,12 +175,12 @@ impl Sequencer {
         if !documents.iter().all(|it| self.state.is_incoming(position(it))) {
             return Err(Error::NotReceiving { id: id.clone() });
         }
-        let gone = match whole {
-            Some(span) => self.others(span, documents)?,
-            None => Vec::new(),
-        };
         self.raise_lsn(documents.iter().map(version).fold(*as_of, Version::max))?;
         self.now = self.shared.clock.now();
+        let gone = match whole {
+            Some(span) => self.remove_most_of_gone(span, documents)?,
+            None => Vec::new(),
+        };
         let of_incoming = incoming.id.len() + incoming.note.len() + incoming.ranges.len() * 16;
         let of_gone = gone.iter().map(|key| effect::record_bytes(key.key().len())).sum::<usize>();
         let bytes = documents.iter().map(record_bytes).sum::<usize>()
@@ -213,14 +216,47 @@ impl Sequencer {
         }
     }
 
+    /// Removes what is there of a span and not among some documents, in batches of its own, until
+    /// few are left for one, which are returned. Where it ends before all is imported, the note does not
+    /// say that it was, and the same page comes again.
+    fn remove_most_of_gone(
+        &mut self,
+        span: &Span,
+        documents: &[Imported],
+    ) -> Result<Vec<IndexKey>> {
+        let mut span = span.clone();
+        loop {
+            let mut gone = self.others(&span, documents)?;
+            if gone.len() <= GONE_AT_A_TIME {
+                return Ok(gone);
+            }
+            gone.truncate(GONE_AT_A_TIME);
+            let bytes = gone.iter().map(|key| effect::record_bytes(key.key().len()));
+            self.make_room(bytes.sum(), Purpose::Growth)?;
+            let start = self.batch.bytes.len();
+            self.remove_gone(span.index, &gone)?;
+            record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+            self.try_commit()?;
+            span.after = gone.last().map(|key| Key {
+                position: key.position(),
+                bytes: Bytes::copy_from_slice(key.key()),
+            });
+        }
+    }
+
+    fn remove_gone(&mut self, index: crate::IndexId, gone: &[IndexKey]) -> Result<()> {
+        for key in gone {
+            if let Some(found) = self.current(index, key)? {
+                self.remove(index, key.clone(), &found, Reason::Asked);
+            }
+        }
+        Ok(())
+    }
+
     /// Adds what is imported to the batch, where nothing later is there.
     fn take_over(&mut self, import: &Import, gone: &[IndexKey]) -> Result<()> {
         if let Some(span) = &import.whole {
-            for key in gone {
-                if let Some(found) = self.current(span.index, key)? {
-                    self.remove(span.index, key.clone(), &found, Reason::Asked);
-                }
-            }
+            self.remove_gone(span.index, gone)?;
         }
         for imported in &import.documents {
             let (index, key) = place(imported);
@@ -264,7 +300,8 @@ impl Sequencer {
         Ok(())
     }
 
-    /// The published keys of a span that are not among some documents.
+    /// The published keys of a span that are not among some documents: as many as go with one batch, and one
+    /// more where there are more.
     fn others(&self, span: &Span, documents: &[Imported]) -> Result<Vec<IndexKey>> {
         let kept: HashSet<IndexKey> = documents
             .iter()
@@ -273,9 +310,8 @@ impl Sequencer {
             .map(|(_, key)| IndexKey::from(key))
             .collect();
         let view = self.shared.view.read();
-        let mut keys = read::keys_in(&view, &*self.shared.index.get()?, span)?;
-        keys.retain(|key| !kept.contains(key));
-        Ok(keys)
+        let is_gone = |key: &IndexKey| !kept.contains(key);
+        read::keys_in(&view, &*self.shared.index.get()?, span, is_gone, GONE_AT_A_TIME + 1)
     }
 
     /// Makes the next LSN higher than a version of another shard: no record may carry a version beyond

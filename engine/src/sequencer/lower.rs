@@ -16,7 +16,7 @@ use crate::effect::{Effect, SetIndex, SetLimit};
 use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::limits::{IndexSettings, Policy};
-use crate::state::{Change, IndexState, State, Totals};
+use crate::state::{Change, IndexState, State};
 
 /// How long evicting waits for a lower limit after a failure: of the index, say, or of the disk.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -154,7 +154,7 @@ impl Sequencer {
                 Some((largest, Shortage::Shard { used, limit, allowed: limit, needed: 0 }))
             }
             Limit::Index(id, settings) => {
-                let Totals { bytes, documents, .. } = self.state.indexes.get(&id)?.totals;
+                let (bytes, documents) = self.state.indexes.get(&id)?.owned();
                 let limits = [
                     ("bytes", bytes, settings.max_bytes),
                     ("documents", documents, settings.max_documents),

@@ -290,6 +290,11 @@ impl Sequencer {
         self.state.apply(&change);
         self.batch.changes.push(change);
         self.try_commit()?;
+        let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
+        if old_ranges != new_ranges {
+            let state = &self.state;
+            self.shared.residents.sort(|position| state.side(position));
+        }
         // Whatever the durability: others rely on it, and a range given up must not come back.
         self.sync_or_stop()?;
         if let Some(id) = dropped {
@@ -304,7 +309,6 @@ impl Sequencer {
             // What came goes.
             self.sweep_unowned();
         }
-        let new_ranges = self.state.assignment.as_ref().map(|held| held.ranges.clone());
         if old_ranges != new_ranges && self.state.documents() > 0 {
             // First what must not fail: what the shard gave up must go, or it would come back with
             // the range.

@@ -146,7 +146,8 @@ impl Sequencer {
             }
             let version = before.map_or(0, |entry| entry.version);
             let expires_at = |entry: Entry| entry.expires_at;
-            residents.change(index, &key, after, before.map(expires_at), version);
+            let side = self.state.side(key.position());
+            residents.change((index, side), &key, after, before.map(expires_at), version);
         }
     }
 
@@ -245,13 +246,14 @@ impl Sequencer {
             document,
         }));
         let residents = &self.shared.residents;
+        let side = self.state.side(key.position());
         match found {
             Some(found) if found.version == version => {
-                residents.change_expiry(index, &key, found.expires_at, expires_at);
+                residents.change_expiry((index, side), &key, found.expires_at, expires_at);
             }
             _ => {
                 let before = found.map(|found| found.expires_at);
-                residents.change(index, &key, before, Some(expires_at), version);
+                residents.change((index, side), &key, before, Some(expires_at), version);
             }
         }
         let undo =
@@ -268,7 +270,8 @@ impl Sequencer {
         found: &Entry,
         reason: Reason,
     ) -> Version {
-        self.shared.residents.change(index, &key, Some(found.expires_at), None, 0);
+        let side = self.state.side(key.position());
+        self.shared.residents.change((index, side), &key, Some(found.expires_at), None, 0);
         self.record_removal((index, key), found, reason, None)
     }
 

@@ -4,6 +4,10 @@
 //! documents go, then those that the policy names, each by a removal in the batch of the write and
 //! before it. So what is used exceeds no limit at any LSN.
 //!
+//! The limits of an index are for its documents at owned positions; that of the shard is for all that it
+//! stores, for it is about the disk. Victims are always owned: what was given up goes by itself, and what
+//! arrives is another's still.
+//!
 //! Who makes room for whom: an index with a policy or a limit of its own does so for itself alone,
 //! and those without share the shard's policy and make room for each other. So a cache evicts
 //! nothing of an index whose policy is `reject`.
@@ -61,8 +65,8 @@ impl RoomForEvictions {
     }
 }
 
-/// After so many victims that must stay, for their range is on its way to or from another shard, there
-/// is taken to be none to evict.
+/// After so many victims that must stay, for their range is frozen on its way to another shard, there is
+/// taken to be none to evict.
 const MOST_SPARED: usize = 1000;
 
 /// From so many documents on victims are found beforehand. The scout takes none, and finds the first
@@ -165,9 +169,10 @@ impl Sequencer {
         let of_index = self.state.indexes.get(&index)?;
         let needed = bytes.saturating_sub(replaced);
         let (settings, may_be_over) = self.settings_for_writes(index, of_index);
+        let (owned_bytes, owned_documents) = of_index.owned();
         let limits = [
-            ("bytes", of_index.totals.bytes, needed, settings.max_bytes),
-            ("documents", of_index.totals.documents, documents, settings.max_documents),
+            ("bytes", owned_bytes, needed, settings.max_bytes),
+            ("documents", owned_documents, documents, settings.max_documents),
         ];
         for (what, used, needed, limit) in limits {
             let Some(limit) = limit else { continue };
@@ -325,14 +330,21 @@ impl Sequencer {
         self.batch.answers.push((done, result.map(|()| Outcome::Done)));
     }
 
+    /// # Errors
+    /// [`Error::Frozen`] where all of them are to stay for now.
     fn try_expire(&mut self, found: &[(IndexId, IndexKey, LookedUp)]) -> Result<()> {
         self.shared.poison.check()?;
         self.check_backlog()?;
         let bytes = found.iter().map(|(_, key, _)| effect::record_bytes(key.key().len()));
         self.make_room(bytes.sum(), Purpose::Upkeep)?;
         self.now = self.shared.clock.now();
+        let mut spared = 0;
         for (index, key, found) in found {
-            if !self.state.indexes.contains_key(index) || self.is_on_its_way(key.position()) {
+            if !self.state.indexes.contains_key(index) {
+                continue;
+            }
+            if self.is_on_its_way(key.position()) {
+                spared += 1;
                 continue;
             }
             if let Some(found) = self.current_again(*index, key, *found)?
@@ -343,7 +355,7 @@ impl Sequencer {
                 record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             }
         }
-        Ok(())
+        if spared == found.len() { Err(Error::Frozen) } else { Ok(()) }
     }
 
     /// How many bytes the evictions for a command may take; where that is too much for one batch,

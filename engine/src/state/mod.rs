@@ -16,6 +16,7 @@ use crate::command::{Assignment, Incoming, IndexId, Version};
 use crate::effect::{Effect, Reason, Replaced};
 use crate::index::{Entry, IndexKey};
 use crate::limits::{IndexSettings, Policy};
+use crate::residents::Side;
 
 /// How many bins the distribution of documents over the owned ranges has.
 pub(crate) const BINS: usize = 5;
@@ -103,9 +104,20 @@ pub(crate) struct IndexState {
     /// persisted: whoever applies one, and whoever opens, recounts.
     #[serde(skip)]
     pub(crate) distribution: [u64; BINS],
+    /// The bytes of those documents, counted like them.
+    #[serde(skip)]
+    pub(crate) owned_bytes: u64,
     /// Not persisted either.
     #[serde(skip)]
     pub(crate) buckets: Buckets,
+}
+
+impl IndexState {
+    /// The bytes and the documents at positions that are owned. The limits of the index are for these: of what
+    /// was given up, or is being taken over, another shard has its share.
+    pub(crate) fn owned(&self) -> (u64, u64) {
+        (self.owned_bytes, saturating_sum(self.distribution.iter().copied()))
+    }
 }
 
 /// What an effect changes.
@@ -179,11 +191,12 @@ impl State {
         sums
     }
 
-    /// Takes over the distribution and the buckets that a recount came to.
+    /// Takes over the distribution, what is owned and the buckets that a recount came to.
     pub(crate) fn take_distribution(&mut self, counted: &Self) {
         for (id, index) in &mut self.indexes {
             if let Some(counted) = counted.indexes.get(id) {
                 index.distribution = counted.distribution;
+                index.owned_bytes = counted.owned_bytes;
                 index.buckets = counted.buckets.clone();
             }
         }
@@ -225,6 +238,10 @@ impl State {
                     self.used = self.used.saturating_add(u64::from(entry.bytes));
                 }
                 if let Some(bin) = bin {
+                    let bytes = &mut of_index.owned_bytes;
+                    let of = |share: Option<u32>| u64::from(share.unwrap_or(0));
+                    *bytes = bytes.saturating_sub(of(replaced.map(|it| it.bytes)));
+                    *bytes = bytes.saturating_add(of(entry.map(|it| it.bytes)));
                     let count = &mut of_index.distribution[bin];
                     *count -= u64::from(replaced.is_some()).min(*count);
                     *count += u64::from(entry.is_some());
@@ -246,6 +263,7 @@ impl State {
                     settings: create.settings,
                     removals: Removals::default(),
                     distribution: [0; BINS],
+                    owned_bytes: 0,
                     buckets: Buckets::default(),
                 };
                 self.indexes.insert(create.id, index);
@@ -318,6 +336,11 @@ impl State {
         self.incoming.as_ref().is_some_and(|incoming| incoming.ranges.iter().any(within))
     }
 
+    /// Where a document at a position belongs.
+    pub(crate) fn side(&self, position: u32) -> Side {
+        if self.owns(position, position + 1) { Side::Owned } else { Side::Apart }
+    }
+
     /// What of `within` is not to be kept, in ring order.
     pub(crate) fn unowned(&self, within: &[(u32, u32)]) -> Vec<(u32, u32)> {
         let owned = self.assignment.as_ref().map_or(&[][..], |assignment| &assignment.ranges);
@@ -378,10 +401,10 @@ impl State {
         })
     }
 
-    /// Takes over distributions that were counted.
-    pub(crate) fn set_distributions(&mut self, counted: &BTreeMap<IndexId, [u64; BINS]>) {
+    /// Takes over distributions that were counted, and the bytes of each.
+    pub(crate) fn set_distributions(&mut self, counted: &BTreeMap<IndexId, ([u64; BINS], u64)>) {
         for (id, index) in &mut self.indexes {
-            index.distribution = counted.get(id).copied().unwrap_or_default();
+            (index.distribution, index.owned_bytes) = counted.get(id).copied().unwrap_or_default();
         }
     }
 

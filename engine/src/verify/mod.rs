@@ -386,6 +386,7 @@ mod tests {
                 settings: IndexSettings::default(),
                 removals: crate::state::Removals::default(),
                 distribution: [0; 5],
+                owned_bytes: 0,
                 buckets: crate::state::Buckets::default(),
             };
             manifest.indexes.insert(1, index);

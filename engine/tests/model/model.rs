@@ -54,6 +54,13 @@ impl Model {
         self.indexes.values().map(|index| bytes_of(&index.documents)).sum()
     }
 
+    /// The bytes and the documents of an index that lie in what is owned: its limits are for these.
+    fn owned_totals(&self, index: &Index) -> (u64, u64) {
+        let mut owned = index.documents.clone();
+        owned.retain(|(position, _), _| self.owns(*position));
+        (bytes_of(&owned), owned.len() as u64)
+    }
+
     pub(crate) fn epoch(&self) -> u64 {
         self.assignment.as_ref().map_or(0, |held| held.epoch)
     }
@@ -93,13 +100,17 @@ impl Model {
         }
     }
 
-    /// What the sweeper does: documents go whose time is over by the second.
+    /// What the sweeper does: owned documents go whose time is over by the second.
     pub(crate) fn expire(&mut self) {
-        let second = self.now / 1000;
+        let (second, owned) = (self.now / 1000, self.owned());
+        let owns =
+            |position: u32| owned.iter().any(|&(start, end)| (start..end).contains(&position));
         for index in self.indexes.values_mut() {
             let before = index.documents.len();
-            index.documents.retain(|_, document| {
-                document.expires_at == 0 || document.expires_at.div_ceil(1000) > second
+            index.documents.retain(|(position, _), document| {
+                document.expires_at == 0
+                    || document.expires_at.div_ceil(1000) > second
+                    || !owns(*position)
             });
             let expired = (before - index.documents.len()) as u64;
             index.expired += expired;
@@ -232,9 +243,10 @@ impl Model {
         let index = self.indexes.get(&id).ok_or(Error::IndexNotFound(id))?;
         let mut held = index.settings;
         let IndexSettings { max_bytes, max_documents, .. } = held;
+        let (bytes, documents) = self.owned_totals(index);
         let limits = [
-            ("bytes", bytes_of(&index.documents), settings.max_bytes),
-            ("documents", index.documents.len() as u64, settings.max_documents),
+            ("bytes", bytes, settings.max_bytes),
+            ("documents", documents, settings.max_documents),
         ];
         for (what, used, limit) in limits {
             if let Some(limit) = limit.filter(|&limit| used > limit && !force) {
@@ -293,6 +305,7 @@ impl Model {
         let alive = self.document(*index, key).cloned();
         let found = alive.as_ref().map(|document| document.version);
         let place = (key.position, key.bytes.clone());
+        let (owned_bytes, owned_documents) = self.owned_totals(&self.indexes[index]);
         let Index { settings, documents, .. } = self.indexes.get_mut(index).unwrap();
         let expires_at = |expiry: &Expiry| match *expiry {
             Expiry::Default => settings.ttl.map_or(0, |ttl| now + ttl),
@@ -316,10 +329,10 @@ impl Model {
                     there.as_ref().map_or(0, |old| key.bytes.len() + old.bytes.len()) as u64;
                 let needed = ((key.bytes.len() + document.len()) as u64).saturating_sub(freed);
                 let limits = [
-                    ("bytes", bytes_of(documents), settings.max_bytes, needed),
+                    ("bytes", owned_bytes, settings.max_bytes, needed),
                     (
                         "documents",
-                        documents.len() as u64,
+                        owned_documents,
                         settings.max_documents,
                         u64::from(there.is_none()),
                     ),

@@ -1,11 +1,16 @@
 //! Goes through a recording and recovers from every state that a power loss may leave, or from a
 //! sample where there are too many.
+//!
+//! Several threads go through it side by side, each from the beginning, and take the points in turn. What is
+//! tried at a point depends on the seed and its number alone, so who takes it makes no difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -42,6 +47,9 @@ const CUT_RECOVERIES: f64 = 0.15;
 /// The share of states after which is written, and the power cut once more.
 const WRITTEN_AFTER: f64 = 0.3;
 
+/// So many threads to a core: they mostly wait for those of an engine to begin and to end.
+const THREADS_PER_CORE: usize = 3;
+
 /// What was tried.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -58,6 +66,22 @@ pub struct Counts {
     pub written_after: u64,
     pub rebuilt: u64,
     pub indexes: BTreeMap<Variant, u64>,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.workloads += other.workloads;
+        self.evictions += other.evictions;
+        self.points += other.points;
+        self.exhaustive += other.exhaustive;
+        self.states += other.states;
+        self.cut_recoveries += other.cut_recoveries;
+        self.written_after += other.written_after;
+        self.rebuilt += other.rebuilt;
+        for (variant, count) in other.indexes {
+            *self.indexes.entry(variant).or_default() += count;
+        }
+    }
 }
 
 impl fmt::Display for Counts {
@@ -154,45 +178,129 @@ fn explore_workload(
     defects: Defects,
     counts: &mut Counts,
 ) -> Result<(), Failure> {
-    let at = |state| Place { seed, workload, state };
-    let failed = |what| Failure { place: at(None), what };
+    let failed = |what| Failure { place: Place { seed, workload, state: None }, what };
     let recorded = guarded(|| record(seed, workload, defects));
     let recording = recorded.map_err(failed)?;
     counts.evictions += recording.evicted;
-    let mut medium = Medium::default();
-    let mut follower = Follower::default();
-    let mut index = IndexPast::default();
-    for (number, event) in recording.events.iter().map(Some).chain([None]).enumerate() {
-        if let Some(Event::Mark(mark)) = event {
-            // The state of the disk is as before; what is known is more.
-            let mark = recording.marks.get(*mark);
-            follow(mark, &recording.history, &mut follower, &mut index).map_err(failed)?;
-            continue;
+    let walk = Walk {
+        seed,
+        workload,
+        only,
+        effort,
+        recording: &recording,
+        next: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    // What leads to the one state is told once.
+    let threads = if only.is_some() { 1 } else { cores * THREADS_PER_CORE };
+    let ends = thread::scope(|scope| {
+        let run = || {
+            let mut counts = Counts::default();
+            let end = walk.run(&mut counts);
+            (counts, end)
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    let mut failures = Vec::new();
+    for (of_thread, end) in ends {
+        *counts += of_thread;
+        failures.extend(end.err());
+    }
+    failures.into_iter().min_by_key(|failure| failure.place.state).map_or(Ok(()), Err)
+}
+
+/// The way through a recording, on which several threads are.
+struct Walk<'a> {
+    seed: u64,
+    workload: u64,
+    only: Option<(usize, u64)>,
+    effort: Effort,
+    recording: &'a Recording,
+    /// The first point that nobody has taken.
+    next: AtomicUsize,
+    /// One of the threads has found a failure.
+    failed: AtomicBool,
+}
+
+impl Walk<'_> {
+    /// Takes points until there are none left, or somebody fails.
+    fn run(&self, counts: &mut Counts) -> Result<(), Failure> {
+        let end = self.try_run(counts);
+        if end.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
         }
-        let point = Point { recording: &recording, known: follower.known, index: &index };
-        if only.is_none_or(|(wanted, _)| wanted == number) {
-            counts.points += 1;
-            let choices = Choices::of(&medium, effort);
-            counts.exhaustive += u64::from(choices.exhaustive);
-            for state in 0..choices.count {
-                if only.is_some_and(|(_, wanted)| wanted != state) {
-                    continue;
-                }
-                let mut rng = rng(&[seed, workload, number as u64, state]);
-                let image = choices.image(state, &mut rng);
-                if only.is_some() {
-                    tell(&recording, number);
-                }
-                counts.states += 1;
-                guarded(|| point.check(image, &mut rng, counts))
-                    .map_err(|what| Failure { place: at(Some((number, state))), what })?;
+        end
+    }
+
+    fn try_run(&self, counts: &mut Counts) -> Result<(), Failure> {
+        let recording = self.recording;
+        let mut medium = Medium::default();
+        let mut follower = Follower::default();
+        let mut index = IndexPast::default();
+        let mut taken = self.take();
+        for (number, event) in recording.events.iter().map(Some).chain([None]).enumerate() {
+            let is_taken = number == taken;
+            if is_taken {
+                taken = self.take();
+            }
+            if let Some(Event::Mark(mark)) = event {
+                // The state of the disk is as before; what is known is more.
+                let mark = recording.marks.get(*mark);
+                follow(mark, &recording.history, &mut follower, &mut index)
+                    .map_err(|what| self.failure(None, what))?;
+                continue;
+            }
+            if is_taken && self.only.is_none_or(|(wanted, _)| wanted == number) {
+                let point = Point { recording, known: follower.known, index: &index };
+                self.explore(number, &point, &medium, counts)?;
+            }
+            if let Some(event) = event {
+                medium.apply(event);
             }
         }
-        if let Some(event) = event {
-            medium.apply(event);
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn take(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn failure(&self, state: Option<(usize, u64)>, what: String) -> Failure {
+        let Self { seed, workload, .. } = *self;
+        Failure { place: Place { seed, workload, state }, what }
+    }
+
+    /// Tries the states of a point.
+    fn explore(
+        &self,
+        number: usize,
+        point: &Point<'_>,
+        medium: &Medium,
+        counts: &mut Counts,
+    ) -> Result<(), Failure> {
+        counts.points += 1;
+        let choices = Choices::of(medium, self.effort);
+        counts.exhaustive += u64::from(choices.exhaustive);
+        for state in 0..choices.count {
+            if self.only.is_some_and(|(_, wanted)| wanted != state) {
+                continue;
+            }
+            if self.failed.load(Ordering::Relaxed) {
+                break;
+            }
+            let mut rng = rng(&[self.seed, self.workload, number as u64, state]);
+            let image = choices.image(state, &mut rng);
+            if self.only.is_some() {
+                tell(self.recording, number);
+            }
+            counts.states += 1;
+            guarded(|| point.check(image, &mut rng, counts))
+                .map_err(|what| self.failure(Some((number, state)), what))?;
+        }
+        Ok(())
+    }
 }
 
 /// Explores a sample of `states` states with the real sled.
@@ -369,7 +477,7 @@ impl Point<'_> {
             return self.cut_recovery(fs, store, rng);
         }
         let (engine, state) = self.recover(fs, store, self.known)?;
-        let rebuilt = store.set_aside.load(std::sync::atomic::Ordering::Relaxed);
+        let rebuilt = store.set_aside.load(Ordering::Relaxed);
         counts.rebuilt += u64::from(rebuilt);
         if rebuilt && variant.is_healthy() {
             return Err("it was rebuilt, though it was whole".to_owned());

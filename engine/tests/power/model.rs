@@ -84,11 +84,18 @@ impl Model {
         (bytes.sum(), documents.count() as u64)
     }
 
+    /// The same of what is owned, which is what limits are for.
+    pub fn owned_totals(&self, index: u32) -> (u64, u64) {
+        let mut owned = self.clone();
+        owned.documents.retain(|place, _| self.owns(place.1));
+        owned.totals(index)
+    }
+
     /// Whether this has room for what it has more than `before`.
     fn has_room(&self, before: &Self, index: u32) -> bool {
         let settings = self.settings[&index];
         let ((bytes, documents), (bytes_before, documents_before)) =
-            (self.totals(index), before.totals(index));
+            (self.owned_totals(index), before.owned_totals(index));
         let fits = |now: u64, before: u64, limit: Option<u64>| {
             now <= before || limit.is_none_or(|limit| now <= limit)
         };
@@ -103,6 +110,7 @@ impl Model {
         let evicts = self.settings[&other.0].policy == Some(Policy::Fifo);
         let documents = self.documents.iter().filter(|_| evicts);
         let documents = documents.filter(|(place, _)| place.0 == other.0 && *place != other);
+        let documents = documents.filter(|(place, _)| self.owns(place.1));
         documents.min_by_key(|(_, text)| *text).map(|(place, _)| place)
     }
 
@@ -129,7 +137,7 @@ impl Model {
     /// are refused.
     fn set_index(&self, id: u32, settings: IndexSettings, force: bool) -> Vec<Self> {
         let Some(held) = self.settings.get(&id) else { return Vec::new() };
-        let (bytes, documents) = self.totals(id);
+        let (bytes, documents) = self.owned_totals(id);
         let over = settings.max_bytes.is_some_and(|limit| bytes > limit)
             || settings.max_documents.is_some_and(|limit| documents > limit);
         if over && !force {

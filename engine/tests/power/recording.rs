@@ -506,7 +506,7 @@ impl Workload {
                 let id = *ids.choose(&mut self.rng).unwrap();
                 let (mut settings, force) = (self.settings(), self.rng.random());
                 if settings.policy == Some(Policy::Fifo) {
-                    let (bytes, documents) = model.totals(id);
+                    let (bytes, documents) = model.owned_totals(id);
                     settings.max_bytes = settings.max_bytes.map(|limit| limit.max(bytes));
                     settings.max_documents =
                         settings.max_documents.map(|limit| limit.max(documents));
