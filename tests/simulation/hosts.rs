@@ -25,10 +25,7 @@ pub(crate) const BOOTSTRAP: &str = "bootstrap";
 /// The hosts of the shards: the last is not in the cluster at the beginning.
 pub(crate) const SHARDS: [&str; 3] = ["one", "two", "three"];
 
-/// The index is checkpointed after so many keys, so that the log alone does not have everything.
-const CHECKPOINT_KEYS: usize = 64;
-
-/// How often a shard removes what it has given up, and compacts a segment.
+/// How often a shard checkpoints, removes what it has given up, and compacts a segment.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(700);
 
 /// What of a shard outlives its process.
@@ -87,7 +84,7 @@ pub(crate) fn add_shard(sim: &mut Sim<'_>, name: &'static str, disk: &Disk, time
             let data = Path::new("/data");
             let engine = sherd_engine::Options {
                 segment_bytes: 16 * 1024,
-                checkpoint_keys: CHECKPOINT_KEYS,
+                checkpoint_keys: usize::MAX / 16,
                 checkpoint_interval: Duration::from_secs(3600),
                 compaction: false,
                 clock: Clock::settable(time.0),
@@ -101,8 +98,8 @@ pub(crate) fn add_shard(sim: &mut Sim<'_>, name: &'static str, disk: &Disk, time
                 // In the place of the engine's own threads, at the same moments each time.
                 loop {
                     tokio::time::sleep(UPKEEP_INTERVAL).await;
-                    if let Err(error) = engine.compact() {
-                        panic!("compaction: {error}");
+                    if let Err(error) = engine.checkpoint().and_then(|()| engine.compact()) {
+                        panic!("upkeep: {error}");
                     }
                 }
             });
