@@ -181,12 +181,12 @@ async fn run(arguments: &Arguments) {
         sleep(BETWEEN).await;
         // Until what was given up is removed, it cannot come back.
         let former = &names[i % 2];
+        let own = if i % 2 == 0 { 0 } else { OTHER_DOCUMENTS as u64 };
         loop {
             let views = client.stat().await;
             let view = views.into_iter().find(|view| view.shard.name == *former);
             let stat = view.expect("it is in the map").stat.expect("it answers");
-            let owned: u64 = stat.indexes.iter().map(|index| index.documents).sum();
-            if stat.documents == owned {
+            if stat.documents == own {
                 break;
             }
             sleep(Duration::from_millis(200)).await;
@@ -221,11 +221,10 @@ async fn write_at_a_rate(
     let mut due = interval(pause);
     let mut under_way: Vec<JoinHandle<(Duration, Duration)>> = Vec::new();
     while !stopped.load(Ordering::Relaxed) {
-        due.tick().await;
+        let begun = due.tick().await.into_std().saturating_duration_since(start);
         let key = keys[rng.random_range(0..keys.len())].clone();
         let (client, document) = (client.clone(), document());
         under_way.push(tokio::spawn(async move {
-            let begun = start.elapsed();
             let written = client.write(INDEX, &key, &document, Condition::Any).await;
             written.expect("no client meets an error");
             (begun, start.elapsed() - begun)

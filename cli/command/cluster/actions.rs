@@ -20,7 +20,7 @@ pub(super) struct Actions {
     /// With `add`: how many bytes the shard may hold [as many as the largest of the others]
     #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
     size: Option<u64>,
-    /// With `add`: what becomes of a write for which there is no room [reject]
+    /// With `add`: what becomes of a write for which there is no room [it is refused]
     #[arg(long, value_name = "POLICY")]
     policy: Option<Policy>,
     /// With `split`: where, as a fraction of the ring [where half of its bytes lie]
