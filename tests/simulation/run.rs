@@ -126,7 +126,7 @@ pub(crate) fn simulate(seed: u64) -> Result<Outcome, String> {
 
     let hosts =
         [BOOTSTRAP, SHARDS[0], SHARDS[1], SHARDS[2], CLIENTS[0], CLIENTS[1], CLIENTS[2], OPERATOR];
-    let end = Duration::from_millis(rng.random_range(1_000..5_000));
+    let end = Duration::from_millis(rng.random_range(1_000..4_000));
     let mut faults = Faults::draw(generator(seed, 2), &hosts, end);
     let drawn = faults.to_string();
     let ran = run(&mut sim, &mut faults, &disks, &time, end, &quiet);
