@@ -7,10 +7,13 @@ mod support;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sherd_client::Client;
-use support::{Cluster, Process, eventually, run, sherd};
+use support::history::{Answer, check};
+use support::load::{Load, LoadOptions};
+use support::{Cluster, Process, eventually, from_environment, run, sherd};
 
 /// The config file of Pyshard's README, byte for byte.
 const SEED_CONFIG: &str = r#"{
@@ -221,6 +224,43 @@ fn shards_serve_after_a_restart_while_bootstrap_is_down() {
         }
         client.write("i", "new", &b"\x01"[..], Default::default()).await.unwrap();
     });
+}
+
+/// `SHERD_BOOTSTRAP_DOWN_SECONDS` has it be away for so long; among the tests it is for as long as some
+/// thousand operations take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_client_meets_an_error_while_bootstrap_is_down() {
+    let seconds = from_environment("SHERD_BOOTSTRAP_DOWN_SECONDS").unwrap_or(0);
+    let seed = rand::random();
+    println!("seed {seed}");
+    let dir = tempfile::tempdir().unwrap();
+    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
+    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+    let mut config = config_on(ports);
+    for i in 0..2 {
+        config["shards"][i]["size"] = json!(1 << 24);
+    }
+    let config = config.to_string();
+    let mut first = bootstrap(dir.path(), &config, Some(0));
+    let address = first.wait_ready();
+    let options = LoadOptions { seed, operations: u64::MAX, ..LoadOptions::default() };
+    let load = Load::start(&address.to_string(), options).await;
+    load.reach(1000).await;
+    first.kill();
+    let (down, before) = (Instant::now(), load.answers());
+    while down.elapsed() < Duration::from_secs(seconds) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    load.reach(load.answers() + 5000).await;
+    let (while_down, took) = (load.answers() - before, down.elapsed());
+    // Started again, it is found again.
+    let mut second = bootstrap(dir.path(), &config, Some(address.port()));
+    second.wait_ready();
+    load.reach(load.answers() + 1000).await;
+    let history = load.stop().await;
+    println!("{while_down} operations in {took:.1?} without bootstrap, {} in all", history.len());
+    assert!(history.iter().all(|operation| operation.answer != Answer::Unknown));
+    check(&history).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 async fn connect(address: SocketAddr) -> Client {

@@ -21,8 +21,8 @@ pub enum Error {
     #[error("{used} of {limit} bytes are used and {needed} more are needed")]
     QuotaExceeded { used: u64, limit: u64, needed: u64 },
     /// A limit of the index is met.
-    #[error("{used} of {limit} {what} of the index are used and {needed} more are needed")]
-    IndexFull { what: &'static str, used: u64, limit: u64, needed: u64 },
+    #[error("{used} of {limit} {what} of index {id} are used and {needed} more are needed")]
+    IndexFull { id: IndexId, what: &'static str, used: u64, limit: u64, needed: u64 },
     /// Nothing has changed, and it may be tried again.
     #[error("documents are still being evicted for another limit that was lowered; try again")]
     LoweringAnother,

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Imported, Key};
-use crate::effect::{Effect, Reason};
+use crate::effect::{self, Effect, Put, Reason};
 use crate::error::{Error, Result};
 use crate::log::record::{self, ALIGNMENT, HEADER_BYTES, Record, u32_at};
 use crate::log::{Lsn, SEGMENT_HEADER_BYTES, Segment};
@@ -164,7 +164,13 @@ impl Shared {
                 return Err(Error::WrongShard { epoch: state.epoch() });
             }
         }
-        let mut reader = Reader { shared: self, next: from, durable_lsn, scanned: 0 };
+        let mut reader = Reader {
+            shared: self,
+            next: from,
+            durable_lsn,
+            scanned: 0,
+            scratch: Vec::new(),
+        };
         let mut documents = Vec::new();
         let mut bytes = 0;
         while reader.next.lsn <= durable_lsn
@@ -196,6 +202,8 @@ struct Reader<'a> {
     durable_lsn: Lsn,
     /// The bytes read.
     scanned: usize,
+    /// To hash a content.
+    scratch: Vec<u8>,
 }
 
 impl Reader<'_> {
@@ -281,9 +289,8 @@ impl Reader<'_> {
         bytes: &Bytes,
         only_first: bool,
     ) -> Result<(Vec<Imported>, usize)> {
-        let corrupt = |offset: usize, what: &str| {
-            Error::corrupt(&segment.path, self.next.offset as usize + offset, what)
-        };
+        let start = self.next.offset as usize;
+        let corrupt = |offset, what: &str| Error::corrupt(&segment.path, start + offset, what);
         let mut effects = Vec::new();
         let mut group = Vec::new();
         let (mut offset, mut end) = (0, 0);
@@ -303,7 +310,11 @@ impl Reader<'_> {
             offset += record.length;
             next_lsn = next_lsn.max(record.next_lsn());
             if record.lsn >= self.next.lsn {
-                group.extend(decode(&record, bytes).map_err(|what| corrupt(offset, what))?);
+                let effect = Effect::decode(record.kind, record.payload)
+                    .map_err(|what| corrupt(offset, what))?;
+                if !self.is_a_move(&effect) {
+                    group.extend(change(&record, &effect, bytes));
+                }
             }
             if record.last_of_group {
                 effects.append(&mut group);
@@ -316,15 +327,31 @@ impl Reader<'_> {
         }
         Ok((effects, end))
     }
+
+    /// Whether compaction put a document elsewhere and changed nothing. It may do so several times as
+    /// often as documents are written: a reader that had to repeat that might never come to the end.
+    fn is_a_move(&mut self, effect: &Effect<'_>) -> bool {
+        let Effect::Put(Put { index, version, expires_at, key, document, replaced, .. }) = *effect
+        else {
+            return false;
+        };
+        // A document that is touched keeps its version as well, but not its content.
+        let Some(replaced) = replaced.filter(|replaced| replaced.version == version) else {
+            return false;
+        };
+        let view = self.shared.view.read();
+        view.state.indexes.get(&index).is_some_and(|index| {
+            let scratch = &mut self.scratch;
+            let hash = effect::content_hash(scratch, &index.name, key, expires_at, document);
+            hash == replaced.content_hash
+        })
+    }
 }
 
-/// What a record did to a document, if to one.
-fn decode(
-    record: &Record<'_>,
-    bytes: &Bytes,
-) -> std::result::Result<Option<Imported>, &'static str> {
+/// What an effect did to a document, if to one.
+fn change(record: &Record<'_>, effect: &Effect<'_>, bytes: &Bytes) -> Option<Imported> {
     let key = |position: u32, key: &[u8]| Key { position, bytes: bytes.slice_ref(key) };
-    Ok(match Effect::decode(record.kind, record.payload)? {
+    match effect {
         Effect::Put(put) => Some(Imported::Put {
             index: put.index,
             key: key(put.position, put.key),
@@ -341,7 +368,7 @@ fn decode(
         }),
         // A removal once more, which came before; all else is no document's.
         _ => None,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -735,6 +735,34 @@ fn compaction_leaves_what_a_reader_of_the_log_has_not_read() {
     assert_eq!(source_sums, target_sums);
 }
 
+/// Under overwrites it moves several documents for each that is written, and a target that repeated them
+/// came never to the end.
+#[test]
+fn what_compaction_moves_is_not_read_again_and_what_is_touched_is() {
+    let (source, target) = pair();
+    let progress = bring_all(&source, &target);
+    for i in 0..200 {
+        put_to(source.engine(), 2, "hot", &format!("{i} {}", "x".repeat(100)));
+    }
+    let compact = |_| source.engine().compact().unwrap().map_or(0, |compacted| compacted.moved);
+    let moved: u64 = (0..100).map(compact).sum();
+    assert!(moved > 0);
+    let tail = source.engine().tail(progress.tail, &[(0, RING)], usize::MAX).unwrap();
+    let hot = |read: &&Imported| matches!(read, Imported::Put { index: 2, .. });
+    let count = tail.documents.iter().filter(hot).count();
+    assert_eq!((count, tail.documents.len()), (200, 200));
+    let (key, document) = (place(1), Bytes::from_static(b"document"));
+    let version = source.engine().version(1, &key).unwrap().unwrap();
+    let expiry = Expiry::After(1_000);
+    one(source.engine(), Mutation::Touch { index: 1, key, version, document, expiry });
+    let tail = source.engine().tail(tail.next, &[(0, RING)], usize::MAX).unwrap();
+    let [Imported::Put { index: 1, version: read, expires_at, .. }] = &tail.documents[..] else {
+        panic!("{:?}", tail.documents)
+    };
+    assert_eq!(*read, version);
+    assert!(*expires_at > 0);
+}
+
 /// A cursor comes over the wire.
 #[test]
 fn a_cursor_from_nowhere_is_refused() {

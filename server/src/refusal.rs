@@ -14,7 +14,7 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
         Error::QuotaExceeded { used, limit, needed } => {
             WireError::QuotaExceeded { used, limit, needed }
         }
-        Error::IndexFull { what, used, limit, needed } => {
+        Error::IndexFull { what, used, limit, needed, .. } => {
             let (index, what) = (index.to_owned(), what.to_owned());
             WireError::IndexFull { index, what, used, limit, needed }
         }

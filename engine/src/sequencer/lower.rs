@@ -161,7 +161,7 @@ impl Sequencer {
                 ];
                 limits.into_iter().find_map(|(what, used, limit)| {
                     let limit = limit.filter(|&limit| used > limit)?;
-                    Some((id, Shortage::Index { what, used, limit, allowed: limit, needed: 0 }))
+                    Some((id, Shortage::Index { id, what, used, limit, allowed: limit, needed: 0 }))
                 })
             }
         }

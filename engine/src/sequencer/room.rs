@@ -79,15 +79,22 @@ pub(super) enum Shortage {
     /// Of the bytes of the shard. As long as more is used than the limit, so much is allowed.
     Shard { used: u64, limit: u64, allowed: u64, needed: u64 },
     /// Of the bytes or the documents of the index.
-    Index { what: &'static str, used: u64, limit: u64, allowed: u64, needed: u64 },
+    Index {
+        id: IndexId,
+        what: &'static str,
+        used: u64,
+        limit: u64,
+        allowed: u64,
+        needed: u64,
+    },
 }
 
 impl Shortage {
     pub(super) fn error(self) -> Error {
         match self {
             Self::Shard { used, limit, needed, .. } => Error::QuotaExceeded { used, limit, needed },
-            Self::Index { what, used, limit, needed, .. } => {
-                Error::IndexFull { what, used, limit, needed }
+            Self::Index { id, what, used, limit, needed, .. } => {
+                Error::IndexFull { id, what, used, limit, needed }
             }
         }
     }
@@ -178,7 +185,7 @@ impl Sequencer {
             let Some(limit) = limit else { continue };
             let allowed = if may_be_over { limit.max(used) } else { limit };
             if needed > 0 && used + needed > allowed {
-                return Some(Shortage::Index { what, used, limit, allowed, needed });
+                return Some(Shortage::Index { id: index, what, used, limit, allowed, needed });
             }
         }
         let (limit, may_be_over) = self.limit_for_writes();

@@ -9,9 +9,9 @@ fn reject_refuses_with_the_figures_and_evicts_nothing() {
         let (used, limit, needed) = (100, 100, 10);
         let expected = match bound {
             Bound::Shard => Error::QuotaExceeded { used, limit, needed },
-            Bound::IndexBytes => Error::IndexFull { what: "bytes", used, limit, needed },
+            Bound::IndexBytes => Error::IndexFull { id: INDEX, what: "bytes", used, limit, needed },
             Bound::IndexDocuments => {
-                Error::IndexFull { what: "documents", used: 10, limit: 10, needed: 1 }
+                Error::IndexFull { id: INDEX, what: "documents", used: 10, limit: 10, needed: 1 }
             }
         };
         assert_eq!(error, expected);

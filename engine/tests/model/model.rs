@@ -250,7 +250,7 @@ impl Model {
         ];
         for (what, used, limit) in limits {
             if let Some(limit) = limit.filter(|&limit| used > limit && !force) {
-                return Err(Error::IndexFull { what, used, limit, needed: 0 });
+                return Err(Error::IndexFull { id, what, used, limit, needed: 0 });
             }
         }
         let first = IndexSettings { max_bytes, max_documents, ..settings };
@@ -340,7 +340,7 @@ impl Model {
                 for (what, used, limit, needed) in limits {
                     if let Some(limit) = limit.filter(|&limit| needed > 0 && used + needed > limit)
                     {
-                        return Err(Error::IndexFull { what, used, limit, needed });
+                        return Err(Error::IndexFull { id: *index, what, used, limit, needed });
                     }
                 }
                 if needed > 0 && used + needed > limit {

@@ -29,7 +29,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::note::Note;
-use self::pull::Pull;
+use self::pull::{Pace, Pull};
 use self::waiting::Waiting;
 
 /// What is to be taken over.
@@ -96,6 +96,7 @@ impl Receiver {
             held_at: Instant::now(),
             ahead: None,
             importing: Duration::ZERO,
+            pace: Pace::new(),
             completed: Arc::clone(&completed),
         };
         let task = self.0.runtime.spawn(pull.run()).abort_handle();

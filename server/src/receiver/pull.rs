@@ -38,6 +38,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// do goes on beside it.
 const SHARE_PERCENT: u32 = 50;
 
+/// By how much more of the time, where that is not enough to come nearer to the end of the source's log.
+const SHARE_STEP_PERCENT: u32 = 10;
+
+/// How often that is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// By how much what is left of the log has to have become less by then, as a divisor.
+const COMING_NEARER: u64 = 10;
+
 /// For how long the source freezes the range at most. What is left then is short, and bootstrap has
 /// the source give the range up at once.
 const FREEZE_TIME: Duration = Duration::from_secs(5);
@@ -67,6 +76,54 @@ pub(super) struct Pull {
     pub(super) ahead: Option<(Wanted, Result<Brought, WireError>)>,
     /// How long the last import took.
     pub(super) importing: Duration,
+    pub(super) pace: Pace,
+}
+
+/// How much of its time a move imports.
+pub(super) struct Pace {
+    /// In percent.
+    share: u32,
+    /// How much of the source's log was left when, and whether that was less than before.
+    left: u64,
+    at: Instant,
+    is_nearer: bool,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self { share: SHARE_PERCENT, left: 0, at: Instant::now(), is_nearer: true }
+    }
+
+    /// Takes note of how much of the source's log is left: where it grows as fast as it is read, a move
+    /// would never end.
+    fn note(&mut self, left: u64) {
+        if self.at.elapsed() < LOOK_INTERVAL {
+            return;
+        }
+        self.is_nearer = left == 0 || left < self.left - self.left / COMING_NEARER;
+        // The first time there is nothing to compare with.
+        if !self.is_nearer && self.left > 0 {
+            self.share = (self.share + SHARE_STEP_PERCENT).min(100);
+        }
+        (self.left, self.at) = (left, Instant::now());
+    }
+
+    /// The pause behind an import.
+    fn pause(&self, importing: Duration) -> Duration {
+        importing * (100 - self.share) / self.share
+    }
+
+    /// Why it takes so long, if that is because of the source's writers.
+    fn why(&self) -> Option<String> {
+        let is_late = self.share == 100 && !self.is_nearer;
+        is_late.then(|| {
+            format!(
+                "the range is written to as fast as it can be brought: {} records of the source's log are \
+                 left",
+                self.left
+            )
+        })
+    }
 }
 
 impl Drop for Pull {
@@ -153,14 +210,14 @@ impl Pull {
             let begun = Instant::now();
             let before = self.note(&source).await?.bytes;
             let is_up_to_date = self.step(&source, &id).await?;
-            self.progress.lock().error = None;
+            self.progress.lock().error = self.pace.why();
             if is_up_to_date {
                 self.wait(&source, Instant::now() + IDLE_PAUSE).await?;
                 continue;
             }
             // By the import alone: it is what the target's own writers wait for. That the next page was
             // asked for meanwhile takes none of their time, nor does waiting for it.
-            let mut until = Instant::now() + self.importing * (100 - SHARE_PERCENT) / SHARE_PERCENT;
+            let mut until = Instant::now() + self.pace.pause(self.importing);
             if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
                 let time = (note.bytes - before) as f64 / rate as f64;
                 until = until.max(begun + Duration::from_secs_f64(time));
@@ -304,6 +361,7 @@ impl Pull {
     ) -> Result<bool, WireError> {
         let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
         let is_all = behind == 0;
+        self.pace.note(behind);
         let next = Note { tail: tail.next, ..note };
         let documents: Vec<_> = tail
             .changes
@@ -384,12 +442,25 @@ impl Pull {
         let done = move |result| _ = done.send(result);
         self.engine.submit(Command::Import(import), Box::new(done));
         let imported = imported.await.unwrap_or(Err(sherd_engine::Error::Closed));
-        imported.map_err(|error| refusal(error, ""))?;
+        imported.map_err(|error| self.refusal(error))?;
         let mut progress = self.progress.lock();
         *progress = Incoming { behind: progress.behind, ..next.progress(id) };
         drop(progress);
         self.note = Some(next);
         Ok(())
+    }
+
+    /// The refusal of an import, with the name of the index that has no room: who reads it is to give it
+    /// more.
+    fn refusal(&self, error: sherd_engine::Error) -> WireError {
+        let name = match error {
+            sherd_engine::Error::IndexFull { id, .. } => {
+                let indexes = self.engine.stat().indexes.into_iter();
+                indexes.filter(|index| index.id == id).map(|index| index.name).next()
+            }
+            _ => None,
+        };
+        refusal(error, &name.unwrap_or_default())
     }
 
     /// Freezes the range at the source, brings the rest, and sees that both have the same. Where that

@@ -279,6 +279,21 @@ async fn a_target_with_another_document_is_found_out_and_the_source_goes_on() {
     assert!(target.engine.assignment().unwrap().ranges.is_empty());
 }
 
+/// Whoever reads of it is to give that index more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_target_without_room_says_in_which_index() {
+    let (source, target) = pair(no_spy()).await;
+    source.write("j", "key", DOCUMENTS[0]).await;
+    let settings = IndexSettings { max_bytes: Some(3), ..IndexSettings::default() };
+    target.engine.execute(Command::SetIndex { id: 2, settings, force: false }).unwrap();
+    target.receive(&source, None).await;
+    let is_named = |why: &String| why.contains("\"j\"");
+    target.until("refused", |incoming| incoming.error.as_ref().is_some_and(is_named)).await;
+    let settings = IndexSettings::default();
+    target.engine.execute(Command::SetIndex { id: 2, settings, force: false }).unwrap();
+    target.until_copied().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_index_dropped_half_way_is_left_out() {
     let (source, target) = pair(no_spy()).await;
