@@ -55,6 +55,17 @@ pub(crate) fn parse_shard_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses the most bytes that an index may hold, which are not 0.
+///
+/// # Errors
+/// As [`parse_size`].
+pub(crate) fn parse_limit(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("a limit of 0 would refuse every document".to_owned()),
+        size => Ok(size),
+    }
+}
+
 /// Parses a duration.
 ///
 /// # Errors

@@ -268,6 +268,24 @@ async fn connect(address: SocketAddr) -> Client {
 }
 
 #[test]
+fn a_limit_that_waits_for_a_shard_that_is_away_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
+    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+    let mut bootstrap = bootstrap(dir.path(), &config_on(ports).to_string(), Some(0));
+    let address = bootstrap.wait_ready().to_string();
+    run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
+    shards[1].kill();
+    let mut set = sherd();
+    set.args(["-b", &address, "index", "set", "i", "--max-bytes", "1KiB"]);
+    let mut set = Process::start(&mut set);
+    assert!(eventually(|| set.stderr().contains("a shard is away")), "{}", set.stderr());
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    assert!(set.wait().success(), "{}", set.stderr());
+}
+
+#[test]
 fn a_config_that_differs_later_is_reported_and_not_applied() {
     let dir = tempfile::tempdir().unwrap();
     let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));

@@ -103,7 +103,7 @@ fn a_full_shard_refuses_until_its_size_or_policy_is_changed() {
         (&["shard", "set", "shard0"][..], 2, "--size"),
         (&["shard", "set", "shard0", "--size", "0"], 2, "--size"),
         (&["shard", "set", "shard0", "--policy", "LRU"], 2, "lru"),
-        (&["shard", "set", "none", "--size", "1MiB"], 1, "`sherd map`"),
+        (&["shard", "set", "none", "--size", "1MiB"], 3, "`sherd map`"),
         (&["shard", "set", "shard0", "--data", "d"], 2, "--data"),
     ] {
         let ran = support::run(&mut cluster.command(arguments), "");
@@ -159,6 +159,9 @@ fn limits_of_an_index_are_shared_out_and_changed_while_it_is_used() {
         (&["index", "set", "i", "--ttl", "0s"], 2),
         (&["index", "set", "i", "--max-documents", "-1"], 2),
         (&["index", "set", "i", "--policy", "best"], 2),
+        (&["index", "set", "i", "--max-bytes", "0"], 2),
+        (&["index", "create", "j", "--max-documents", "0"], 2),
+        (&["index", "create", "j", "--max-documents", "many"], 2),
         (&["index", "set", "none", "--ttl", "1s"], 3),
         (&["index", "create", "j", "--max-documents", "3"], 1),
     ] {

@@ -9,9 +9,9 @@ use sherd_protocol::message;
 
 use crate::error::Error;
 use crate::output::Output;
-use crate::units::{parse_size, parse_ttl};
+use crate::units::{parse_limit, parse_ttl};
 
-use super::{Context, parse_index};
+use super::{Context, SETTING, parse_index, saying};
 
 /// How long `set` waits for the shards to evict down to a lower limit.
 const EVICTION_TIME: Duration = Duration::from_secs(600);
@@ -42,10 +42,10 @@ pub(crate) struct Create {
     #[command(flatten)]
     name: Name,
     /// The most bytes of keys and documents, such as 64MiB or 2GB
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
     max_bytes: Option<u64>,
     /// The most documents
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_number)]
     max_documents: Option<u64>,
     /// What becomes of a write for which there is no room: `reject`, or which documents are evicted:
     /// `lru`, `lfu`, `fifo`, `random`, `ttl` [what the shard does]
@@ -72,7 +72,7 @@ pub(crate) struct Set {
 #[group(required = true, multiple = true)]
 struct Changes {
     /// The most bytes of keys and documents, such as 64MiB or 2GB, or `none`
-    #[arg(long, value_name = "BYTES", value_parser = change_of(parse_size))]
+    #[arg(long, value_name = "BYTES", value_parser = change_of(parse_limit))]
     max_bytes: Option<Change<u64>>,
     /// The most documents, or `none`
     #[arg(long, value_name = "N", value_parser = change_of(parse_number))]
@@ -127,7 +127,7 @@ impl Index {
                     ttl: ttl.unwrap_or_default(),
                 };
                 let client = client.with_deadline(EVICTION_TIME);
-                let index = client.set_index(&name.name, change).await?;
+                let index = saying(client.set_index(&name.name, change), SETTING).await?;
                 if context.json {
                     output.json(&Entry::from(&index))?;
                 }
@@ -158,5 +158,9 @@ fn change_of<T, E: ToString>(
 }
 
 fn parse_number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| "expected a whole number, or none".to_owned())
+    match text.parse() {
+        Ok(0) => Err("a limit of 0 would refuse every document".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number of documents, such as 1000".to_owned()),
+    }
 }

@@ -20,6 +20,7 @@ mod verify;
 mod write;
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -176,6 +177,24 @@ fn shard_error(error: sherd_engine::Error) -> Error {
         error => Error::Failed(error.to_string()),
     }
 }
+
+/// How long a command may work without a word.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Does what may take long, and then says what it is waiting for.
+async fn saying<T>(work: impl Future<Output = T>, why: &str) -> T {
+    let mut work = pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return done,
+        () = tokio::time::sleep(SILENCE) => say!("{why}"),
+    }
+    work.await
+}
+
+/// What setting a limit may wait for.
+const SETTING: &str = "waiting until every shard has done it: documents may have to be evicted, or a shard is \
+                       away (`sherd stat` shows it); interrupting this does not take it back";
 
 /// Runs what blocks for long, where it holds nobody up.
 async fn blocking<T: Send + 'static>(

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::node::{announce, listen, raise_file_limit, stop_requested};
 use crate::units::{Durability, parse_shard_size};
 
-use super::Context;
+use super::{Context, SETTING, saying};
 
 /// How long `set` waits for the shard to evict down to a lower limit.
 const EVICTION_TIME: Duration = Duration::from_secs(600);
@@ -101,8 +101,11 @@ impl Shard {
 impl Set {
     async fn run(self, context: &Context) -> Result<(), Error> {
         let client = context.connect().await?.with_deadline(EVICTION_TIME);
+        if client.known_map().shard(&self.name).is_none() {
+            return Err(sherd_client::Error::NoSuchShard { shard: self.name }.into());
+        }
         let Changes { size, policy } = self.changes;
-        Ok(client.set_shard(&self.name, size, policy).await?)
+        Ok(saying(client.set_shard(&self.name, size, policy), SETTING).await?)
     }
 }
 

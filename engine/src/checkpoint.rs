@@ -134,7 +134,7 @@ fn without_digits(message: &str) -> String {
 }
 
 fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
-    put_back_if_possible(shared);
+    let put_back = put_back_if_possible(shared);
     if let Err(error) = check_space(shared, snapshot)
         && (shared.index.parked().is_some() || !park(shared, snapshot, &error)?)
     {
@@ -146,7 +146,12 @@ fn checkpoint(shared: &Shared, snapshot: &Snapshot) -> Result<()> {
         drain(&*index, &snapshot.generation).and_then(|()| index.flush(snapshot.lsn))
     };
     if let Err(error) = written {
-        return Err(replace_index(shared, snapshot, error));
+        // Somebody took the space meanwhile. One that was parked by an opening was never flushed with
+        // what the last checkpoint had, and would count as lost.
+        return Err(match put_back {
+            Some(parked) => take_back(shared, parked, error),
+            None => replace_index(shared, snapshot, error),
+        });
     }
     note_index_bytes(shared);
     let tombstones = &snapshot.usage.tombstones;
@@ -251,13 +256,13 @@ fn park(shared: &Shared, snapshot: &Snapshot, why: &Error) -> Result<bool> {
     }
 }
 
-/// Puts a parked index back on the disk, if there is space for it.
-fn put_back_if_possible(shared: &Shared) {
-    let Some(parked) = shared.index.parked() else { return };
+/// Puts a parked index back on the disk, if there is space for it. What was in memory until then, if so.
+fn put_back_if_possible(shared: &Shared) -> Option<Arc<ParkedIndex>> {
+    let parked = shared.index.parked()?;
     let needed = put_back_bytes(&parked);
     shared.space.note_parked(Some(needed));
     if shared.space.check_put_back().is_err() {
-        return;
+        return None;
     }
     if shared.space.free().is_some_and(|free| free < needed) {
         shared.space.release("the index goes back on the disk");
@@ -269,8 +274,26 @@ fn put_back_if_possible(shared: &Shared) {
             let bytes = shared.index_bytes.load(Ordering::Acquire);
             shared.renewed_index_bytes.store(bytes, Ordering::Release);
             tracing::info!(dir = %shared.dir.display(), "the index is on the disk again");
+            Some(parked)
         }
-        Err(error) => tracing::warn!(%error, "the index stays in memory"),
+        Err(error) => {
+            tracing::warn!(%error, "the index stays in memory");
+            None
+        }
+    }
+}
+
+/// Has an index that was just put back on the disk, and failed there, be in memory again as it was. The
+/// error to report.
+fn take_back(shared: &Shared, parked: Arc<ParkedIndex>, error: Error) -> Error {
+    if matches!(error, Error::DiskFull { .. }) {
+        shared.space.release("the index met a full disk");
+    }
+    shared.space.note_parked(Some(put_back_bytes(&parked)));
+    tracing::warn!(%error, "the index is kept in memory again");
+    match shared.index.take_back(parked) {
+        Ok(()) => error,
+        Err(error) => error,
     }
 }
 

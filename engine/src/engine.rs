@@ -369,6 +369,20 @@ impl Engine {
         self.0.shared.view.read().state.incoming.clone()
     }
 
+    /// Whether a change at a position would be refused for now, with [`Error::Frozen`].
+    pub fn is_frozen(&self, position: u32) -> bool {
+        let shared = &self.0.shared;
+        let within = |&(start, end): &(u32, u32)| (start..end).contains(&position);
+        shared.frozen.read().as_ref().is_some_and(|(ranges, until)| {
+            ranges.iter().any(within) && shared.clock.elapsed() < *until
+        })
+    }
+
+    /// Whether there are ranges of which [`Engine::is_frozen`] may hold.
+    pub fn has_frozen(&self) -> bool {
+        self.0.shared.frozen.read().is_some()
+    }
+
     /// What is stored.
     pub fn stat(&self) -> Stat {
         self.0.shared.stat()

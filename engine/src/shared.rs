@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     /// Segments that cannot be compacted, for they are damaged or cannot be read, and why.
     pub(crate) damaged: Mutex<BTreeMap<u32, Arc<str>>>,
     pub(crate) space: Arc<Space>,
+    /// In which ranges nothing changes. Written by the sequencer.
+    pub(crate) frozen: RwLock<Option<FrozenRanges>>,
     /// Why the last checkpoint failed. Written by the checkpointer.
     pub(crate) checkpoint_error: Mutex<Option<Arc<str>>>,
     /// The last durable LSN. Written by the sequencer.
@@ -76,6 +79,9 @@ pub(crate) struct Shared {
     /// Held as long as anything of the engine lives.
     pub(crate) _lock: Lock,
 }
+
+/// Ranges in which nothing changes, and until when, of the clock's elapsed time.
+type FrozenRanges = (Vec<(u32, u32)>, Duration);
 
 /// What is published: durable unless the durability is of an interval.
 pub(crate) struct View {

@@ -164,13 +164,8 @@ impl Shared {
                 return Err(Error::WrongShard { epoch: state.epoch() });
             }
         }
-        let mut reader = Reader {
-            shared: self,
-            next: from,
-            durable_lsn,
-            scanned: 0,
-            scratch: Vec::new(),
-        };
+        let mut reader =
+            Reader { shared: self, next: from, durable_lsn, scanned: 0, scratch: Vec::new() };
         let mut documents = Vec::new();
         let mut bytes = 0;
         while reader.next.lsn <= durable_lsn

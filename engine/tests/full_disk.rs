@@ -181,15 +181,21 @@ fn a_disk_filled_and_freed_a_hundred_times_loses_nothing_and_needs_no_restart() 
     set_up(&engine);
     let mut expected = BTreeMap::new();
     let (mut restarts, mut refusals, mut removes, mut writes) = (0, 0, 0, 0);
+    let mut reserves_taken = 0;
     for round in 0..ROUNDS {
         // Somebody else takes the space, all of it or nearly, while documents come in.
         let before = rng.random_range(0..30);
         let mut i = 0;
         let mut taken = false;
+        // A checkpoint that met the full disk while it was being filled gave the reserve up, and who
+        // filled it got it: nothing is promised then but that nothing is lost.
+        let mut reserve_taken = false;
         let error = loop {
             if i == before {
                 disk.fill_but(rng.random_range(0..4) * 100_000);
                 taken = true;
+                reserve_taken = !disk.path().join("data/reserve").exists();
+                reserves_taken += u32::from(reserve_taken);
             }
             let name = format!("key{}", rng.random_range(0..400));
             let document = format!("{round}.{i} {}", "x".repeat(rng.random_range(0..1000)));
@@ -211,13 +217,22 @@ fn a_disk_filled_and_freed_a_hundred_times_loses_nothing_and_needs_no_restart() 
         let names: Vec<_> = expected.keys().cloned().collect();
         for _ in 0..rng.random_range(1..10) {
             let name = &names[rng.random_range(0..names.len())];
-            let removed = one(&engine, remove(name));
+            let mutations = vec![remove(name)];
+            let removed = match engine.execute(Command::Mutate { mutations, atomic: false }) {
+                Err(Error::DiskFull { .. }) if reserve_taken => break,
+                removed => removed.unwrap(),
+            };
             let there = expected.remove(name).is_some();
-            assert_eq!(matches!(removed, MutationOutcome::Removed(_)), there, "round {round}");
+            let removed = matches!(&removed, Outcome::Mutated(outcomes)
+                if matches!(outcomes[..], [MutationOutcome::Removed(_)]));
+            assert_eq!(removed, there, "round {round}");
             removes += 1;
         }
         if rng.random_bool(0.3) {
-            engine.checkpoint().unwrap();
+            match engine.checkpoint() {
+                Err(Error::DiskFull { .. }) if reserve_taken => {}
+                done => done.unwrap(),
+            }
         }
         if round % 10 == 9 {
             // As a kill would leave it, and started again on the full disk.
@@ -248,9 +263,10 @@ fn a_disk_filled_and_freed_a_hundred_times_loses_nothing_and_needs_no_restart() 
     assert_eq!(contents(&engine), expected);
     println!(
         "{ROUNDS} rounds, {writes} writes, {refusals} times full, {removes} removes meanwhile, \
-         {restarts} starts on the full disk, {:?}",
+         {restarts} starts on the full disk, {reserves_taken} times the reserve was taken, {:?}",
         begun.elapsed()
     );
+    assert!(reserves_taken < ROUNDS / 4, "the reserve is hardly ever held");
 }
 
 /// Somebody else takes the space just when it was found to be enough: sled meets the end of the disk.

@@ -32,6 +32,7 @@
 mod config;
 mod error;
 mod operation;
+mod parked;
 mod receiver;
 mod refusal;
 mod run;

@@ -1,5 +1,6 @@
 //! What the operations share, and the choice of the operation for a request.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::operation::{self, MAX_SCANS_AT_ONCE};
+use crate::parked::{self, Parked};
 use crate::receiver::Receiver;
 
 /// What the operations of a shard share.
@@ -26,6 +28,10 @@ pub(crate) struct Shard {
     reads: Arc<Semaphore>,
     /// What takes ranges over from other shards.
     pub(crate) receiver: Receiver,
+    /// Changes that wait for a moment.
+    pub(crate) parked: Parked,
+    /// How many requests of clients there were.
+    served: Arc<AtomicU64>,
     /// For what an answer from the sequencer's thread must do elsewhere.
     pub(crate) runtime: Handle,
 }
@@ -45,11 +51,14 @@ impl Shard {
             _ = method.set(label.parse().map_err(|_| label.clone())?);
         }
         let reads = Arc::new(Semaphore::new(MAX_SCANS_AT_ONCE));
+        let served = Arc::new(AtomicU64::new(0));
         let receiver = Receiver::new(
             engine.clone(),
             ConnectOptions { client: "sherd-shard".to_owned(), token: token.clone(), ..connect },
+            Arc::clone(&served),
         );
-        Ok(Self { engine, node, token, method, reads, receiver, runtime: Handle::current() })
+        let (parked, runtime) = (Parked::default(), Handle::current());
+        Ok(Self { engine, node, token, method, reads, receiver, parked, served, runtime })
     }
 
     /// The position of a key.
@@ -143,25 +152,49 @@ impl Handler for Service {
         Ok(Welcome { version: PROTOCOL_VERSION, role: Role::Shard, name, epoch })
     }
 
-    fn handle(&self, body: Bytes, responder: Responder) {
+    fn handle(&self, body: Bytes, mut responder: Responder) {
+        match frame::decode(&body) {
+            Ok(operation) => {
+                if parked::is_frozen(&self.0, &operation) {
+                    match Parked::park(self, &body, responder) {
+                        Ok(()) => return,
+                        Err(refused) => responder = refused,
+                    }
+                }
+                self.dispatch(&body, operation, responder);
+            }
+            Err(error) => responder.refuse(&WireError::bad_request("operation", error)),
+        }
+    }
+}
+
+impl Service {
+    /// Executes a request, whatever is frozen.
+    pub(crate) fn execute(&self, body: &Bytes, responder: Responder) {
+        match frame::decode(body) {
+            Ok(operation) => self.dispatch(body, operation, responder),
+            Err(error) => responder.refuse(&WireError::bad_request("operation", error)),
+        }
+    }
+
+    fn dispatch(&self, body: &Bytes, operation: ShardOperation<'_>, responder: Responder) {
         let shard = &*self.0;
-        let decoded = match frame::decode::<ShardOperation<'_>>(&body) {
-            Ok(operation) => operation,
-            Err(error) => return responder.refuse(&WireError::bad_request("operation", error)),
-        };
-        match decoded {
-            ShardOperation::Write(write) => operation::write(shard, &body, &write, responder),
-            ShardOperation::Read(read) => operation::read(shard, &body, read, responder),
-            ShardOperation::Has(has) => operation::has(shard, &body, has, responder),
-            ShardOperation::Pop(pop) => operation::pop(shard, &body, pop, responder),
-            ShardOperation::Remove(remove) => operation::remove(shard, &body, &remove, responder),
-            ShardOperation::Touch(touch) => operation::touch(shard, &body, touch, responder),
-            ShardOperation::Batch(batch) => operation::batch(shard, &body, &batch, responder),
-            ShardOperation::Scan(scan) => operation::scan(shard, &body, &scan, responder),
+        if is_of_client(&operation) {
+            shard.served.fetch_add(1, Ordering::Relaxed);
+        }
+        match operation {
+            ShardOperation::Write(write) => operation::write(shard, body, &write, responder),
+            ShardOperation::Read(read) => operation::read(shard, body, read, responder),
+            ShardOperation::Has(has) => operation::has(shard, body, has, responder),
+            ShardOperation::Pop(pop) => operation::pop(shard, body, pop, responder),
+            ShardOperation::Remove(remove) => operation::remove(shard, body, &remove, responder),
+            ShardOperation::Touch(touch) => operation::touch(shard, body, touch, responder),
+            ShardOperation::Batch(batch) => operation::batch(shard, body, &batch, responder),
+            ShardOperation::Scan(scan) => operation::scan(shard, body, &scan, responder),
             ShardOperation::Stat => operation::stat(shard, responder),
             ShardOperation::Digests => operation::digests(shard, responder),
             ShardOperation::Buckets => operation::buckets(shard, responder),
-            ShardOperation::Source(source) => operation::source(shard, &body, &source, responder),
+            ShardOperation::Source(source) => operation::source(shard, body, &source, responder),
             ShardOperation::Target(target) => operation::target(shard, &target, responder),
             ShardOperation::Assign(assign) => operation::assign(shard, assign, responder),
             ShardOperation::Lock(lock) => operation::lock(shard, lock, responder),
@@ -174,4 +207,13 @@ impl Handler for Service {
             ShardOperation::SetSize(set) => operation::set_size(shard, set, responder),
         }
     }
+}
+
+/// Whether it is one that clients wait for, and many of them in a second.
+fn is_of_client(operation: &ShardOperation<'_>) -> bool {
+    use ShardOperation::{Batch, Has, Pop, Read, Remove, Scan, Touch, Write};
+    matches!(
+        operation,
+        Write(_) | Read(_) | Has(_) | Pop(_) | Remove(_) | Touch(_) | Batch(_) | Scan(_)
+    )
 }

@@ -128,6 +128,17 @@ impl Handle {
         self.store.discard()
     }
 
+    /// Has an index that was put back be in memory again, and deletes what there is of it on the disk.
+    /// `parked` must be as it was put back, and hold nothing less.
+    ///
+    /// # Errors
+    /// Of the disk; it is in memory all the same.
+    pub(crate) fn take_back(&self, parked: Arc<ParkedIndex>) -> Result<()> {
+        let before = std::mem::replace(&mut *self.state.write(), State::Parked(parked));
+        _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
+        self.store.discard()
+    }
+
     /// Deletes what there is on the disk of a parked index. Once there is a checkpoint that it does not
     /// hold, nothing of it can be used.
     ///

@@ -204,6 +204,7 @@ pub(crate) fn recover(
         renewed_index_bytes: AtomicU64::new(0),
         damaged: Mutex::default(),
         space,
+        frozen: RwLock::default(),
         checkpoint_error: Mutex::default(),
         durable_lsn: AtomicU64::new(durable_lsn),
         checkpoint_lsn: AtomicU64::new(checkpoint_lsn),

@@ -79,13 +79,22 @@ impl Sequencer {
         self.sync_or_stop()?;
         let at = self.log.next_lsn() - 1;
         let until = self.shared.clock.elapsed() + at_most;
-        self.frozen = Some(Frozen { id, ranges, at, until });
+        self.set_frozen(Some(Frozen { id, ranges, at, until }));
         Ok(Outcome::Frozen(at))
     }
 
     pub(super) fn thaw(&mut self, id: &str) -> Outcome {
-        self.frozen.take_if(|frozen| frozen.id == id);
+        if self.frozen.as_ref().is_some_and(|frozen| frozen.id == id) {
+            self.set_frozen(None);
+        }
         Outcome::Done
+    }
+
+    /// Freezes, or ends it, and lets callers see that.
+    fn set_frozen(&mut self, frozen: Option<Frozen>) {
+        *self.shared.frozen.write() =
+            frozen.as_ref().map(|frozen| (frozen.ranges.clone(), frozen.until));
+        self.frozen = frozen;
     }
 
     /// What is frozen for a move since then, if it is: nothing has changed in it.
@@ -106,9 +115,11 @@ impl Sequencer {
 
     /// Ends the freeze of what is not owned any more: it may come back.
     pub(super) fn forget_given_up(&mut self) {
-        let state = &self.state;
-        self.frozen
-            .take_if(|frozen| !frozen.ranges.iter().all(|&(start, end)| state.owns(start, end)));
+        let owns =
+            |frozen: &Frozen| frozen.ranges.iter().all(|&(start, end)| self.state.owns(start, end));
+        if self.frozen.as_ref().is_some_and(|frozen| !owns(frozen)) {
+            self.set_frozen(None);
+        }
     }
 
     /// Checks that all that an assignment gives up is frozen for a move.

@@ -79,14 +79,7 @@ pub(super) enum Shortage {
     /// Of the bytes of the shard. As long as more is used than the limit, so much is allowed.
     Shard { used: u64, limit: u64, allowed: u64, needed: u64 },
     /// Of the bytes or the documents of the index.
-    Index {
-        id: IndexId,
-        what: &'static str,
-        used: u64,
-        limit: u64,
-        allowed: u64,
-        needed: u64,
-    },
+    Index { id: IndexId, what: &'static str, used: u64, limit: u64, allowed: u64, needed: u64 },
 }
 
 impl Shortage {

@@ -22,7 +22,8 @@ fn lowering_a_limit_is_refused_under_reject_and_changes_nothing() {
         ttl: Some(1000),
         ..IndexSettings::default()
     };
-    let full = |what, used, limit| Err(Error::IndexFull { id: INDEX, what, used, limit, needed: 0 });
+    let full =
+        |what, used, limit| Err(Error::IndexFull { id: INDEX, what, used, limit, needed: 0 });
     let bytes = set_index(&engine, of_index(Some(99), None), false);
     assert_eq!(bytes, full("bytes", 100, 99));
     let documents = set_index(&engine, of_index(Some(100), Some(9)), false);

@@ -18,7 +18,7 @@ use crate::shard::Shard;
 
 /// The bytes of keys and documents after which a page for a target ends: what the target stores with
 /// one batch, for which its own callers wait.
-const PAGE_BYTES: usize = 128 * 1024;
+const PAGE_BYTES: usize = 64 * 1024;
 
 /// The longest that a range may be frozen at a time, whoever asks: whoever asked may be gone.
 const LONGEST_FREEZE: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ mod tests;
 mod waiting;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -51,6 +51,8 @@ struct Inner {
     engine: Engine,
     options: ConnectOptions,
     runtime: Handle,
+    /// How many requests of clients the shard had.
+    served: Arc<AtomicU64>,
     current: Mutex<Option<Current>>,
 }
 
@@ -64,9 +66,10 @@ struct Current {
 }
 
 impl Receiver {
-    pub(crate) fn new(engine: Engine, options: ConnectOptions) -> Self {
+    /// `served` counts the requests of clients: a move gives way to them.
+    pub(crate) fn new(engine: Engine, options: ConnectOptions, served: Arc<AtomicU64>) -> Self {
         let (runtime, current) = (Handle::current(), Mutex::default());
-        Self(Arc::new(Inner { engine, options, runtime, current }))
+        Self(Arc::new(Inner { engine, options, runtime, served, current }))
     }
 
     /// Takes a job on, which the engine has begun, in the place of any other.
@@ -96,7 +99,7 @@ impl Receiver {
             held_at: Instant::now(),
             ahead: None,
             importing: Duration::ZERO,
-            pace: Pace::new(),
+            pace: Pace::new(Arc::clone(&self.0.served)),
             completed: Arc::clone(&completed),
         };
         let task = self.0.runtime.spawn(pull.run()).abort_handle();

@@ -1,7 +1,7 @@
 //! Bringing a range from the source: page by page, then the log, then the end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,14 +38,20 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// do goes on beside it.
 const SHARE_PERCENT: u32 = 50;
 
+/// The same where the target serves clients meanwhile, whose changes wait for those of the move.
+const BUSY_SHARE_PERCENT: u32 = 20;
+
+/// So many requests of clients a second make it busy.
+const BUSY_REQUESTS: u64 = 100;
+
 /// By how much more of the time, where that is not enough to come nearer to the end of the source's log.
 const SHARE_STEP_PERCENT: u32 = 10;
 
 /// How often that is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// By how much what is left of the log has to have become less by then, as a divisor.
-const COMING_NEARER: u64 = 10;
+/// What is left of the log is to come to an end within so long, as fast as it becomes less.
+const END_WITHIN: Duration = Duration::from_secs(60);
 
 /// For how long the source freezes the range at most. What is left then is short, and bootstrap has
 /// the source give the range up at once.
@@ -81,8 +87,13 @@ pub(super) struct Pull {
 
 /// How much of its time a move imports.
 pub(super) struct Pace {
-    /// In percent.
-    share: u32,
+    /// How many requests of clients the shard had, and how many of them by the last look, and whether it
+    /// was busy then.
+    served: Arc<AtomicU64>,
+    served_before: u64,
+    is_busy: bool,
+    /// How much more than its share, in percent of the time.
+    more: u32,
     /// How much of the source's log was left when, and whether that was less than before.
     left: u64,
     at: Instant,
@@ -90,36 +101,49 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
-        Self { share: SHARE_PERCENT, left: 0, at: Instant::now(), is_nearer: true }
+    pub(super) fn new(served: Arc<AtomicU64>) -> Self {
+        let served_before = served.load(Ordering::Relaxed);
+        let (more, left, at) = (0, 0, Instant::now());
+        Self { served, served_before, is_busy: true, more, left, at, is_nearer: true }
     }
 
-    /// Takes note of how much of the source's log is left: where it grows as fast as it is read, a move
-    /// would never end.
-    fn note(&mut self, left: u64) {
-        if self.at.elapsed() < LOOK_INTERVAL {
+    fn share(&self) -> u32 {
+        let share = if self.is_busy { BUSY_SHARE_PERCENT } else { SHARE_PERCENT };
+        (share + self.more).min(100)
+    }
+
+    /// Looks how busy the shard is, and how much of the source's log is left, as far as that counts yet:
+    /// where it grows as fast as it is read, a move would never end.
+    fn look(&mut self, left: Option<u64>) {
+        let elapsed = self.at.elapsed();
+        if elapsed < LOOK_INTERVAL {
             return;
         }
-        self.is_nearer = left == 0 || left < self.left - self.left / COMING_NEARER;
+        let served = self.served.load(Ordering::Relaxed);
+        let requests = served - self.served_before;
+        self.is_busy = requests as f64 > BUSY_REQUESTS as f64 * elapsed.as_secs_f64();
+        (self.served_before, self.at) = (served, Instant::now());
+        let Some(left) = left else { return };
+        let read = self.left.saturating_sub(left) as f64 / elapsed.as_secs_f64();
+        self.is_nearer = left as f64 <= read * END_WITHIN.as_secs_f64();
         // The first time there is nothing to compare with.
         if !self.is_nearer && self.left > 0 {
-            self.share = (self.share + SHARE_STEP_PERCENT).min(100);
+            self.more = (self.more + SHARE_STEP_PERCENT).min(100);
         }
-        (self.left, self.at) = (left, Instant::now());
+        self.left = left;
     }
 
     /// The pause behind an import.
     fn pause(&self, importing: Duration) -> Duration {
-        importing * (100 - self.share) / self.share
+        importing * (100 - self.share()) / self.share()
     }
 
     /// Why it takes so long, if that is because of the source's writers.
     fn why(&self) -> Option<String> {
-        let is_late = self.share == 100 && !self.is_nearer;
+        let is_late = self.share() == 100 && !self.is_nearer;
         is_late.then(|| {
             format!(
-                "the range is written to as fast as it can be brought: {} records of the source's log are \
-                 left",
+                "the source is written to nearly as fast as its log can be read: {} records are left",
                 self.left
             )
         })
@@ -281,6 +305,7 @@ impl Pull {
         };
         match self.bring(source, &wanted).await {
             Ok(Brought::Page { index, after, page }) => {
+                self.pace.look(None);
                 self.take_page(source, id, note, (index, after, page)).await?;
                 hold_at("target copying").await;
                 Ok(false)
@@ -361,7 +386,7 @@ impl Pull {
     ) -> Result<bool, WireError> {
         let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
         let is_all = behind == 0;
-        self.pace.note(behind);
+        self.pace.look(Some(behind));
         let next = Note { tail: tail.next, ..note };
         let documents: Vec<_> = tail
             .changes
@@ -550,6 +575,34 @@ mod tests {
     use sherd_protocol::Digest;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_move_gives_way_to_clients_and_not_for_ever() {
+        let served = Arc::new(AtomicU64::new(0));
+        let mut pace = Pace::new(Arc::clone(&served));
+        let second = async |pace: &mut Pace, requests: u64, left: Option<u64>| {
+            served.fetch_add(requests, Ordering::Relaxed);
+            tokio::time::advance(LOOK_INTERVAL).await;
+            pace.look(left);
+            pace.share()
+        };
+        assert_eq!(second(&mut pace, 0, None).await, SHARE_PERCENT);
+        assert_eq!(second(&mut pace, 200, None).await, BUSY_SHARE_PERCENT);
+        assert_eq!(second(&mut pace, 50, None).await, SHARE_PERCENT);
+        // 600,000 records are read within a minute, 10,000 a second.
+        assert_eq!(second(&mut pace, 200, Some(600_000)).await, BUSY_SHARE_PERCENT);
+        assert_eq!(second(&mut pace, 200, Some(589_000)).await, BUSY_SHARE_PERCENT);
+        let share = second(&mut pace, 200, Some(588_000)).await;
+        assert_eq!(share, BUSY_SHARE_PERCENT + SHARE_STEP_PERCENT);
+        assert_eq!(pace.why(), None);
+        for left in 0..20 {
+            second(&mut pace, 200, Some(600_000 + left)).await;
+        }
+        assert_eq!((pace.share(), pace.pause(LOOK_INTERVAL)), (100, Duration::ZERO));
+        assert!(pace.why().is_some_and(|why| why.contains("600019 records")), "{:?}", pace.why());
+        second(&mut pace, 200, Some(0)).await;
+        assert_eq!(pace.why(), None);
+    }
 
     #[test]
     fn the_first_index_that_differs_is_named_with_how() {

@@ -13,7 +13,7 @@ use sherd_client::{ConnectOptions, Connection, ShardReply};
 use sherd_engine::{Command, Engine, IndexSettings, Key, Mutation, Options};
 use sherd_node::{Handler, Limits, Node, Responder};
 use sherd_protocol::message::{
-    Condition, Export, Hello, Incoming, MoveId, Receive, ShardOperation, SourceOperation,
+    Condition, Export, Freeze, Hello, Incoming, MoveId, Receive, ShardOperation, SourceOperation,
     TailCursor, TargetOperation, Welcome, Write,
 };
 use sherd_protocol::{Expiry, HashMethod, Range, WireError, frame};
@@ -57,6 +57,7 @@ impl Handler for Spied {
 /// A shard that serves.
 struct Served {
     engine: Engine,
+    shard: Arc<Shard>,
     address: String,
     connection: Connection,
     _dir: TempDir,
@@ -87,11 +88,12 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shard = Shard::new(engine.clone(), node.clone(), None, ConnectOptions::default());
-        let service = Service(Arc::new(shard.unwrap()));
+        let shard = Arc::new(shard.unwrap());
+        let service = Service(Arc::clone(&shard));
         let handler = Spied { service, engine: engine.clone(), spy };
         tokio::spawn(async move { node.serve(listener, handler, std::future::pending()).await });
         let connection = Connection::open(&address, &ConnectOptions::default()).await.unwrap();
-        Self { engine, address, connection, _dir: dir }
+        Self { engine, shard, address, connection, _dir: dir }
     }
 
     async fn ask(&self, operation: ShardOperation<'_>) -> Result<ShardReply, WireError> {
@@ -277,6 +279,60 @@ async fn a_target_with_another_document_is_found_out_and_the_source_goes_on() {
     let owned = &source.engine.assignment().unwrap().ranges;
     assert_eq!(owned[..], [(Range::FULL.start, Range::FULL.end)]);
     assert!(target.engine.assignment().unwrap().ranges.is_empty());
+}
+
+/// Until the range is served again or belongs to another shard, and no longer than a caller can wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_in_a_frozen_range_waits_for_what_becomes_of_it() {
+    let source = Served::start("source", &[(Range::FULL.start, Range::FULL.end)], no_spy()).await;
+    let freeze = async || {
+        let freeze = Freeze { id: ID, range: Range::FULL, at_most: 60_000 };
+        source.ask(ShardOperation::Source(SourceOperation::Freeze(freeze))).await.unwrap();
+    };
+    let write = async || {
+        let (condition, expiry) = (Condition::Any, Expiry::Default);
+        let write = Write { index: "i", key: "key", document: DOCUMENTS[0], condition, expiry };
+        source.ask(ShardOperation::Write(write)).await
+    };
+    let until_parked = async || {
+        let give_up = Instant::now() + PATIENCE;
+        while source.shard.parked.len() == 0 {
+            assert!(Instant::now() < give_up, "nothing waits");
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    freeze().await;
+    let thaw = async {
+        until_parked().await;
+        source.ask(ShardOperation::Source(SourceOperation::Thaw(MoveId { id: ID }))).await
+    };
+    let (written, thawed) = tokio::join!(write(), thaw);
+    thawed.unwrap();
+    assert!(matches!(written, Ok(ShardReply::Written { .. })), "{written:?}");
+
+    freeze().await;
+    let give_up = async {
+        until_parked().await;
+        let held = source.engine.assignment().unwrap();
+        let assignment = sherd_engine::Assignment { epoch: 2, ranges: vec![], ..(*held).clone() };
+        source.engine.execute(Command::Assign(assignment)).unwrap();
+    };
+    let (written, ()) = tokio::join!(write(), give_up);
+    assert_eq!(written.unwrap_err(), WireError::WrongShard { epoch: 2 });
+    assert_eq!(source.shard.parked.len(), 0);
+
+    let held = source.engine.assignment().unwrap();
+    let ranges = vec![(Range::FULL.start, Range::FULL.end)];
+    let assignment = sherd_engine::Assignment { epoch: 3, ranges, ..(*held).clone() };
+    let assigned = async || source.engine.execute(Command::Assign(assignment.clone())).is_ok();
+    let give_up = Instant::now() + PATIENCE;
+    while !assigned().await {
+        assert!(Instant::now() < give_up, "what was given up is never cleared away");
+        sleep(Duration::from_millis(5)).await;
+    }
+    freeze().await;
+    let refused = write().await.unwrap_err();
+    assert!(matches!(refused, WireError::Unavailable { .. }), "{refused}");
 }
 
 /// Whoever reads of it is to give that index more.
