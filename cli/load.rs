@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::error::Error;
+use crate::formats::{BadRow, Entry, Format, Place, ReadError, ReadOptions, Reader};
 use crate::output::say;
-use crate::rows::{BadRow, Row, Rows};
 
 /// A batch is sent at this many rows or bytes: enough that a round trip costs little beside the
 /// work in it. It may be over by one row.
@@ -39,11 +39,11 @@ const READ_BYTES: usize = 256 * 1024;
 /// Rows to be sent together.
 #[derive(Debug, Default)]
 struct Batch {
-    rows: Vec<Row>,
+    rows: Vec<Entry>,
     /// Lines among them that are no rows.
     bad: Vec<BadRow>,
     /// Why nothing comes after it, if that is not the end of the input.
-    error: Option<io::Error>,
+    error: Option<ReadError>,
 }
 
 /// So many refusals are said one by one; of a full shard's, one a row, nobody reads more.
@@ -161,12 +161,12 @@ impl Load {
     pub(crate) async fn run(&mut self) -> Result<(), Error> {
         let mut batches = read_batches(io::stdin())?;
         while let Some(Batch { rows, bad, error }) = batches.recv().await {
-            for BadRow { line, fault } in bad {
+            for BadRow { number: line, fault, .. } in bad {
                 self.summary.failed += 1;
                 say!("line {line}: {fault}");
             }
             if let Some(row) = rows.first() {
-                let first = row.line;
+                let first = row.number;
                 self.send(rows).await;
                 if self.is_cluster_gone {
                     return Err(Error::Failed(format!(
@@ -192,7 +192,7 @@ impl Load {
     }
 
     /// Sends a batch as soon as there is room for it and none of its keys is under way.
-    async fn send(&mut self, rows: Vec<Row>) {
+    async fn send(&mut self, rows: Vec<Entry>) {
         let hashes: HashSet<_> = rows.iter().map(|row| self.hasher.hash_one(&row.key)).collect();
         while self.under_way.len() >= BATCHES_UNDER_WAY || !self.hashes.is_disjoint(&hashes) {
             self.settle_one().await;
@@ -203,7 +203,7 @@ impl Load {
         self.under_way.spawn(async move {
             let mut names = Vec::with_capacity(rows.len());
             let mut mutations = Vec::with_capacity(rows.len());
-            for Row { line, key, document } in rows {
+            for Entry { number: line, key, document, .. } in rows {
                 names.push((line, key.clone()));
                 let (index, document) = (index.clone(), Bytes::from(document));
                 mutations.push(Mutation::Write { index, key, document, condition, expiry });
@@ -251,7 +251,15 @@ impl Load {
 fn read_batches(input: impl Read + Send + 'static) -> Result<mpsc::Receiver<Batch>, Error> {
     let (sender, batches) = mpsc::channel(BATCHES_READ_AHEAD);
     let read = move || {
-        let mut rows = Rows::new(BufReader::with_capacity(READ_BYTES, input));
+        let input = BufReader::with_capacity(READ_BYTES, input);
+        let options = ReadOptions::default();
+        let mut rows = match Reader::new(input, Format::Rows, &options, Place::default()) {
+            Ok(rows) => rows,
+            Err(error) => {
+                _ = sender.blocking_send(Batch { error: Some(error), ..Batch::default() });
+                return;
+            }
+        };
         loop {
             let (batch, is_last) = read_batch(&mut rows);
             if sender.blocking_send(batch).is_err() || is_last {
@@ -265,7 +273,7 @@ fn read_batches(input: impl Read + Send + 'static) -> Result<mpsc::Receiver<Batc
 }
 
 /// Reads a batch, and whether it is the last. It ends early rather than wait for more input.
-fn read_batch(rows: &mut Rows<impl Read>) -> (Batch, bool) {
+fn read_batch(rows: &mut Reader<impl Read>) -> (Batch, bool) {
     let mut batch = Batch::default();
     let mut bytes = 0;
     loop {

@@ -1,8 +1,8 @@
 //! `sherd`: the one binary, for those who run a cluster and those who use one.
 //!
 //! * `args`, `command`: what can be asked for, one module for each command;
-//! * `document`, `record`, `rows`, `units`: how people write and read what Sherd keeps;
-//! * `load`: rows on their way into a cluster;
+//! * `document`, `record`, `formats`, `units`: how people and programs write and read what Sherd keeps;
+//! * `load`: entries on their way into a cluster;
 //! * `node`, `cluster`: the processes, alone and together;
 //! * `output`, `error`: results on standard output, everything else on standard error, and the
 //!   exit status.
@@ -12,13 +12,13 @@ mod cluster;
 mod command;
 mod document;
 mod error;
+mod formats;
 #[cfg(test)]
 mod fuzzing;
 mod load;
 mod node;
 mod output;
 mod record;
-mod rows;
 mod units;
 
 use std::num::NonZero;
