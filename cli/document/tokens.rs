@@ -34,7 +34,7 @@ fn is_shortest(marker: u8, token: Token<'_>) -> bool {
         Token::Signed(0..) => return false,
         Token::Signed(-32..) => return marker >= 0xe0,
         // As many bits, without the sign.
-        Token::Signed(value) => (value.unsigned_abs() * 2 - 1, 0, [0xd0, 0xd1, 0xd2, 0xd3]),
+        Token::Signed(value) => ((value.unsigned_abs() - 1) * 2 + 1, 0, [0xd0, 0xd1, 0xd2, 0xd3]),
         Token::Unsigned(value) => (value, 0x80, [0xcc, 0xcd, 0xce, 0xcf]),
         Token::String(text) => (text.len() as u64, 32, [0xd9, 0xda, 0xdb, 0xdb]),
         Token::Binary(bytes) => (bytes.len() as u64, 0, [0xc4, 0xc5, 0xc6, 0xc6]),

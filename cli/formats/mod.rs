@@ -35,7 +35,7 @@ use thiserror::Error;
 use crate::document::JsonFault;
 
 pub(crate) use csv::{Schema, Shape, Type};
-pub(crate) use input::{Input, Source, open};
+pub(crate) use input::{Source, open};
 pub(crate) use key::KeyOf;
 pub(crate) use lines::{Keys, MAX_LINE_BYTES};
 pub(crate) use output::{Compression, Encoder};
