@@ -289,7 +289,7 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("cut.rows.gz", &whole[..whole.len() - 100]);
     dir.file("a.json", "{}");
     dir.file("a.csv", "a,b\n1,2\n");
-    dir.file("a.msgpack", b"\x81\xa3key\xa1a\xc1");
+    dir.file("a.msgpack", b"\x82\xa3key\xa1a\xc1");
     dir.file("a.rows", "1|1\n");
     dir.file("a.jsonl.digest.json", "nonsense");
     dir.file("a.jsonl", "");
@@ -336,7 +336,14 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
         ran.expect(1);
     }
+    cluster.run(["index", "drop", "i"]).expect(0);
+    cluster.run(["index", "create", "i"]).expect(0);
+    let ran = dir.run(&cluster, &["import", "i", "--resume", "b.csv", "c.csv"]);
+    assert!(ran.stderr.contains("was dropped and created again"), "{ran:?}");
     dir.file("b.csv", "key,a\n1,3\n");
+    std::fs::remove_file(dir.path("i.import")).expect("there is one");
+    dir.run(&cluster, &["import", "i", "b.csv", "c.csv"]).expect(1);
+    dir.file("b.csv", "key,a\n1,30\n");
     let ran = dir.run(&cluster, &["import", "i", "--resume", "b.csv", "c.csv"]);
     assert!(ran.stderr.contains("b.csv has changed since"), "{ran:?}");
 }

@@ -273,8 +273,8 @@ impl Import {
         if self.force {
             ensure_index(&client, &self.index).await?;
         }
-        expect_index(&client, &self.index).await?;
-        let asked = self.asked(&client, &inputs);
+        let index_id = expect_index(&client, &self.index).await?;
+        let asked = self.asked(&client, index_id, &inputs);
         let is_resumed = before.is_some();
         let checkpoint = match before {
             Some(before) => {
@@ -301,7 +301,7 @@ impl Import {
         };
         let rejects = self.rejects_file(checkpoint.rejects_bytes)?;
         let run = Run { import: &self, inputs: &inputs, file: &file, client, checkpoint };
-        run.to_end(context, rejects, is_resumed).await
+        run.run(context, rejects, is_resumed).await
     }
 
     fn checkpoint_path(&self) -> PathBuf {
@@ -321,10 +321,11 @@ impl Import {
         self.ttl.map_or(Expiry::Default, |ttl| Expiry::At(began_at.saturating_add(ttl)))
     }
 
-    fn asked(&self, client: &Client, inputs: &Inputs) -> Asked {
+    fn asked(&self, client: &Client, index_id: u32, inputs: &Inputs) -> Asked {
         Asked {
             cluster: client.known_map().cluster,
             index: self.index.clone(),
+            index_id,
             inputs: inputs.are.clone(),
             on_conflict: self.on_conflict,
             ttl: self.ttl,
@@ -530,7 +531,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn to_end(
+    async fn run(
         mut self,
         context: &Context,
         rejects: Option<RejectsFile>,
@@ -687,7 +688,7 @@ impl Interrupt {
     async fn comes(&mut self) {
         if self.0.wait_for(|came| *came).await.is_err() {
             // Nobody listens for it.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -155,16 +155,18 @@ fn parse_key(text: &str) -> Result<String, String> {
 async fn ensure_index(client: &Client, index: &str) -> Result<(), Error> {
     match client.create_index(index).await {
         Err(error) if matches!(error.wire(), Some(WireError::IndexExists { .. })) => Ok(()),
-        result => Ok(drop(result?)),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
     }
 }
 
-/// Checks that an index exists: asked beforehand, so that it is said once and not for each row.
-async fn expect_index(client: &Client, index: &str) -> Result<(), Error> {
-    if client.indexes().await?.iter().any(|it| it.name == index) {
-        return Ok(());
-    }
-    Err(Error::DoesNotHold(format!("index {index:?} does not exist; --force creates it")))
+/// The id of an index that must exist: asked beforehand, so that it is said once and not for each row.
+async fn expect_index(client: &Client, index: &str) -> Result<u32, Error> {
+    let indexes = client.indexes().await?;
+    let found = indexes.iter().find(|it| it.name == index).map(|it| it.id);
+    let missing =
+        || Error::DoesNotHold(format!("index {index:?} does not exist; --force creates it"));
+    found.ok_or_else(missing)
 }
 
 /// Says that a key is not there; `false`, for whoever notes whether all are.

@@ -241,6 +241,29 @@ fn float_name(value: f64) -> &'static str {
     }
 }
 
+/// Up to so many names are compared each with each other.
+const FEW_NAMES: usize = 8;
+
+/// The names of a map so far.
+struct Names<'a> {
+    few: Vec<&'a str>,
+    many: HashSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    /// `false` for one that is there already.
+    fn insert(&mut self, name: &'a str) -> bool {
+        if self.few.contains(&name) {
+            return false;
+        }
+        if self.few.len() < FEW_NAMES {
+            self.few.push(name);
+            return true;
+        }
+        self.many.insert(name)
+    }
+}
+
 /// Passes over the value that begins with `token` and notes for each map whether it can be printed
 /// as an object. Returns whether all of it is the shortest MessagePack that there is for it, which
 /// is what JSON becomes.
@@ -261,7 +284,7 @@ fn survey<'a>(
             let slot = objects.len();
             objects.push(true);
             let mut is_object = true;
-            let mut keys = HashSet::new();
+            let mut keys = Names { few: Vec::new(), many: HashSet::new() };
             for _ in 0..count {
                 let (key, shortest) = reader.next_of_length()?;
                 is_object &= match key {

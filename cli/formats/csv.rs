@@ -469,7 +469,9 @@ impl<R: Read> RecordScanner<R> {
 
     /// Reads a record; `false` at the end.
     fn read_record(&mut self) -> io::Result<bool> {
-        (self.raw.clear(), self.text.clear(), self.ends.clear());
+        self.raw.clear();
+        self.text.clear();
+        self.ends.clear();
         (self.is_quoted, self.fault) = (false, None);
         let mut state = State::CellStart;
         let mut length = 0;
@@ -851,6 +853,7 @@ fn push_quoted(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Writing to memory does not fail.
+#[expect(clippy::needless_pass_by_value, reason = "given what was written")]
 fn in_memory(written: Result<(), ValueWriteError>) {
     debug_assert!(written.is_ok());
 }

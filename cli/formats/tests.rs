@@ -362,7 +362,7 @@ fn expand(file: Vec<u8>) -> Result<Vec<u8>, String> {
 
 #[test]
 fn compression_is_told_by_the_content_and_its_end_by_more_than_the_end_of_the_file() {
-    let text: Vec<u8> = (0..20_000u32).flat_map(|n| n.to_be_bytes()).collect();
+    let text: Vec<u8> = (0..20_000u32).flat_map(u32::to_be_bytes).collect();
     for compression in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
         let file = compress(&text, compression);
         assert_eq!(expand(file.clone()), Ok(text.clone()));

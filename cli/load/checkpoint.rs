@@ -51,6 +51,8 @@ pub(crate) struct Asked {
     /// The id of the cluster.
     pub(crate) cluster: String,
     pub(crate) index: String,
+    /// Another index may have the name by now.
+    pub(crate) index_id: u32,
     pub(crate) inputs: Vec<InputIs>,
     pub(crate) on_conflict: Conflict,
     pub(crate) ttl: Option<u64>,
@@ -80,6 +82,9 @@ impl Asked {
         }
         if self.index != now.index {
             return say("the index", &self.index, &now.index);
+        }
+        if self.index_id != now.index_id {
+            return Some(format!("the index {:?} was dropped and created again", now.index));
         }
         let mut inputs = self.inputs.iter().zip(&now.inputs);
         if let Some((before, now)) = inputs.find(|(before, now)| before != now) {
@@ -278,6 +283,7 @@ mod tests {
         let asked = Asked {
             cluster: "c".to_owned(),
             index: "i".to_owned(),
+            index_id: 1,
             inputs: Vec::new(),
             on_conflict: Conflict::Skip,
             ttl: None,
