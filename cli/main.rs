@@ -1,24 +1,26 @@
 //! `sherd`: the one binary, for those who run a cluster and those who use one.
 //!
 //! * `args`, `command`: what can be asked for, one module for each command;
-//! * `document`, `record`, `rows`, `units`: how people write and read what Sherd keeps;
-//! * `load`: rows on their way into a cluster;
+//! * `document`, `record`, `formats`, `units`: how people and programs write and read what Sherd keeps;
+//! * `load`: entries on their way into a cluster;
 //! * `node`, `cluster`: the processes, alone and together;
-//! * `output`, `error`: results on standard output, everything else on standard error, and the
-//!   exit status.
+//! * `output`, `progress`, `error`: results on standard output, everything else on standard error, and
+//!   the exit status.
 
 mod args;
 mod cluster;
 mod command;
 mod document;
 mod error;
+#[allow(dead_code, unused_imports, reason = "what writes is for exports, which are to come")]
+mod formats;
 #[cfg(test)]
 mod fuzzing;
 mod load;
 mod node;
 mod output;
+mod progress;
 mod record;
-mod rows;
 mod units;
 
 use std::num::NonZero;

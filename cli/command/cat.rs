@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
+use crate::formats::{BadRow, Keys};
 use crate::output::{Output, say};
 use crate::record::{Form, show};
-use crate::rows::{BadRow, Keys};
 
 use super::{Context, missing, parse_index};
 
@@ -85,7 +85,7 @@ impl Cat {
                     let read = async move { client.read(&index, &wanted).await };
                     reads.push_back((key, tokio::spawn(read)));
                 }
-                Some(Ok(Err(BadRow { line, fault }))) => {
+                Some(Ok(Err(BadRow { number: line, fault, .. }))) => {
                     say!("{} line {line}: {fault}", path.display());
                     all_keys = false;
                 }

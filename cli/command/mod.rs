@@ -5,6 +5,7 @@ mod cat;
 mod cluster;
 mod digest;
 mod has;
+mod import;
 mod index;
 mod keys;
 mod map;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use sherd_client::{Client, ConnectOptions, Options};
-use sherd_protocol::name;
+use sherd_protocol::{WireError, name};
 
 use crate::error::Error;
 use crate::output::say;
@@ -90,6 +91,7 @@ pub(crate) enum Command {
     Touch(touch::Touch),
     Cat(cat::Cat),
     Keys(keys::Keys),
+    Import(import::Import),
     Stat(stat::Stat),
     Digest(digest::Digest),
     Map(map::Map),
@@ -127,6 +129,7 @@ impl Command {
             Self::Touch(touch) => touch.run(context).await,
             Self::Cat(cat) => cat.run(context).await,
             Self::Keys(keys) => keys.run(context).await,
+            Self::Import(import) => import.run(context).await,
             Self::Stat(stat) => stat.run(context).await,
             Self::Digest(digest) => digest.run(context).await,
             Self::Map(map) => map.run(context).await,
@@ -147,6 +150,24 @@ fn parse_index(text: &str) -> Result<String, String> {
 fn parse_key(text: &str) -> Result<String, String> {
     name::check_key(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
+}
+
+/// Creates an index unless it exists.
+async fn ensure_index(client: &Client, index: &str) -> Result<(), Error> {
+    match client.create_index(index).await {
+        Err(error) if matches!(error.wire(), Some(WireError::IndexExists { .. })) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// The id of an index that must exist: asked beforehand, so that it is said once and not for each row.
+async fn expect_index(client: &Client, index: &str) -> Result<u32, Error> {
+    let indexes = client.indexes().await?;
+    let found = indexes.iter().find(|it| it.name == index).map(|it| it.id);
+    let missing =
+        || Error::DoesNotHold(format!("index {index:?} does not exist; --force creates it"));
+    found.ok_or_else(missing)
 }
 
 /// Says that a key is not there; `false`, for whoever notes whether all are.

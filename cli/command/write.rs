@@ -1,19 +1,20 @@
 //! `sherd write`: one document, or rows from standard input.
 
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 use sherd_client::{Client, Condition, Expiry};
-use sherd_protocol::WireError;
 
 use crate::document;
 use crate::error::Error;
-use crate::load::Load;
+use crate::formats::{Format, ReadOptions, Source};
+use crate::load::{self, BATCHES_UNDER_WAY, Conflict, Input, Load, Point, Rejects, read_batches};
 use crate::output::{Output, say};
 use crate::units::parse_ttl;
 
-use super::{Context, parse_index, parse_key};
+use super::{Context, ensure_index, expect_index, parse_index, parse_key};
 
 /// Write documents
 ///
@@ -59,10 +60,7 @@ impl Write {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
         let client = context.connect().await?;
         if self.force {
-            match client.create_index(&self.index).await {
-                Err(error) if matches!(error.wire(), Some(WireError::IndexExists { .. })) => {}
-                result => drop(result?),
-            }
+            ensure_index(&client, &self.index).await?;
         }
         match (&self.key, &self.value) {
             (Some(key), Some(value)) => self.write_one(context, &client, key, value).await,
@@ -107,18 +105,21 @@ impl Write {
     }
 
     async fn write_rows(&self, context: &Context, client: Client) -> Result<(), Error> {
-        // Asked beforehand, so that it is said once and not for each row.
-        if !client.indexes().await?.iter().any(|index| index.name == self.index) {
-            return Err(Error::DoesNotHold(format!(
-                "index {:?} does not exist; --force creates it",
-                self.index
-            )));
-        }
+        expect_index(&client, &self.index).await?;
         if io::stdin().is_terminal() {
             say!("reading rows key|value from the terminal; Ctrl-D ends them");
         }
-        let mut load = Load::new(client, self.index.clone(), self.condition(), self.expiry());
-        let result = load.run().await;
+        let on_conflict = if self.overwrite { Conflict::Overwrite } else { Conflict::Skip };
+        let options = load::Options {
+            index: self.index.clone(),
+            on_conflict,
+            expiry: self.expiry(),
+            jobs: BATCHES_UNDER_WAY,
+            patience: None,
+            max_errors: None,
+        };
+        let mut load = Load::new(client, options, Rejects::default());
+        let result = load_rows(&mut load).await;
         let summary = load.finish().await;
         let mut output = Output::new();
         if context.json {
@@ -130,6 +131,21 @@ impl Write {
         result?;
         if summary.is_complete() { Ok(()) } else { Err(Error::FailedSaid) }
     }
+}
+
+/// Loads the rows of standard input.
+async fn load_rows(load: &mut Load) -> Result<(), Error> {
+    let input = Input { source: Source::Stdin, format: Format::Rows, digest_of: None };
+    let (options, from) = (ReadOptions::default(), Point::default());
+    let mut batches = read_batches(vec![input], options, from, None, Arc::default())?;
+    while let Some(mut batch) = batches.recv().await {
+        let error = batch.error.take();
+        load.take(batch).await?;
+        if let Some(error) = error {
+            return Err(Error::Failed(format!("cannot read standard input: {error}")));
+        }
+    }
+    Ok(())
 }
 
 /// A single document written, for programs.

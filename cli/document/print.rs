@@ -13,7 +13,8 @@ use serde::ser::{Error as _, SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use sherd_protocol::document::{self, DocumentError};
 
-use super::{BINARY, FLOAT, MAP, is_reserved};
+use super::tokens::{Reader, Token};
+use super::{BINARY, FLOAT, FLOAT32, MAP, MESSAGE_PACK, is_reserved};
 
 /// Prints anything as JSON on one line, spaced as Python's `json.dumps` does, in raw UTF-8.
 ///
@@ -21,8 +22,19 @@ use super::{BINARY, FLOAT, MAP, is_reserved};
 /// What the value's `Serialize` reports; printing itself does not fail.
 pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
     let mut out = Vec::new();
-    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced))?;
+    append_json(&mut out, value)?;
     String::from_utf8(out).map_err(serde_json::Error::custom)
+}
+
+/// Appends what [`to_json`] prints.
+///
+/// # Errors
+/// As [`to_json`].
+pub(crate) fn append_json<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    value: &T,
+) -> serde_json::Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, Spaced))
 }
 
 /// Separators and floats as Python prints them.
@@ -71,6 +83,18 @@ pub(crate) struct Printable<'a> {
     bytes: &'a [u8],
     /// For each map, in the order in which they begin: whether it is printed as an object.
     objects: Vec<bool>,
+    form: Form,
+}
+
+/// How much of a document is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// The values.
+    Values,
+    /// Also which floats have 32 bits.
+    Exact,
+    /// The bytes.
+    Bytes,
 }
 
 impl<'a> Printable<'a> {
@@ -79,19 +103,45 @@ impl<'a> Printable<'a> {
     /// # Errors
     /// What is wrong with them, and where.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, DocumentError> {
-        document::check(bytes)?;
-        let mut objects = Vec::new();
-        let mut reader = Reader { bytes, offset: 0 };
-        let token = reader.next()?;
-        reader.survey(token, &mut objects)?;
-        Ok(Self { bytes, objects })
+        let (objects, _) = surveyed(bytes)?;
+        Ok(Self { bytes, objects, form: Form::Values })
     }
+
+    /// As [`Printable::new`], for what is to be read back byte for byte.
+    ///
+    /// # Errors
+    /// As [`Printable::new`].
+    pub(crate) fn exact(bytes: &'a [u8]) -> Result<Self, DocumentError> {
+        let (objects, is_shortest) = surveyed(bytes)?;
+        let form = if is_shortest { Form::Exact } else { Form::Bytes };
+        Ok(Self { bytes, objects, form })
+    }
+
+    /// A document of any kind as its bytes.
+    pub(crate) fn as_bytes(bytes: &'a [u8]) -> Self {
+        Self { bytes, objects: Vec::new(), form: Form::Bytes }
+    }
+}
+
+/// For each map of a document whether it is an object, and whether the document is the shortest
+/// MessagePack.
+fn surveyed(bytes: &[u8]) -> Result<(Vec<bool>, bool), DocumentError> {
+    document::check(bytes)?;
+    let mut objects = Vec::new();
+    let mut reader = Reader { bytes, offset: 0 };
+    let (token, shortest) = reader.next_of_length()?;
+    let is_shortest = shortest & survey(&mut reader, token, &mut objects)?;
+    Ok((objects, is_shortest))
 }
 
 impl Serialize for Printable<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.form == Form::Bytes {
+            return tagged(serializer, MESSAGE_PACK, &BASE64.encode(self.bytes));
+        }
         let reader = Reader { bytes: self.bytes, offset: 0 };
-        let walk = RefCell::new(Walk { reader, objects: self.objects.iter() });
+        let (objects, form) = (self.objects.iter(), self.form);
+        let walk = RefCell::new(Walk { reader, objects, form });
         Next(&walk).serialize(serializer)
     }
 }
@@ -100,6 +150,7 @@ impl Serialize for Printable<'_> {
 struct Walk<'a> {
     reader: Reader<'a>,
     objects: std::slice::Iter<'a, bool>,
+    form: Form,
 }
 
 /// Serializes the value at which the walk stands, and leaves it behind that value.
@@ -113,8 +164,12 @@ impl Serialize for Next<'_, '_> {
             Token::Bool(value) => serializer.serialize_bool(value),
             Token::Unsigned(value) => serializer.serialize_u64(value),
             Token::Signed(value) => serializer.serialize_i64(value),
-            Token::Float(value) if value.is_finite() => serializer.serialize_f64(value),
-            Token::Float(value) => tagged(serializer, FLOAT, float_name(value)),
+            Token::Float(value) => float(serializer, FLOAT, value, false),
+            Token::Single(value) => {
+                let is_exact = self.0.borrow().form == Form::Exact;
+                let tag = if is_exact { FLOAT32 } else { FLOAT };
+                float(serializer, tag, f64::from(value), is_exact)
+            }
             Token::String(value) => serializer.serialize_str(value),
             Token::Binary(value) => tagged(serializer, BINARY, &BASE64.encode(value)),
             Token::Array(count) => {
@@ -162,6 +217,20 @@ fn tagged<S: Serializer, T: Serialize + ?Sized>(
     object.end()
 }
 
+/// A number, under a tag where it is asked for or JSON has no such number.
+fn float<S: Serializer>(
+    serializer: S,
+    tag: &str,
+    value: f64,
+    is_tagged: bool,
+) -> Result<S::Ok, S::Error> {
+    match (value.is_finite(), is_tagged) {
+        (true, false) => serializer.serialize_f64(value),
+        (true, true) => tagged(serializer, tag, &value),
+        (false, _) => tagged(serializer, tag, float_name(value)),
+    }
+}
+
 fn float_name(value: f64) -> &'static str {
     if value.is_nan() {
         "NaN"
@@ -172,118 +241,63 @@ fn float_name(value: f64) -> &'static str {
     }
 }
 
-/// A scalar, or the head of an array or a map with the number of its entries.
-#[derive(Clone, Copy)]
-enum Token<'a> {
-    Nil,
-    Bool(bool),
-    Unsigned(u64),
-    Signed(i64),
-    Float(f64),
-    String(&'a str),
-    Binary(&'a [u8]),
-    Array(usize),
-    Map(usize),
+/// Up to so many names are compared each with each other.
+const FEW_NAMES: usize = 8;
+
+/// The names of a map so far.
+struct Names<'a> {
+    few: Vec<&'a str>,
+    many: HashSet<&'a str>,
 }
 
-/// Reads a checked document; what the check has ruled out is an error all the same.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    offset: usize,
+impl<'a> Names<'a> {
+    /// `false` for one that is there already.
+    fn insert(&mut self, name: &'a str) -> bool {
+        if self.few.contains(&name) {
+            return false;
+        }
+        if self.few.len() < FEW_NAMES {
+            self.few.push(name);
+            return true;
+        }
+        self.many.insert(name)
+    }
 }
 
-impl<'a> Reader<'a> {
-    fn next(&mut self) -> Result<Token<'a>, DocumentError> {
-        let start = self.offset;
-        let marker = self.array::<1>()?[0];
-        Ok(match marker {
-            0xc0 => Token::Nil,
-            0xc2 => Token::Bool(false),
-            0xc3 => Token::Bool(true),
-            0x00..=0x7f => Token::Unsigned(u64::from(marker)),
-            0xcc..=0xcf => Token::Unsigned(self.unsigned(1 << (marker - 0xcc))?),
-            0xe0..=0xff => Token::Signed(i64::from(marker.cast_signed())),
-            0xd0 => Token::Signed(i64::from(i8::from_be_bytes(self.array()?))),
-            0xd1 => Token::Signed(i64::from(i16::from_be_bytes(self.array()?))),
-            0xd2 => Token::Signed(i64::from(i32::from_be_bytes(self.array()?))),
-            0xd3 => Token::Signed(i64::from_be_bytes(self.array()?)),
-            0xca => Token::Float(f64::from(f32::from_be_bytes(self.array()?))),
-            0xcb => Token::Float(f64::from_be_bytes(self.array()?)),
-            0xa0..=0xbf => self.string(start, usize::from(marker & 0x1f))?,
-            0xd9..=0xdb => {
-                let length = self.length(1 << (marker - 0xd9))?;
-                self.string(start, length)?
+/// Passes over the value that begins with `token` and notes for each map whether it can be printed
+/// as an object. Returns whether all of it is the shortest MessagePack that there is for it, which
+/// is what JSON becomes.
+fn survey<'a>(
+    reader: &mut Reader<'a>,
+    token: Token<'a>,
+    objects: &mut Vec<bool>,
+) -> Result<bool, DocumentError> {
+    let mut is_shortest = true;
+    match token {
+        Token::Array(count) => {
+            for _ in 0..count {
+                let (element, shortest) = reader.next_of_length()?;
+                is_shortest &= shortest & survey(reader, element, objects)?;
             }
-            0xc4..=0xc6 => {
-                let length = self.length(1 << (marker - 0xc4))?;
-                Token::Binary(self.take(length)?)
-            }
-            0x90..=0x9f => Token::Array(usize::from(marker & 0x0f)),
-            0xdc | 0xdd => Token::Array(self.length(2 << (marker - 0xdc))?),
-            0x80..=0x8f => Token::Map(usize::from(marker & 0x0f)),
-            0xde | 0xdf => Token::Map(self.length(2 << (marker - 0xde))?),
-            0xc1 | 0xc7..=0xc9 | 0xd4..=0xd8 => {
-                return Err(DocumentError::BadMarker { offset: start, marker });
-            }
-        })
-    }
-
-    /// Passes over the value that begins with `token` and notes for each map whether it can be
-    /// printed as an object.
-    fn survey(&mut self, token: Token<'a>, objects: &mut Vec<bool>) -> Result<(), DocumentError> {
-        match token {
-            Token::Array(count) => {
-                for _ in 0..count {
-                    let element = self.next()?;
-                    self.survey(element, objects)?;
-                }
-            }
-            Token::Map(count) => {
-                let slot = objects.len();
-                objects.push(true);
-                let mut is_object = true;
-                let mut keys = HashSet::new();
-                for _ in 0..count {
-                    let key = self.next()?;
-                    is_object &= match key {
-                        Token::String(key) => keys.insert(key) && !(count == 1 && is_reserved(key)),
-                        _ => false,
-                    };
-                    self.survey(key, objects)?;
-                    let value = self.next()?;
-                    self.survey(value, objects)?;
-                }
-                objects[slot] = is_object;
-            }
-            _ => {}
         }
-        Ok(())
-    }
-
-    fn string(&mut self, start: usize, length: usize) -> Result<Token<'a>, DocumentError> {
-        match std::str::from_utf8(self.take(length)?) {
-            Ok(text) => Ok(Token::String(text)),
-            Err(_) => Err(DocumentError::NotUtf8 { offset: start }),
+        Token::Map(count) => {
+            let slot = objects.len();
+            objects.push(true);
+            let mut is_object = true;
+            let mut keys = Names { few: Vec::new(), many: HashSet::new() };
+            for _ in 0..count {
+                let (key, shortest) = reader.next_of_length()?;
+                is_object &= match key {
+                    Token::String(key) => keys.insert(key) && !(count == 1 && is_reserved(key)),
+                    _ => false,
+                };
+                is_shortest &= shortest & survey(reader, key, objects)?;
+                let (value, shortest) = reader.next_of_length()?;
+                is_shortest &= shortest & survey(reader, value, objects)?;
+            }
+            objects[slot] = is_object;
         }
+        _ => {}
     }
-
-    fn length(&mut self, width: usize) -> Result<usize, DocumentError> {
-        Ok(self.unsigned(width)? as usize)
-    }
-
-    fn unsigned(&mut self, width: usize) -> Result<u64, DocumentError> {
-        Ok(self.take(width)?.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)))
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DocumentError> {
-        let truncated = DocumentError::Truncated { offset: self.offset };
-        self.take(N)?.try_into().map_err(|_| truncated)
-    }
-
-    fn take(&mut self, count: usize) -> Result<&'a [u8], DocumentError> {
-        let rest = &self.bytes[self.offset..];
-        let taken = rest.get(..count).ok_or(DocumentError::Truncated { offset: self.offset })?;
-        self.offset += count;
-        Ok(taken)
-    }
+    Ok(is_shortest)
 }

@@ -259,8 +259,11 @@ pub(crate) fn record_bytes(key_and_document_bytes: usize) -> usize {
 }
 
 /// The hash that stands for a document's content, by index name, key, document and expiry: the
-/// same on every shard and in every cluster.
-pub(crate) fn content_hash(
+/// same on every shard and in every cluster. The digest of a set of documents is the sum of their
+/// hashes, modulo 2^128. `expires_at` is 0 for a document that never does.
+///
+/// `scratch` is memory to work in, whatever it holds.
+pub fn content_hash(
     scratch: &mut Vec<u8>,
     index: &str,
     key: &[u8],

@@ -93,6 +93,7 @@ pub use command::{
 };
 #[doc(hidden)]
 pub use defect::{Defect, Defects};
+pub use effect::content_hash;
 pub use engine::{Completion, Durability, Engine, Options, Recovery};
 pub use error::{Error, Result};
 pub use limits::{Counts, Expiry, IndexSettings, Policy};

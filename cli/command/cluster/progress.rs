@@ -8,15 +8,13 @@ use sherd_protocol::message::{MoveStatus, MoveStep, MovesStatus};
 
 use crate::error::Error;
 use crate::output::{Output, say};
+use crate::progress::{bar, draw};
 use crate::units::show_size;
 
 use super::show;
 
 /// How often bootstrap is asked.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How many cells the bar has.
-const BAR_CELLS: u64 = 20;
 
 /// Waits until there are no more moves, and shows on standard error how far they are: as a bar on a
 /// terminal, else a line where that is another one.
@@ -107,17 +105,14 @@ impl Shown {
         });
         let left = it.bytes.saturating_sub(moved).checked_div(rate);
         let left = left.map_or_else(String::new, |left| format!(", {left} s left"));
-        let full = (moved * BAR_CELLS / it.bytes.max(1)).min(BAR_CELLS) as usize;
-        let bar = "█".repeat(full) + &"░".repeat(BAR_CELLS as usize - full);
+        let bar = bar(moved, it.bytes);
         let waiting = status.moves.len() - 1;
-        // Back to the beginning of the line, and clear it (ECMA-48).
-        _ = write!(
-            stderr(),
-            "\r\x1b[K{head} {bar} {} of {}, {}/s{left}, {waiting} more{why}",
+        draw(format_args!(
+            "{head} {bar} {} of {}, {}/s{left}, {waiting} more{why}",
             show_size(moved),
             show_size(it.bytes),
             show_size(rate)
-        );
+        ));
     }
 
     fn end(&self) {

@@ -1,0 +1,318 @@
+//! How far an import is, on disk, so that it goes on exactly there.
+//!
+//! A checkpoint is made while nothing is under way: every row before it is answered, and none behind
+//! it is sent. A run sends no more than a window of rows before it makes the next one, behind the same
+//! row whoever runs (see [`Window`]). So a run that goes on from a checkpoint knows of the rows of one
+//! window that they may have been written before, and of all others that they were not.
+//!
+//! Whether they were is told by versions. They are LSNs, which grow: what the shard held when the
+//! checkpoint was made has at most the LSN that it had then, what was written later has more.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sherd_protocol::{OwnedRange, Position, RangeMap};
+
+use crate::error::Error;
+
+use super::batches::{Point, Window};
+use super::{Conflict, Summary};
+
+/// The version of the file's format.
+const FORMAT_VERSION: u32 = 1;
+
+/// What is on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub(crate) version: u32,
+    /// What was asked for, which must be the same when it goes on.
+    pub(crate) asked: Asked,
+    /// When the import began, in milliseconds since 1970: times to live count from then.
+    pub(crate) began_at: u64,
+    /// Everything before it is answered.
+    pub(crate) at: Point,
+    pub(crate) window: Window,
+    pub(crate) marks: Marks,
+    pub(crate) counts: Summary,
+    /// The length of the file of rejects.
+    pub(crate) rejects_bytes: u64,
+    /// What inputs are not what they should be.
+    pub(crate) mismatches: Vec<String>,
+    /// All inputs are done.
+    pub(crate) is_finished: bool,
+}
+
+/// What decides which documents are written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// The id of the cluster.
+    pub(crate) cluster: String,
+    pub(crate) index: String,
+    /// Another index may have the name by now.
+    pub(crate) index_id: u32,
+    pub(crate) inputs: Vec<InputIs>,
+    pub(crate) on_conflict: Conflict,
+    pub(crate) ttl: Option<u64>,
+    pub(crate) key: Option<String>,
+    pub(crate) schema: String,
+    pub(crate) rejects: Option<PathBuf>,
+}
+
+/// An input as it was when the import began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InputIs {
+    pub(crate) name: String,
+    pub(crate) format: crate::formats::Format,
+    pub(crate) bytes: u64,
+    /// In nanoseconds since 1970.
+    pub(crate) modified: u64,
+}
+
+impl Asked {
+    /// What is different, if anything is.
+    pub(crate) fn difference(&self, now: &Self) -> Option<String> {
+        let say = |what: &str, before: &dyn std::fmt::Debug, now: &dyn std::fmt::Debug| {
+            Some(format!("{what} was {before:?} and is {now:?}"))
+        };
+        if self.cluster != now.cluster {
+            return say("the cluster", &self.cluster, &now.cluster);
+        }
+        if self.index != now.index {
+            return say("the index", &self.index, &now.index);
+        }
+        if self.index_id != now.index_id {
+            return Some(format!("the index {:?} was dropped and created again", now.index));
+        }
+        let mut inputs = self.inputs.iter().zip(&now.inputs);
+        if let Some((before, now)) = inputs.find(|(before, now)| before != now) {
+            if before.name != now.name || before.format != now.format {
+                let show = |it: &InputIs| format!("{} ({})", it.name, it.format.name());
+                return say("an input", &show(before), &show(now));
+            }
+            return Some(format!("{} has changed since", now.name));
+        }
+        if self.inputs.len() != now.inputs.len() {
+            return say("the number of inputs", &self.inputs.len(), &now.inputs.len());
+        }
+        if self.on_conflict != now.on_conflict {
+            return say("--on-conflict", &self.on_conflict, &now.on_conflict);
+        }
+        if self.ttl != now.ttl {
+            return say("--ttl", &self.ttl, &now.ttl);
+        }
+        if (&self.key, &self.schema) != (&now.key, &now.schema) {
+            return say("--key or --schema", &(&self.key, &self.schema), &(&now.key, &now.schema));
+        }
+        (self.rejects != now.rejects)
+            .then(|| format!("--rejects was {:?} and is {:?}", self.rejects, now.rejects))
+    }
+}
+
+/// What the shards had written when a window began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marks {
+    pub(crate) epoch: u64,
+    pub(crate) ranges: Vec<OwnedRange>,
+    /// The last LSN of each shard.
+    pub(crate) lsns: BTreeMap<String, u64>,
+}
+
+/// When a document was written that is found in the way of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    BeforeWindow,
+    Since,
+    /// Its range has moved, and its version may be of either shard.
+    Unclear,
+}
+
+impl Marks {
+    /// When the document of that version was written, as the map is now.
+    pub(crate) fn written(&self, position: Position, version: u64, map: &RangeMap) -> Written {
+        let owner = self.ranges.iter().find(|owned| owned.range().contains(position));
+        let lsn = |shard: &str| self.lsns.get(shard).copied().unwrap_or(0);
+        let then = owner.map_or(0, |owned| lsn(&owned.shard));
+        if version > then {
+            return Written::Since;
+        }
+        // Every change of the map has an epoch: without one, nothing has moved.
+        let least = map.shards.iter().map(|shard| lsn(&shard.name)).min().unwrap_or(0);
+        if map.epoch == self.epoch || version <= least {
+            Written::BeforeWindow
+        } else {
+            Written::Unclear
+        }
+    }
+}
+
+/// Where a checkpoint is kept: one file, replaced as a whole.
+#[derive(Debug)]
+pub(crate) struct CheckpointFile {
+    path: PathBuf,
+}
+
+impl CheckpointFile {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none.
+    pub(crate) fn load(&self) -> Result<Option<Checkpoint>, Error> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file("read", &self.path)(error)),
+        };
+        let path = self.path.display();
+        let checkpoint: Checkpoint = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::Failed(format!(
+                "{path} is no checkpoint of an import ({error}); name another file with \
+                 --checkpoint, or remove it to begin anew"
+            ))
+        })?;
+        if checkpoint.version != FORMAT_VERSION {
+            return Err(Error::Failed(format!(
+                "{path} has version {}, {FORMAT_VERSION} is known here; go on with the sherd that \
+                 wrote it",
+                checkpoint.version
+            )));
+        }
+        Ok(Some(checkpoint))
+    }
+
+    /// Replaces the checkpoint, durably.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let new = self.path.with_file_name(name);
+        let checkpoint = Checkpoint { version: FORMAT_VERSION, ..checkpoint.clone() };
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(&serde_json::to_vec(&checkpoint)?)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.path)?;
+            self.sync_directory()
+        };
+        write().map_err(Error::file("write", &self.path))
+    }
+
+    /// Removes the checkpoint.
+    ///
+    /// # Errors
+    /// When that cannot be done.
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        let remove = || {
+            fs::remove_file(&self.path)?;
+            self.sync_directory()
+        };
+        remove().map_err(Error::file("remove", &self.path))
+    }
+
+    fn sync_directory(&self) -> std::io::Result<()> {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::{HashMethod, Policy, ShardInfo};
+
+    use super::*;
+
+    fn marks() -> Marks {
+        let owned = |start, end, shard: &str| OwnedRange { start, end, shard: shard.to_owned() };
+        let lsns = [("a".to_owned(), 1000), ("b".to_owned(), 50)];
+        let ranges = vec![owned(0, 5_000_000, "a"), owned(5_000_000, 10_000_000, "b")];
+        Marks { epoch: 7, ranges, lsns: lsns.into_iter().collect() }
+    }
+
+    fn map(epoch: u64, shards: &[&str]) -> RangeMap {
+        let shard = |name: &&str| ShardInfo {
+            name: (*name).to_owned(),
+            host: "h".to_owned(),
+            port: 1,
+            size: 1,
+            policy: Policy::Reject,
+        };
+        RangeMap {
+            cluster: String::new(),
+            epoch,
+            hash_method: HashMethod::Md5,
+            shards: shards.iter().map(shard).collect(),
+            ranges: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn versions_tell_when_a_document_was_written() {
+        let (marks, low, high) = (marks(), Position(1), Position(9_000_000));
+        let same = map(7, &["a", "b"]);
+        assert_eq!(marks.written(low, 1000, &same), Written::BeforeWindow);
+        assert_eq!(marks.written(low, 1001, &same), Written::Since);
+        assert_eq!(marks.written(high, 50, &same), Written::BeforeWindow);
+        assert_eq!(marks.written(high, 51, &same), Written::Since);
+        // It may have moved to the shard of lower LSNs, and been written there.
+        let moved = map(8, &["a", "b"]);
+        assert_eq!(marks.written(low, 1001, &moved), Written::Since);
+        assert_eq!(marks.written(low, 50, &moved), Written::BeforeWindow);
+        assert_eq!(marks.written(low, 51, &moved), Written::Unclear);
+        assert_eq!(marks.written(high, 51, &moved), Written::Since);
+        // Of a shard that is new nothing is known.
+        assert_eq!(marks.written(low, 1, &map(8, &["a", "b", "c"])), Written::Unclear);
+    }
+
+    #[test]
+    fn a_checkpoint_is_kept_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = CheckpointFile::new(dir.path().join("i.import"));
+        assert_eq!(file.load().unwrap(), None);
+        let asked = Asked {
+            cluster: "c".to_owned(),
+            index: "i".to_owned(),
+            index_id: 1,
+            inputs: Vec::new(),
+            on_conflict: Conflict::Skip,
+            ttl: None,
+            key: None,
+            schema: String::new(),
+            rejects: None,
+        };
+        let window = Window { rows: 1, bytes: 2 };
+        let (at, counts) = (Point { input: 3, ..Point::default() }, Summary::default());
+        let checkpoint = Checkpoint {
+            version: FORMAT_VERSION,
+            asked: asked.clone(),
+            began_at: 1,
+            at,
+            window,
+            marks: marks(),
+            counts,
+            rejects_bytes: 9,
+            mismatches: vec!["m".to_owned()],
+            is_finished: false,
+        };
+        file.save(&checkpoint).unwrap();
+        assert_eq!(file.load().unwrap(), Some(checkpoint));
+        let other = Asked { index: "j".to_owned(), ..asked.clone() };
+        assert_eq!(asked.difference(&asked), None);
+        assert!(asked.difference(&other).unwrap().contains("index"));
+        fs::write(file.path(), "{}").unwrap();
+        assert!(file.load().unwrap_err().to_string().contains("no checkpoint"));
+        file.remove().unwrap();
+        assert_eq!(file.load().unwrap(), None);
+    }
+}

@@ -1,0 +1,538 @@
+//! Entries on their way into a cluster.
+//!
+//! * `batches`: a thread reads and parses entries into batches;
+//! * this module sends them, a few at a time. No two of those under way hold the same key, and a batch
+//!   keeps the order of its entries, so that entries of one key take effect in their order;
+//! * `rejects`: what becomes of rows that are not written;
+//! * `checkpoint`: how an import that was interrupted goes on.
+//!
+//! Memory is bounded: by a few batches read ahead, each of [`batches::BATCH_BYTES`] and one row, and by
+//! [`BYTES_UNDER_WAY`] of batches under way.
+
+mod batches;
+mod checkpoint;
+mod rejects;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sherd_client::{Client, Condition, Expiry, Mutation, Outcome};
+use sherd_protocol::WireError;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::output::say;
+
+pub(crate) use batches::{Batch, Input, Point, Window, read_batches};
+pub(crate) use checkpoint::{Asked, Checkpoint, CheckpointFile, InputIs, Marks};
+pub(crate) use rejects::{Rejects, RejectsFile};
+
+use checkpoint::Written;
+use rejects::Why;
+
+/// Batches sent and not answered, unless told: enough to keep a few shards busy.
+pub(crate) const BATCHES_UNDER_WAY: usize = 4;
+
+/// The bytes of them, unless a single one has more: large documents are sent one by one rather than
+/// held in memory.
+const BYTES_UNDER_WAY: usize = 16 * batches::BATCH_BYTES;
+
+/// The pause before entries are sent again whose shard was lost, and the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// What becomes of an entry whose key is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Conflict {
+    /// The document stays as it is, and is counted
+    Skip,
+    /// The document is replaced
+    Overwrite,
+    /// The row is rejected
+    Fail,
+}
+
+/// What became of the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) written: u64,
+    /// Left as they were.
+    pub(crate) existing: u64,
+    /// Not written, for they had expired.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) expired: u64,
+    /// Bad rows and refused ones.
+    pub(crate) failed: u64,
+    /// Sent and not answered: written or not.
+    pub(crate) unknown: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Summary {
+    /// Whether every row is stored, or its key was.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.failed == 0 && self.unknown == 0
+    }
+
+    /// How many rows that are.
+    pub(crate) fn rows(&self) -> u64 {
+        let Self { written, existing, expired, failed, unknown } = self;
+        written + existing + expired + failed + unknown
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { written, existing, expired, failed, unknown } = self;
+        write!(f, "{written} written, {existing} existing, {failed} failed")?;
+        if *expired > 0 {
+            write!(f, ", {expired} expired")?;
+        }
+        if *unknown > 0 { write!(f, ", {unknown} unknown") } else { Ok(()) }
+    }
+}
+
+/// How entries are written.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) index: String,
+    pub(crate) on_conflict: Conflict,
+    /// Of documents for which the entry does not say it.
+    pub(crate) expiry: Expiry,
+    /// Batches under way.
+    pub(crate) jobs: usize,
+    /// How long to send entries again whose shard does not answer, while none of them is answered;
+    /// without it, such a row is reported as of unknown outcome.
+    pub(crate) patience: Option<Duration>,
+    /// More rows than that may not fail.
+    pub(crate) max_errors: Option<u64>,
+}
+
+/// A window under way: what tells rows that were written in it from those that were there before.
+struct Since {
+    marks: Arc<Marks>,
+    /// An earlier run may have written of it.
+    is_replayed: bool,
+    /// The hashes of the keys of rows that are answered. Two keys of one hash are as good as none.
+    met: HashSet<u64>,
+}
+
+/// What a row needs to be told of when it is answered.
+struct Name {
+    number: u64,
+    key: String,
+    hash: u64,
+    row: Vec<u8>,
+}
+
+/// A batch that has been answered, or given up.
+struct Answered {
+    input: usize,
+    names: Vec<Name>,
+    hashes: HashSet<u64>,
+    bytes: usize,
+    results: Vec<Result<Done, sherd_client::Error>>,
+    gave_up: bool,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    Written,
+    Existing,
+    /// There is a document that was written since the window began, by an earlier run or by an
+    /// attempt of this one, unless by another row of the same key.
+    WrittenBefore,
+}
+
+/// Writes entries into an index.
+pub(crate) struct Load {
+    client: Client,
+    options: Arc<Options>,
+    under_way: JoinSet<Answered>,
+    bytes_under_way: usize,
+    /// The hashes of the keys under way. Two keys of one hash only wait for each other needlessly.
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+    window: Option<Since>,
+    rejects: Rejects,
+    summary: Summary,
+    stop: Option<Stop>,
+}
+
+/// Why no more is sent.
+#[derive(Clone, Debug)]
+enum Stop {
+    /// No row of a whole batch got an answer.
+    ClusterGone,
+    /// Not all of what was sent is answered.
+    Unanswered(String),
+    /// All of it is.
+    Answered(String),
+}
+
+impl Load {
+    pub(crate) fn new(client: Client, options: Options, rejects: Rejects) -> Self {
+        Self {
+            client,
+            options: Arc::new(options),
+            under_way: JoinSet::new(),
+            bytes_under_way: 0,
+            hashes: HashSet::new(),
+            hasher: RandomState::new(),
+            window: None,
+            rejects,
+            summary: Summary::default(),
+            stop: None,
+        }
+    }
+
+    /// Begins with these counts, at a checkpoint that was made before.
+    pub(crate) fn resume(&mut self, counts: Summary) {
+        self.summary = counts;
+    }
+
+    /// What follows is in a window that began with `marks`; nothing is under way.
+    pub(crate) fn begin_window(&mut self, marks: Marks, is_replayed: bool) {
+        let marks = Arc::new(marks);
+        self.window = Some(Since { marks, is_replayed, met: HashSet::new() });
+    }
+
+    /// Whether an earlier run may have written rows behind those of this one.
+    pub(crate) fn is_replaying(&self) -> bool {
+        self.window.as_ref().is_some_and(|window| window.is_replayed)
+    }
+
+    /// The counts, of what is answered.
+    pub(crate) fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// Makes durable which rows were rejected; the length of their file.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) fn sync_rejects(&mut self) -> Result<u64, Error> {
+        self.rejects.sync()
+    }
+
+    /// Takes note of the rows of a batch that are none, and sends the others as soon as there is room
+    /// and none of their keys is under way.
+    ///
+    /// # Errors
+    /// When the cluster does not answer any more, or the file of rejects cannot be written. The rows of
+    /// the batch may then not have been tried.
+    pub(crate) async fn take(&mut self, batch: Batch) -> Result<(), Error> {
+        for bad in &batch.bad {
+            self.reject(batch.end.input, Why::Bad(bad))?;
+        }
+        let first = batch.entries.first().map(|entry| entry.number);
+        if let Some(first) = first {
+            self.send(batch).await?;
+            if matches!(self.stop, Some(Stop::ClusterGone)) {
+                return Err(Error::Failed(format!(
+                    "rows after those of the batch from line {first} were not tried: the cluster \
+                     does not answer"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether more is to be sent.
+    ///
+    /// # Errors
+    /// Why not: what was sent is not answered, or too many rows failed.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match &self.stop {
+            Some(Stop::Unanswered(why) | Stop::Answered(why)) => Err(Error::Failed(why.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for what is under way.
+    ///
+    /// # Errors
+    /// As [`Load::take`].
+    pub(crate) async fn drain(&mut self) -> Result<(), Error> {
+        while self.settle_one().await? {}
+        Ok(())
+    }
+
+    /// Whether nothing is under way, and nothing is of unknown outcome.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.under_way.is_empty() && !matches!(self.stop, Some(Stop::Unanswered(_)))
+    }
+
+    /// Waits for what is under way, and says what is left to be said.
+    pub(crate) async fn finish(mut self) -> Summary {
+        while matches!(self.settle_one().await, Ok(true)) {}
+        self.rejects.say_rest();
+        self.summary
+    }
+
+    async fn send(&mut self, batch: Batch) -> Result<(), Error> {
+        let (input, bytes) = (batch.end.input, batch.bytes);
+        let condition = match self.options.on_conflict {
+            Conflict::Skip | Conflict::Fail => Condition::Absent,
+            Conflict::Overwrite => Condition::Any,
+        };
+        let (mut names, mut mutations) = (Vec::new(), Vec::new());
+        let now = now();
+        for entry in batch.entries {
+            let expiry = entry.expires_at.map_or(self.options.expiry, Expiry::At);
+            if matches!(expiry, Expiry::At(at) if at <= now) {
+                self.summary.expired += 1;
+                continue;
+            }
+            let (index, key) = (self.options.index.clone(), entry.key);
+            let hash = self.hasher.hash_one(&key);
+            names.push(Name { number: entry.number, key: key.clone(), hash, row: entry.row });
+            let document = Bytes::from(entry.document);
+            mutations.push(Mutation::Write { index, key, document, condition, expiry });
+        }
+        let hashes: HashSet<_> = names.iter().map(|name| name.hash).collect();
+        while self.under_way.len() >= self.options.jobs
+            || (self.bytes_under_way > 0 && self.bytes_under_way + bytes > BYTES_UNDER_WAY)
+            || !self.hashes.is_disjoint(&hashes)
+        {
+            self.settle_one().await?;
+        }
+        self.hashes.extend(&hashes);
+        self.bytes_under_way += bytes;
+        let (client, options) = (self.client.clone(), Arc::clone(&self.options));
+        let window = self.window.as_ref();
+        let marks = window.map(|window| (Arc::clone(&window.marks), window.is_replayed));
+        self.under_way.spawn(async move {
+            let (results, gave_up) = match options.patience {
+                None => (client.batch(&mutations).await.into_iter().map(done).collect(), false),
+                Some(patience) => write_all(&client, &mutations, patience, marks).await,
+            };
+            Answered { input, names, hashes, bytes, results, gave_up }
+        });
+        Ok(())
+    }
+
+    /// Waits for one batch to be answered, and takes note; `false` if none is under way.
+    async fn settle_one(&mut self) -> Result<bool, Error> {
+        let answered = match self.under_way.join_next().await {
+            None => return Ok(false),
+            Some(Ok(answered)) => answered,
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let Answered { input, names, hashes, bytes, results, gave_up } = answered;
+        for hash in hashes {
+            self.hashes.remove(&hash);
+        }
+        self.bytes_under_way -= bytes;
+        let is_unreached = |result: &Result<_, sherd_client::Error>| matches!(result, Err(error) if error.is_retryable() && error.wire().is_none());
+        if gave_up {
+            self.give_up(&names, &results);
+            return Ok(true);
+        }
+        if !results.is_empty() && results.iter().all(is_unreached) {
+            self.stop.get_or_insert(Stop::ClusterGone);
+        }
+        for (name, result) in names.iter().zip(results) {
+            let is_first = match &mut self.window {
+                Some(window) => window.met.insert(name.hash),
+                None => true,
+            };
+            match result {
+                Ok(Done::Written) => self.summary.written += 1,
+                Ok(Done::WrittenBefore) if is_first => self.summary.written += 1,
+                Ok(_) if self.options.on_conflict == Conflict::Fail => {
+                    let Name { number, key, row, .. } = name;
+                    self.reject(input, Why::There { number: *number, key, row })?;
+                }
+                Ok(_) => self.summary.existing += 1,
+                Err(error) if error.is_outcome_unknown() => {
+                    self.summary.unknown += 1;
+                    say!("line {}: {error}", name.number);
+                }
+                Err(error) => {
+                    let Name { number, key, row, .. } = name;
+                    let error = &error;
+                    self.reject(input, Why::Refused { number: *number, key, row, error })?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// A batch could not be written whole, and is as if it had never been sent.
+    fn give_up(&mut self, names: &[Name], results: &[Result<Done, sherd_client::Error>]) {
+        let mut failed = names.iter().zip(results);
+        let why = failed.find_map(|(name, result)| match result {
+            Err(error) if stops(error) || is_unanswered(error) => Some((name.number, error)),
+            _ => None,
+        });
+        let why = why.map_or_else(String::new, |(line, error)| format!("line {line}: {error}"));
+        // It tells more than that others were not answered.
+        if !matches!(self.stop, Some(Stop::Unanswered(_))) {
+            self.stop = Some(Stop::Unanswered(why));
+        }
+    }
+
+    fn reject(&mut self, input: usize, why: Why<'_>) -> Result<(), Error> {
+        self.summary.failed += 1;
+        if let Err(error) = self.rejects.add(input, why) {
+            // What is not kept must come again.
+            self.stop = Some(Stop::Unanswered(error.to_string()));
+            return Err(error);
+        }
+        if let Some(most) = self.options.max_errors
+            && self.summary.failed > most
+        {
+            let why = format!("more than {most} rows failed, which is what --max-errors allows");
+            self.stop.get_or_insert(Stop::Answered(why));
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+fn done(result: Result<Outcome, sherd_client::Error>) -> Result<Done, sherd_client::Error> {
+    result.map(|outcome| match outcome {
+        Outcome::Written(_) => Done::Written,
+        _ => Done::Existing,
+    })
+}
+
+/// Whether an error is of the whole import and not of a row.
+fn stops(error: &sherd_client::Error) -> bool {
+    matches!(
+        error.wire(),
+        Some(
+            WireError::IndexNotFound { .. }
+                | WireError::Poisoned { .. }
+                | WireError::Unauthorized
+                | WireError::UnsupportedVersion { .. }
+                | WireError::WrongCluster { .. }
+        )
+    ) || matches!(error, sherd_client::Error::WrongCluster { .. })
+}
+
+/// Whether an entry may be written when its shard is back, if it is not.
+fn is_unanswered(error: &sherd_client::Error) -> bool {
+    error.is_outcome_unknown() || error.is_retryable()
+}
+
+type Results = Vec<Result<Done, sherd_client::Error>>;
+
+/// Writes entries until all are answered, those whose shard was lost again and again; and whether that
+/// had to be given up.
+///
+/// Entries of one key follow each other: the later one is sent when the earlier one is answered.
+async fn write_all(
+    client: &Client,
+    mutations: &[Mutation],
+    patience: Duration,
+    marks: Option<(Arc<Marks>, bool)>,
+) -> (Results, bool) {
+    let mut results: Results = Vec::with_capacity(mutations.len());
+    let mut rest = mutations;
+    while !rest.is_empty() {
+        let mut keys = HashSet::new();
+        let count = rest.iter().take_while(|mutation| keys.insert(mutation.key())).count();
+        let (group, later) = rest.split_at(count);
+        rest = later;
+        let (of_group, gave_up) = write_group(client, group, patience, marks.as_ref()).await;
+        results.extend(of_group);
+        if gave_up {
+            return (results, true);
+        }
+    }
+    (results, false)
+}
+
+/// [`write_all`] of different keys.
+async fn write_group(
+    client: &Client,
+    group: &[Mutation],
+    patience: Duration,
+    marks: Option<&(Arc<Marks>, bool)>,
+) -> (Results, bool) {
+    let mut results = Vec::with_capacity(group.len());
+    for (mutation, result) in group.iter().zip(client.batch(group).await) {
+        results.push(match (marks, result) {
+            (Some((marks, true)), Ok(Outcome::ConditionFailed(Some(version)))) => {
+                written_before(client, mutation, version, marks).await
+            }
+            (_, result) => done(result),
+        });
+    }
+    let mut unanswered = unanswered(&results);
+    let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
+    while !unanswered.is_empty() {
+        if is_stopped(&results) || since.elapsed() > patience {
+            return (results, true);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+        let again: Vec<_> = unanswered.iter().map(|&place| group[place].clone()).collect();
+        for (&place, result) in unanswered.iter().zip(client.batch(&again).await) {
+            results[place] = match (marks, result) {
+                // It may be of the attempt before, or of another row.
+                (Some((marks, _)), Ok(Outcome::ConditionFailed(Some(version)))) => {
+                    written_before(client, &group[place], version, marks).await
+                }
+                (_, result) => done(result),
+            };
+        }
+        let left = self::unanswered(&results);
+        if left.len() < unanswered.len() {
+            (since, pause) = (Instant::now(), FIRST_PAUSE);
+        }
+        unanswered = left;
+    }
+    let is_stopped = is_stopped(&results);
+    (results, is_stopped)
+}
+
+fn is_stopped(results: &Results) -> bool {
+    results.iter().any(|result| matches!(result, Err(error) if stops(error)))
+}
+
+fn unanswered(results: &Results) -> Vec<usize> {
+    let is_it = |&place: &usize| matches!(&results[place], Err(error) if is_unanswered(error));
+    (0..results.len()).filter(is_it).collect()
+}
+
+/// Whether the document that is in the way was written since the window began.
+async fn written_before(
+    client: &Client,
+    mutation: &Mutation,
+    version: u64,
+    marks: &Marks,
+) -> Result<Done, sherd_client::Error> {
+    let position = client.position(mutation.key());
+    match marks.written(position, version, &client.known_map()) {
+        Written::BeforeWindow => Ok(Done::Existing),
+        Written::Since => Ok(Done::WrittenBefore),
+        Written::Unclear => {
+            let found = client.read(mutation.index(), mutation.key()).await?;
+            let is_same = matches!(
+                (&found, mutation),
+                (Some(found), Mutation::Write { document, .. }) if found.bytes == *document
+            );
+            Ok(if is_same { Done::WrittenBefore } else { Done::Existing })
+        }
+    }
+}
