@@ -18,6 +18,8 @@ pub(crate) struct Checked {
     pub(crate) records: u64,
     pub(crate) total: Sums,
     pub(crate) faults: u64,
+    /// What is no fault of it.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Checks a backup; each fault is handed on as it is found. Nothing is changed. Where it has everything
@@ -39,8 +41,22 @@ pub(crate) fn check(
         let records = check_shard(shard, dir, &mut total, &mut |fault| found.push(fault))?;
         let base = before.and_then(|before| Some((before, before.shard(&shard.identity)?)));
         if let Some((before, base)) = base.filter(|_| found.is_empty()) {
-            let base = (base, &*directory.of(&before.id));
-            check_history(shard, dir, base, &mut |fault| found.push(fault))?;
+            let base_dir = directory.of(&before.id);
+            let mut of_base = None;
+            check_history(shard, dir, (base, &base_dir), &mut |fault| {
+                // Of a damaged backup others are whole.
+                if fault.file.starts_with(&base_dir) {
+                    of_base.get_or_insert(fault);
+                } else {
+                    found.push(fault);
+                }
+            })?;
+            if let Some(fault) = of_base {
+                checked.notes.push(format!(
+                    "no moment between {} and {} can be restored: {fault}",
+                    before.id, backup.id
+                ));
+            }
         }
         checked.records += records;
         checked.shards += 1;

@@ -46,6 +46,7 @@ struct CheckedFields<'a> {
     documents: u64,
     digest: &'a str,
     faults: u64,
+    notes: &'a [String],
 }
 
 impl Verify {
@@ -100,7 +101,7 @@ impl Verify {
 }
 
 fn print(output: &mut Output, backup: &Backup, checked: &Checked, json: bool) -> Result<(), Error> {
-    let Checked { shards, segments, bytes, records, total, faults } = checked;
+    let Checked { shards, segments, bytes, records, total, faults, notes } = checked;
     if json {
         output.json(&CheckedView {
             checked: CheckedFields {
@@ -112,9 +113,13 @@ fn print(output: &mut Output, backup: &Backup, checked: &Checked, json: bool) ->
                 documents: total.documents,
                 digest: &total.digest,
                 faults: *faults,
+                notes,
             },
         })?;
         return output.flush();
+    }
+    for note in notes {
+        output.line(format_args!("note: {note}"))?;
     }
     output.line(format_args!("checked {}", backup.id))?;
     output.line(format_args!(

@@ -126,6 +126,8 @@ struct Batch {
     bytes: Vec<u8>,
     /// How many LSNs they take: one each, but for skips.
     records: u64,
+    /// How many of them move something and change nothing.
+    moved: u64,
     changes: Vec<Change>,
     /// The latest entries of the keys that the batch changes.
     pending: HashMap<(IndexId, IndexKey), Option<Entry>>,
@@ -482,7 +484,9 @@ impl Sequencer {
     fn record_time(&mut self) {
         let start = self.batch.bytes.len();
         let bytes = self.time_bytes();
-        if bytes == 0 || start + bytes > self.log.room() {
+        // What only moves things is of no time, and must not make garbage for the next compaction.
+        let is_change = self.batch.moved < self.batch.records;
+        if bytes == 0 || !is_change || start + bytes > self.log.room() {
             return;
         }
         let time = Effect::Time(self.shared.clock.now());
@@ -508,6 +512,7 @@ impl Sequencer {
         }
         self.batch.bytes.clear();
         self.batch.records = 0;
+        self.batch.moved = 0;
         self.batch.pending.clear();
         self.batch.undo.clear();
         for (done, result) in self.batch.answers.drain(..) {
