@@ -198,7 +198,7 @@ fn milliseconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-/// A write of a key of one writer, in their order.
+/// A write of a new key, in milliseconds since 1970.
 struct Written {
     key: String,
     begun: u64,
@@ -489,13 +489,6 @@ fn what_changes_while_a_backup_is_fetched_is_not_in_it() {
     assert_eq!(digest(&other.address.to_string()), before);
 }
 
-/// Each write with the time just before and after it.
-struct Timed {
-    key: String,
-    begun: u64,
-    done: u64,
-}
-
 /// What was acknowledged by a moment is there, what began later is not: as writes tell, one after the other,
 /// over a restart of a shard.
 #[test]
@@ -514,7 +507,7 @@ fn a_moment_between_two_backups_is_restored_to_the_operation() {
     cluster.run(["index", "create", "load"]).expect(0);
     let address = cluster.address.to_string();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut written: Vec<Timed> = Vec::new();
+    let mut written: Vec<Written> = Vec::new();
     let mut write_some = |count: usize| {
         runtime.block_on(async {
             let client = Client::connect(&address, Options::default()).await.unwrap();
@@ -522,7 +515,7 @@ fn a_moment_between_two_backups_is_restored_to_the_operation() {
                 let key = format!("key{}", written.len());
                 let begun = milliseconds();
                 client.write("load", &key, b"\x01", Condition::Absent).await.unwrap();
-                written.push(Timed { key, begun, done: milliseconds() });
+                written.push(Written { key, begun, done: milliseconds() });
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
         });

@@ -107,6 +107,9 @@ pub struct BackedUp<'a> {
     pub content_hash: u128,
 }
 
+/// Called with each document.
+type Visit<'a, E> = &'a mut dyn FnMut(BackedUp<'_>) -> std::result::Result<(), E>;
+
 /// The XXH3 of 128 bits, seed 0, of a file's bytes, and how many there are.
 ///
 /// # Errors
@@ -136,7 +139,7 @@ pub fn check_backup(
     at: Moment,
     on_fault: &mut dyn FnMut(Fault),
 ) -> Result<ShardContents> {
-    let no_documents: Option<&mut dyn FnMut(BackedUp<'_>) -> std::result::Result<(), Error>> = None;
+    let no_documents: Option<Visit<'_, Error>> = None;
     read(files, at, on_fault, no_documents)
 }
 
@@ -168,7 +171,7 @@ fn read<E: From<Error>>(
     files: &ShardFiles,
     at: Moment,
     on_fault: &mut dyn FnMut(Fault),
-    visit: Option<&mut dyn FnMut(BackedUp<'_>) -> std::result::Result<(), E>>,
+    visit: Option<Visit<'_, E>>,
 ) -> std::result::Result<ShardContents, E> {
     let mut faults = Faults { found: 0, on_fault };
     let fs = &ReadOnlyFs;
@@ -272,7 +275,7 @@ impl Reading<'_> {
     fn all_parts<E: From<Error>>(
         &mut self,
         faults: &mut Faults<'_>,
-        mut visit: Option<&mut dyn FnMut(BackedUp<'_>) -> std::result::Result<(), E>>,
+        mut visit: Option<Visit<'_, E>>,
     ) -> std::result::Result<AllTotals, E> {
         let mut totals = AllTotals::default();
         for (i, part) in parts(self.manifest, DOCUMENTS_AT_A_TIME).into_iter().enumerate() {
@@ -288,7 +291,7 @@ impl Reading<'_> {
             if let Some(visit) = &mut visit
                 && faults.found == 0
             {
-                self.documents(found, visit)?;
+                self.documents(&found, visit)?;
             }
         }
         Ok(totals)
@@ -345,7 +348,7 @@ impl Reading<'_> {
 
     fn documents<E: From<Error>>(
         &self,
-        all: Vec<Found>,
+        all: &[Found],
         visit: &mut dyn FnMut(BackedUp<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         for of_segment in all.chunk_by(|a, b| a.entry.segment == b.entry.segment) {
