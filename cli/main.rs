@@ -3,11 +3,13 @@
 //! * `args`, `command`: what can be asked for, one module for each command;
 //! * `document`, `record`, `formats`, `units`: how people and programs write and read what Sherd keeps;
 //! * `load`: entries on their way into a cluster;
+//! * `backup`: backups, taken, checked and restored;
 //! * `node`, `cluster`: the processes, alone and together;
 //! * `output`, `progress`, `error`: results on standard output, everything else on standard error, and
 //!   the exit status.
 
 mod args;
+mod backup;
 mod cluster;
 mod command;
 mod document;
@@ -47,6 +49,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Error> {
     log_to_stderr(cli.command.default_log_level())?;
     let context = cli.context()?;
+    if cli.command.gives_way() {
+        give_way();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads())
         .enable_all()
@@ -57,6 +62,17 @@ fn run(cli: Cli) -> Result<(), Error> {
     runtime.shutdown_background();
     result
 }
+
+/// Has this process give way to those that answer callers. Threads have the priority of the one that
+/// starts them, so it is before there are others.
+fn give_way() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "it has the priority of all others");
+    }
+}
+
+/// Of work that nobody waits for.
+const NICENESS: i32 = 10;
 
 /// One core is left to the thread that a shard writes on: with as many threads for connections as
 /// there are cores, they take turns with it, and every write waits for one of these turns.

@@ -180,6 +180,44 @@ pub(crate) fn show_time(milliseconds: u64) -> String {
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
+/// Parses a time in UTC as [`show_time`] prints it, with or without a `T` and a `Z`, a fraction of a
+/// second, or the time of day: milliseconds since 1970.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn parse_time(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no time, such as 2026-11-26 08:15:30.250 (UTC)");
+    let text = text.trim().trim_end_matches('Z');
+    let (date, of_day) = text.split_once([' ', 'T']).unwrap_or((text, "0:0:0"));
+    let numbers = |text: &str, by: char| -> Option<Vec<u64>> {
+        text.split(by).map(|part| part.parse().ok()).collect()
+    };
+    let (of_day, fraction) = of_day.split_once('.').unwrap_or((of_day, "0"));
+    let (date, of_day) = numbers(date, '-').zip(numbers(of_day, ':')).ok_or_else(wrong)?;
+    let &[year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = &date[..] else {
+        return Err(wrong());
+    };
+    let (hour, minute, second) = match of_day[..] {
+        [hour @ 0..24, minute @ 0..60] => (hour, minute, 0),
+        [hour @ 0..24, minute @ 0..60, second @ 0..60] => (hour, minute, second),
+        _ => return Err(wrong()),
+    };
+    if fraction.is_empty() || fraction.len() > 3 {
+        return Err(wrong());
+    }
+    let fraction: u64 = format!("{fraction:0<3}").parse().map_err(|_| wrong())?;
+    // As in `show_time`, the other way round.
+    let from_march = (month + 9) % 12;
+    let years = year - u64::from(month <= 2);
+    let (era, of_era) = (years / 400, years % 400);
+    let of_year = (153 * from_march + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    let time = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + fraction;
+    // The 31st of a month that has none would be the 1st of the next.
+    let is_day = show_time(time).starts_with(&format!("{year}-{month:02}-{day:02}"));
+    if is_day { Ok(time) } else { Err(wrong()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +235,14 @@ mod tests {
         ];
         for (milliseconds, shown) in times {
             assert_eq!(show_time(milliseconds), shown);
+            assert_eq!(parse_time(shown), Ok(milliseconds / 1000 * 1000));
+        }
+        for text in ["2026-11-26T08:15:30.123Z", "2026-11-26 08:15:30.123"] {
+            assert_eq!(parse_time(text), Ok(1_795_680_930_123));
+        }
+        assert_eq!(parse_time("2000-02-29"), parse_time("2000-02-29 00:00"));
+        for text in ["", "1", "2026-02-29", "2026-1", "2026-01-01 24:00", "2026-01-01 1:2:3.1234"] {
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+mod backup;
 mod bootstrap;
 mod cat;
 mod cluster;
@@ -13,12 +14,15 @@ mod pop;
 mod read;
 mod rebuild;
 mod remove;
+mod restore;
 mod shard;
 mod stat;
 mod touch;
 mod up;
 mod verify;
 mod write;
+
+pub(crate) use verify::print_fault;
 
 use std::path::Path;
 use std::pin::pin;
@@ -97,6 +101,8 @@ pub(crate) enum Command {
     Map(map::Map),
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    Backup(backup::Backup),
+    Restore(restore::RestoreBackup),
     Verify(verify::Verify),
     Rebuild(rebuild::Rebuild),
 }
@@ -109,6 +115,11 @@ impl Command {
             Self::Bootstrap(_) => "info",
             _ => "warn",
         }
+    }
+
+    /// Whether it is work in the background, which holds up nobody.
+    pub(crate) fn gives_way(&self) -> bool {
+        matches!(self, Self::Backup(backup) if backup.gives_way())
     }
 
     /// Runs the command.
@@ -134,6 +145,8 @@ impl Command {
             Self::Digest(digest) => digest.run(context).await,
             Self::Map(map) => map.run(context).await,
             Self::Cluster(cluster) => cluster.run(context).await,
+            Self::Backup(backup) => backup.run(context).await,
+            Self::Restore(restore) => restore.run(context).await,
             Self::Verify(verify) => verify.run(context).await,
             Self::Rebuild(rebuild) => rebuild.run(context).await,
         }
@@ -218,7 +231,7 @@ const SETTING: &str = "waiting until every shard has done it: documents may have
                        away (`sherd stat` shows it); interrupting this does not take it back";
 
 /// Runs what blocks for long, where it holds nobody up.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let failed = |error| Error::Failed(format!("the command failed: {error}"));

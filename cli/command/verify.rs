@@ -158,7 +158,7 @@ impl<'a> ReportFields<'a> {
 }
 
 /// Prints a fault as it is found: the next may take a while.
-fn print_fault(output: &mut Output, fault: &Fault, json: bool) -> Result<(), Error> {
+pub(crate) fn print_fault(output: &mut Output, fault: &Fault, json: bool) -> Result<(), Error> {
     if json {
         let file = fault.file.to_string_lossy();
         let fields = FaultFields { file: &file, offset: fault.offset, what: &fault.what };

@@ -88,7 +88,7 @@ impl Client {
 }
 
 /// Why answers do not count every document once, if they do not.
-fn unsettled(digests: &[Digests]) -> Option<String> {
+pub(crate) fn unsettled(digests: &[Digests]) -> Option<String> {
     let epochs = || digests.iter().map(|of_shard| of_shard.epoch);
     let (oldest, newest) = (epochs().min(), epochs().max());
     if let (Some(oldest), Some(newest)) = (oldest, newest)

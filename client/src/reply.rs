@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use sherd_protocol::message::{
-    BucketSums, Digests, MutationOutcome, RangeSum, ShardAnswer, ShardStat, TailCursor,
+    BucketSums, Cut, Digests, MutationOutcome, RangeSum, SegmentSum, ShardAnswer, ShardStat,
+    TailCursor,
 };
 use sherd_protocol::{FrameError, Position, WireError, frame};
 
@@ -85,6 +86,9 @@ pub enum ShardReply {
     Frozen { lsn: u64 },
     Sums(Vec<RangeSum>),
     Buckets(Box<BucketSums>),
+    Cut(Box<Cut>),
+    Piece(Bytes),
+    SegmentSum(SegmentSum),
     Done,
 }
 
@@ -134,6 +138,9 @@ impl ShardReply {
             ShardAnswer::Frozen { lsn } => Self::Frozen { lsn },
             ShardAnswer::Sums(sums) => Self::Sums(sums),
             ShardAnswer::Buckets(buckets) => Self::Buckets(buckets),
+            ShardAnswer::Cut(cut) => Self::Cut(cut),
+            ShardAnswer::Piece(piece) => Self::Piece(own(piece.bytes)),
+            ShardAnswer::SegmentSum(sum) => Self::SegmentSum(sum),
             ShardAnswer::Done => Self::Done,
             ShardAnswer::Error(error) => return Ok(Err(error)),
         }))

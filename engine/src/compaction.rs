@@ -272,6 +272,8 @@ impl Compactor {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             wait = LOOK_INTERVAL;
+            self.let_go_of_cuts();
+            self.bound_what_is_kept();
             if !self.options.compaction || self.shared.poison.is_set() {
                 continue;
             }
@@ -292,6 +294,36 @@ impl Compactor {
                 }
             }
         }
+    }
+
+    /// Gives back the space of what is held for backups that have ended, and of all of it where the
+    /// disk is full.
+    fn let_go_of_cuts(&self) {
+        if self.shared.space.is_full() {
+            self.shared.cuts.release_all();
+        } else {
+            self.shared.cuts.let_go_lapsed(Instant::now());
+        }
+    }
+
+    /// Ends the keeping of the log for the next backup where it would take too much, or the disk is full.
+    fn bound_what_is_kept(&self) {
+        let shared = &self.shared;
+        let Some(keep) = shared.kept.get() else { return };
+        let bytes = shared.kept_bytes();
+        if bytes <= keep.max_bytes && !shared.space.is_full() {
+            return;
+        }
+        tracing::warn!(
+            bytes,
+            most = keep.max_bytes,
+            disk_full = shared.space.is_full(),
+            "the log is not kept for the next backup any more: the moments since the last one are lost"
+        );
+        if let Err(error) = shared.kept.set(shared.fs.as_ref(), &shared.dir, None) {
+            tracing::warn!(%error, "after a restart it is kept again");
+        }
+        self.queue.push(Task::CheckpointSoon);
     }
 
     /// Removes some of what is not to be kept, and compacts what is due, the one whatever becomes of the

@@ -52,6 +52,7 @@ const TOMBSTONE: u8 = 9;
 const SET_INDEX: u8 = 10;
 const RECEIVE: u8 = 12;
 const STOP_RECEIVING: u8 = 13;
+const TIME: u8 = 14;
 
 /// The bytes of a put's or remove's payload before the key.
 const DOCUMENT_FIXED_BYTES: usize = 72;
@@ -147,6 +148,8 @@ pub(crate) enum Effect<'a> {
     Receive(Incoming),
     /// They are not, any more.
     StopReceiving,
+    /// The records since the last one of these were written by then, in milliseconds since 1970.
+    Time(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +199,7 @@ impl Effect<'_> {
             Self::Skip(_) => SKIP,
             Self::Receive(_) => RECEIVE,
             Self::StopReceiving => STOP_RECEIVING,
+            Self::Time(_) => TIME,
         }
     }
 
@@ -218,7 +222,9 @@ impl Effect<'_> {
             Self::Lock(fields) => encode_fields(out, fields),
             Self::Release | Self::StopReceiving => {}
             Self::SetLimit(fields) => encode_fields(out, fields),
-            Self::Skip(next) => out.extend_from_slice(&next.to_le_bytes()),
+            Self::Skip(number) | Self::Time(number) => {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
             Self::Receive(fields) => encode_fields(out, fields),
         }
     }
@@ -243,13 +249,17 @@ impl Effect<'_> {
             RELEASE => Effect::Release,
             SET_LIMIT => Effect::SetLimit(decode_fields(payload)?),
             SKIP if payload.len() >= 8 => Effect::Skip(u64_at(payload, 0)),
-            SKIP => return Err("the payload is too short"),
+            TIME if payload.len() >= 8 => Effect::Time(u64_at(payload, 0)),
+            SKIP | TIME => return Err("the payload is too short"),
             RECEIVE => Effect::Receive(decode_fields(payload)?),
             STOP_RECEIVING => Effect::StopReceiving,
             _ => return Err("the kind of the effect is unknown"),
         })
     }
 }
+
+/// The length of the record of a time.
+pub(crate) const TIME_RECORD_BYTES: usize = HEADER_BYTES + 8;
 
 /// The length of the record of a put of so many bytes of key and document; without a document,
 /// of a remove and of a tombstone.
@@ -426,6 +436,7 @@ mod tests {
                 note: vec![1, 2, 3],
             }),
             Effect::StopReceiving,
+            Effect::Time(1 << 41),
         ];
         for effect in effects {
             let mut bytes = Vec::new();

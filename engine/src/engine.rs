@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::checkpoint;
@@ -19,6 +20,7 @@ use crate::command::{
     Version,
 };
 use crate::compaction::{Compactor, Request};
+use crate::cut::Cut;
 use crate::defect::Defects;
 use crate::error::{Error, Result};
 use crate::fs::{DiskFs, Fs};
@@ -351,6 +353,46 @@ impl Engine {
     /// that are owned, or in part.
     pub fn buckets(&self) -> Vec<Sums> {
         self.0.shared.buckets()
+    }
+
+    /// Takes a cut: the shard as of now, between two batches. What of the log is in it is held for a
+    /// minute after it was read from last. Never blocks; `done` is called on the sequencer's thread.
+    ///
+    /// With `keep`, what comes after it is kept as well as what is kept already, as long as that takes no
+    /// more bytes, see [`Engine::keep_log`].
+    pub fn cut(&self, keep: Option<u64>, done: impl FnOnce(Result<Cut>) + Send + 'static) {
+        self.0.queue.push(Task::Cut(keep, Box::new(done)));
+    }
+
+    /// Some bytes of a segment of a cut, from an offset on: as many as are asked for, or as there are.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`Error::CutGone`], [`Error::NotInCut`], [`Error::Io`].
+    pub fn read_cut(&self, id: u64, segment: u32, offset: u32, most: usize) -> Result<Bytes> {
+        self.0.shared.read_cut(id, segment, offset, most)
+    }
+
+    /// The XXH3 of 128 bits, seed 0, of what of a segment is in a cut. Reads all of it: blocks.
+    ///
+    /// # Errors
+    /// As [`Engine::read_cut`].
+    pub fn sum_cut(&self, id: u64, segment: u32) -> Result<u128> {
+        self.0.shared.sum_cut(id, segment)
+    }
+
+    /// Lets go of a cut, if it is still held.
+    pub fn release_cut(&self, id: u64) {
+        self.0.shared.cuts.release(id);
+    }
+
+    /// Keeps the log after an LSN, the cut of a backup that is complete, as long as that takes no more
+    /// bytes, over restarts; what was kept before it is not any more. With 0 bytes nothing is kept. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`], [`Error::Io`] when it cannot be remembered.
+    pub fn keep_log(&self, after: Version, max_bytes: u64) -> Result<()> {
+        self.0.shared.keep_log(after, max_bytes)
     }
 
     /// The assignment held.

@@ -64,6 +64,14 @@ pub enum Error {
     /// Compaction has deleted what was asked for.
     #[error("the log has not all of what came after LSN {after} any more")]
     LogGone { after: u64 },
+    /// It was let go: nobody read from it for long, or the disk is full.
+    #[error("the cut {id} is not held any more; take another")]
+    CutGone { id: u64 },
+    #[error("segment {segment} is not in the cut")]
+    NotInCut { segment: u32 },
+    /// Each is let go a minute after it was read from last.
+    #[error("{limit} cuts are held already; try again")]
+    TooManyCuts { limit: usize },
     /// A write or a sync failed. Nothing more is written until the directory is opened anew.
     #[error("writing stopped: {reason}")]
     Poisoned { reason: Arc<str> },

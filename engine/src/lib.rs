@@ -58,6 +58,7 @@ mod checkpoint;
 mod clock;
 mod command;
 mod compaction;
+mod cut;
 mod defect;
 mod effect;
 mod engine;
@@ -67,6 +68,7 @@ pub mod fs;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod index;
+mod kept;
 mod limits;
 mod log;
 mod manifest;
@@ -91,6 +93,7 @@ pub use command::{
     Assignment, Command, Compacted, Condition, Document, Import, Imported, Incoming, IndexId,
     IndexStat, Key, Mutation, MutationOutcome, Outcome, Page, Scan, Span, Stat, Version,
 };
+pub use cut::{Cut, CutSegment};
 #[doc(hidden)]
 pub use defect::{Defect, Defects};
 pub use effect::content_hash;

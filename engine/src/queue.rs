@@ -10,10 +10,14 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::command::{Command, IndexId};
 use crate::compaction::Survivor;
+use crate::cut::Cut;
 use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::index::IndexKey;
 use crate::shared::LookedUp;
+
+/// Called once with a cut, on the sequencer's thread.
+pub(crate) type CutDone = Box<dyn FnOnce(Result<Cut>) + Send>;
 
 /// What the sequencer is asked.
 pub(crate) enum Task {
@@ -24,6 +28,8 @@ pub(crate) enum Task {
     Sweep(Vec<(IndexId, IndexKey)>, Completion),
     /// Of the sweeper: to remove what has expired, as it was looked up.
     Expire(Vec<(IndexId, IndexKey, LookedUp)>, Completion),
+    /// A cut of all that came before, and how much of the log is to be kept after it.
+    Cut(Option<u64>, CutDone),
     /// A checkpoint of all that came before; the answer is sent.
     Checkpoint(SyncSender<Result<()>>),
     /// A checkpoint at the next occasion, without waiting for it.
@@ -80,6 +86,7 @@ impl Queue {
                 | Task::Sweep(_, done)
                 | Task::Expire(_, done) => done(Err(Error::Closed)),
                 Task::Checkpoint(done) => _ = done.send(Err(Error::Closed)),
+                Task::Cut(_, done) => done(Err(Error::Closed)),
                 Task::CheckpointSoon => {}
             }
             return;

@@ -10,9 +10,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::cache::DocumentCache;
 use crate::clock::Clock;
+use crate::cut::Cuts;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::index::{self, Entry, IndexKey};
+use crate::kept::Kept;
 use crate::limits::Counts;
 use crate::log::Segments;
 use crate::log::record::Checksum;
@@ -49,6 +51,10 @@ pub(crate) struct Shared {
     pub(crate) condemned: Mutex<BTreeSet<u32>>,
     /// What of the log is held for another shard, condemned or not.
     pub(crate) pin: Pin,
+    /// What of the log is held for backups.
+    pub(crate) cuts: Cuts,
+    /// What of the log is kept until the next backup.
+    pub(crate) kept: Kept,
     /// Whether writes come in faster than compaction gives space back.
     pub(crate) compaction_behind: AtomicBool,
     /// Whether there may be documents outside the owned ranges. Set with an assignment, cleared by

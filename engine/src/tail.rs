@@ -110,7 +110,9 @@ impl Shared {
         if self.space.is_full() {
             self.pin.release();
         }
-        let Some(from) = self.pin.held(Instant::now()) else { return condemned };
+        let kept = self.kept.get().map(|keep| keep.after + 1);
+        let held = [self.pin.held(Instant::now()), kept];
+        let Some(from) = held.into_iter().flatten().min() else { return condemned };
         let segments = self.segments.all();
         for pair in segments.windows(2) {
             // The last LSN of a segment is before the first one of the next.

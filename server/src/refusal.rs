@@ -34,6 +34,11 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
         },
         Error::NotFrozen { id } => WireError::NotFrozen { id },
         Error::LogGone { after } => WireError::LogGone { after },
+        Error::CutGone { id } => WireError::CutGone { id },
+        error @ Error::NotInCut { .. } => WireError::bad_request("segment", error),
+        Error::TooManyCuts { limit } => {
+            WireError::Busy { what: "cuts".to_owned(), limit: limit as u64 }
+        }
         error @ (Error::Receiving { .. } | Error::NotReceiving { .. } | Error::Owned { .. }) => {
             WireError::bad_request("id", error)
         }

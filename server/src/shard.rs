@@ -195,6 +195,7 @@ impl Service {
             ShardOperation::Digests => operation::digests(shard, responder),
             ShardOperation::Buckets => operation::buckets(shard, responder),
             ShardOperation::Source(source) => operation::source(shard, body, &source, responder),
+            ShardOperation::Cut(asked) => operation::cut(shard, asked, responder),
             ShardOperation::Target(target) => operation::target(shard, &target, responder),
             ShardOperation::Assign(assign) => operation::assign(shard, assign, responder),
             ShardOperation::Lock(lock) => operation::lock(shard, lock, responder),

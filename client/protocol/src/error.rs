@@ -74,6 +74,10 @@ pub enum WireError {
     /// Compaction has deleted what was to be read of the log.
     #[error("the log has not all of what came after LSN {after} any more")]
     LogGone { after: u64 },
+    /// The shard has let go of a cut: nobody read from it for long, its disk is full, or it was
+    /// restarted.
+    #[error("the shard does not hold the cut {id} any more; take another backup")]
+    CutGone { id: u64 },
     #[error("too many {what}: the limit is {limit}")]
     Busy { what: String, limit: u64 },
     #[error("internal error: {what}")]

@@ -295,6 +295,18 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
     let found =
         Found { position: Position(1_671_936), version: 2, expires_at: 1 << 40, document: b"\xc0" };
     let sum = RangeSum { index: 4, documents: 1, bytes: 13, digest: Digest(u128::MAX / 7) };
+    let piece = FetchPiece { id: u64::MAX, segment: 5, offset: 64, length: 1 << 18 };
+    let segment = CutSegment { number: 5, length: 4096, first_lsn: 7, named: true };
+    let cut = Cut {
+        id: u64::MAX,
+        lsn: 9,
+        epoch: 3,
+        ranges: vec![Range::FULL],
+        sums: vec![sum],
+        identity: "0".repeat(32),
+        manifest: b"SHERDMAN".to_vec(),
+        segments: vec![segment],
+    };
     let digests = Digests { epoch: 3, ranges: vec![Range::FULL], sums: vec![sum] };
     let why = Some("not connected".to_owned());
     let status = vec![ShardStatus { name: "a".to_owned(), ready: false, why }];
@@ -316,6 +328,11 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         ("scan", ShardOperation::Scan(scan)),
         ("stat", ShardOperation::Stat),
         ("digests", ShardOperation::Digests),
+        (
+            "cut-begin",
+            ShardOperation::Cut(CutOperation::Begin(BeginCut { keep_log: Some(1 << 30) })),
+        ),
+        ("cut-fetch", ShardOperation::Cut(CutOperation::Fetch(piece))),
         ("assign", ShardOperation::Assign(assignment)),
         ("lock", ShardOperation::Lock(Lock { owner: "bootstrap" })),
         ("create-index", ShardOperation::CreateIndex(index.clone())),
@@ -333,6 +350,8 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
         ("page", ShardAnswer::Page(page)),
         ("stat-answer", ShardAnswer::Stat(Box::default())),
         ("digests-answer", ShardAnswer::Digests(Box::new(digests))),
+        ("cut-answer", ShardAnswer::Cut(Box::new(cut))),
+        ("cut-piece", ShardAnswer::Piece(Piece { bytes: b"SHERDLOG" })),
         ("error", ShardAnswer::Error(error)),
     ];
     all.extend(answers.map(|(name, it)| (name, 3, encoded(&Answer { id: u64::MAX, outcome: it }))));

@@ -24,11 +24,13 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::cache::DocumentCache;
 use crate::checkpoint;
+use crate::cut::Cuts;
 use crate::defect::{Defect, Defects};
 use crate::engine::{INDEX_DIR, Options, Recovery};
 use crate::error::{Error, Result};
 use crate::fs::Fs;
 use crate::index::{self, Index, IndexStore, Leftover, ParkedIndex, RoomyStore};
+use crate::kept::Kept;
 use crate::log::{LOG_DIR, LogWriter, SPARE, Segment, SegmentEnd, segment_number};
 use crate::manifest::{Manifest, SegmentInfo};
 use crate::overlay::Overlay;
@@ -197,6 +199,8 @@ pub(crate) fn recover(
         poison: Poison::default(),
         condemned: Mutex::default(),
         pin: Pin::new(options.log_held),
+        cuts: Cuts::new(options.log_held),
+        kept: Kept::open(fs.as_ref(), dir),
         compaction_behind: AtomicBool::new(false),
         unowned: AtomicBool::new(unowned),
         active_bytes: AtomicU64::new(u64::from(log_writer.place().1)),

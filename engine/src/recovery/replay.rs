@@ -132,6 +132,7 @@ impl Replay {
             Effect::Skip(next) => Change::Control(Effect::Skip(next)),
             Effect::Receive(fields) => Change::Control(Effect::Receive(fields)),
             Effect::StopReceiving => Change::Control(Effect::StopReceiving),
+            Effect::Time(time) => Change::Control(Effect::Time(time)),
         };
         let change = match &self.believed {
             Some(index) => believe(index.as_ref(), &self.view.overlay, change)?,

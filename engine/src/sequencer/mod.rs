@@ -31,8 +31,9 @@ use self::room::RoomForEvictions;
 use crate::checkpoint::Snapshot;
 use crate::command::{Assignment, Command, IndexId, Outcome};
 use crate::compaction;
+use crate::cut::Cut;
 use crate::defect::Defect;
-use crate::effect::{CreateIndex, DropIndex, Effect, Lock};
+use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock};
 use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
@@ -125,6 +126,8 @@ struct Batch {
     bytes: Vec<u8>,
     /// How many LSNs they take: one each, but for skips.
     records: u64,
+    /// How many of them move something and change nothing.
+    moved: u64,
     changes: Vec<Change>,
     /// The latest entries of the keys that the batch changes.
     pending: HashMap<(IndexId, IndexKey), Option<Entry>>,
@@ -210,6 +213,7 @@ impl Sequencer {
                         _ = done.send(self.checkpoint_now());
                     }
                     Task::CheckpointSoon => self.checkpoint_wanted = true,
+                    Task::Cut(keep, done) => done(self.cut(keep)),
                 }
             }
             self.commit();
@@ -229,6 +233,14 @@ impl Sequencer {
             return Ok(());
         }
         self.checkpoint_now()
+    }
+
+    /// A cut of all that came before, all of it durable.
+    fn cut(&mut self, keep: Option<u64>) -> Result<Cut> {
+        self.settle()?;
+        // Whatever the durability: a backup must not have what a power cut takes from the shard.
+        self.sync_or_stop()?;
+        self.shared.cut(self.log.next_lsn() - 1, &self.state, self.log.place(), keep)
     }
 
     fn handle(&mut self, command: Command, done: Completion) {
@@ -428,6 +440,7 @@ impl Sequencer {
 
     /// Makes sure that the batch can take `bytes` more, in the segment it is for.
     fn make_room(&mut self, bytes: usize, purpose: Purpose) -> Result<()> {
+        let bytes = bytes + self.time_bytes();
         let wanted = self.batch.bytes.len() + bytes;
         self.checkpoint_while_it_fits();
         if purpose == Purpose::Growth {
@@ -461,6 +474,26 @@ impl Sequencer {
         self.log.check_growth(bytes)
     }
 
+    /// The room that is left for when a batch was written.
+    fn time_bytes(&self) -> usize {
+        if self.shared.kept.get().is_some() { effect::TIME_RECORD_BYTES } else { 0 }
+    }
+
+    /// Says behind a batch when it was written, where the log is kept: what is acknowledged before a time
+    /// comes before the first record of a later one, and what begins after it, behind it.
+    fn record_time(&mut self) {
+        let start = self.batch.bytes.len();
+        let bytes = self.time_bytes();
+        // What only moves things is of no time, and must not make garbage for the next compaction.
+        let is_change = self.batch.moved < self.batch.records;
+        if bytes == 0 || !is_change || start + bytes > self.log.room() {
+            return;
+        }
+        let time = Effect::Time(self.shared.clock.now());
+        self.record(&time);
+        record::seal(&mut self.batch.bytes[start..], self.log.checksum());
+    }
+
     /// Ends the batch: append, sync, publish, answer.
     fn commit(&mut self) {
         // Whoever waits was told.
@@ -479,6 +512,7 @@ impl Sequencer {
         }
         self.batch.bytes.clear();
         self.batch.records = 0;
+        self.batch.moved = 0;
         self.batch.pending.clear();
         self.batch.undo.clear();
         for (done, result) in self.batch.answers.drain(..) {
@@ -493,6 +527,7 @@ impl Sequencer {
             return Ok(());
         }
         self.shared.poison.check()?;
+        self.record_time();
         let appended = self.log.append(&self.batch.bytes, self.batch.records);
         self.shared.active_bytes.store(u64::from(self.log.place().1), Ordering::Relaxed);
         if appended.is_ok() && self.options.defects.has(Defect::AcknowledgeBeforeSync) {

@@ -15,7 +15,10 @@ use crate::state::Change;
 
 impl Sequencer {
     pub(super) fn relocate(&mut self, survivors: &[Survivor], done: Completion) {
+        let before = self.batch.records;
         let result = self.try_relocate(survivors);
+        // What was pending may have been committed on the way.
+        self.batch.moved += self.batch.records.saturating_sub(before);
         self.batch.answers.push((done, result.map(|()| Outcome::Done)));
     }
 

@@ -302,7 +302,11 @@ impl State {
                 }
             }
             // Documents come as `Change::Document`.
-            Effect::Put(_) | Effect::Remove(_) | Effect::Tombstone(_) | Effect::Skip(_) => {}
+            Effect::Put(_)
+            | Effect::Remove(_)
+            | Effect::Tombstone(_)
+            | Effect::Skip(_)
+            | Effect::Time(_) => {}
         }
     }
 

@@ -15,7 +15,7 @@ use crate::log::{
 };
 use crate::manifest::Manifest;
 
-use super::{Fault, Faults, Round};
+use super::{Fault, Faults, Round, SegmentFile};
 
 /// The segments as they are found.
 pub(super) struct Log {
@@ -140,6 +140,57 @@ impl Log {
         }
         log.checksum = Checksum::of(identity.unwrap_or_default());
         Ok(log)
+    }
+
+    /// The log that given files make. Every byte up to their lengths counts: nothing of it is torn.
+    pub(super) fn of(
+        fs: &dyn Fs,
+        files: &[SegmentFile],
+        manifest: &Manifest,
+        faults: &mut Faults<'_>,
+    ) -> Self {
+        let dir = files.first().and_then(|file| file.path.parent()).unwrap_or(Path::new(""));
+        let mut log = Self {
+            checksum: Checksum::of(manifest.identity),
+            segments: Vec::new(),
+            lost: Vec::new(),
+            notes: Vec::new(),
+            dir: dir.to_owned(),
+        };
+        for info in &manifest.segments {
+            if files.iter().all(|file| file.number != info.number) {
+                let what = "the segment is missing, which the manifest names";
+                log.miss(info.number, what, faults);
+            }
+        }
+        for SegmentFile { number, length, path } in files {
+            let header = match log.read_header(fs, path, *number, false) {
+                Ok(Header::Whole(header)) if header.identity == manifest.identity => Some(header),
+                Ok(_) => {
+                    let what = "the segment is of another data directory";
+                    faults.add(Fault::new(path, 16, what));
+                    None
+                }
+                Err(error) => {
+                    faults.add(error.into());
+                    None
+                }
+            };
+            let listed_length = Some(*length);
+            log.segments.push(Found { number: *number, path: path.clone(), header, listed_length });
+        }
+        log
+    }
+
+    /// For the records.
+    pub(super) fn checksum(&self) -> &Checksum {
+        &self.checksum
+    }
+
+    /// The file of a segment.
+    pub(super) fn path(&self, number: u32) -> PathBuf {
+        let found = self.segments.iter().find(|found| found.number == number);
+        found.map_or_else(|| self.dir.join(segment_name(number)), |found| found.path.clone())
     }
 
     fn miss(&mut self, number: u32, what: &str, faults: &mut Faults<'_>) {

@@ -11,6 +11,7 @@
 //! may be as of the checkpoint or later, so of a key that changed since it may have any state of
 //! these.
 
+mod backup;
 mod index;
 mod live;
 mod log;
@@ -33,6 +34,10 @@ use crate::manifest::Manifest;
 use crate::recovery::LOCK_FILE;
 use crate::state::Totals;
 
+pub use backup::{
+    BackedUp, IndexContents, Moment, SegmentFile, ShardContents, ShardFiles, check_backup,
+    file_sum, read_backup,
+};
 use live::{AllTotals, LiveSet};
 use log::{Log, Walked};
 

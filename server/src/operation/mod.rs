@@ -5,6 +5,7 @@
 
 mod batch;
 mod control;
+mod cut;
 mod digests;
 mod mutation;
 mod optimistic;
@@ -19,6 +20,7 @@ mod write;
 
 pub(crate) use batch::batch;
 pub(crate) use control::{assign, create_index, drop_index, lock, release, set_index, set_size};
+pub(crate) use cut::cut;
 pub(crate) use digests::{digests, sums};
 pub use optimistic::MAX_ATTEMPTS;
 pub(crate) use optimistic::{pop, touch};

@@ -8,6 +8,7 @@
 //! document without copying or decoding it.
 
 mod bootstrap;
+mod cut;
 mod handover;
 mod shard;
 mod stat;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use self::bootstrap::*;
+pub use self::cut::*;
 pub use self::handover::*;
 pub use self::shard::*;
 pub use self::stat::*;

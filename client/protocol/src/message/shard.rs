@@ -6,7 +6,8 @@ use serde::de;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
-    BucketSums, Digests, RangeSum, ShardStat, SourceOperation, Tail, TailCursor, TargetOperation,
+    BucketSums, Cut, CutOperation, Digests, Piece, RangeSum, SegmentSum, ShardStat,
+    SourceOperation, Tail, TailCursor, TargetOperation,
 };
 use crate::error::WireError;
 use crate::limits::{Expiry, IndexSettings, Policy};
@@ -77,6 +78,9 @@ pub enum ShardOperation<'a> {
     Target(TargetOperation<'a>),
     /// To the shard that it is taken over from.
     Source(SourceOperation<'a>),
+
+    /// Of who takes a backup.
+    Cut(CutOperation),
 }
 
 /// Where a document is: index and key.
@@ -298,6 +302,9 @@ pub enum ShardAnswer<'a> {
     },
     Sums(Vec<RangeSum>),
     Buckets(Box<BucketSums>),
+    Cut(Box<Cut>),
+    Piece(Piece<'a>),
+    SegmentSum(SegmentSum),
     Done,
     Error(WireError),
 }

@@ -1,0 +1,183 @@
+//! What is felt of a backup: `cargo bench --bench backup`.
+//!
+//! A cluster of two shards, as processes, with a million documents of 128 bytes. Fifty clients overwrite
+//! random documents as fast as they can, each waiting for its answer. A backup is taken, and then the
+//! same time without one is measured, in turns, so that what else happens on the machine falls on both.
+//! Reported are the writes a second with a backup under way and without, and the longest write of each.
+//!
+//! Options: `--documents N`, `--clients N`, `--rounds N`, `--share PERCENT` and `--rate SIZE`, as of the
+//! command.
+
+#![allow(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to report")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use sherd_client::{Client, Condition, Expiry, Mutation, Options};
+use support::{Cluster, Process};
+use tokio::time::sleep;
+
+const INDEX: &str = "backup";
+
+/// A MessagePack string of 126 characters, two bytes before them.
+const DOCUMENT_BYTES: usize = 128;
+
+const BATCH: u64 = 2000;
+
+/// Between a backup and the measurement without one.
+const SETTLING: Duration = Duration::from_secs(2);
+
+struct Arguments {
+    documents: u64,
+    clients: u64,
+    rounds: usize,
+    backup: Vec<String>,
+}
+
+impl Arguments {
+    fn parse() -> Self {
+        let mut parsed = Self { documents: 1_000_000, clients: 50, rounds: 5, backup: Vec::new() };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().expect("a value behind it");
+            match word.as_str() {
+                "--documents" => parsed.documents = value().parse().expect("a number"),
+                "--clients" => parsed.clients = value().parse().expect("a number"),
+                "--rounds" => parsed.rounds = value().parse().expect("a number"),
+                "--share" | "--rate" => parsed.backup.extend([word.clone(), value()]),
+                // Given by cargo.
+                "--bench" => {}
+                other => panic!("{other} is no option"),
+            }
+        }
+        parsed
+    }
+}
+
+/// What the clients count.
+#[derive(Default)]
+struct Counts {
+    writes: AtomicU64,
+    /// In microseconds, since it was taken last.
+    longest: AtomicU64,
+}
+
+impl Counts {
+    fn take(&self) -> (u64, Duration) {
+        let longest = Duration::from_micros(self.longest.swap(0, Ordering::Relaxed));
+        (self.writes.load(Ordering::Relaxed), longest)
+    }
+}
+
+/// Writes in some time.
+struct Measured {
+    rate: f64,
+    longest: Duration,
+    took: Duration,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(run(&arguments));
+}
+
+fn document() -> Bytes {
+    let mut document = vec![0xd9, (DOCUMENT_BYTES - 2) as u8];
+    document.resize(DOCUMENT_BYTES, b'x');
+    document.into()
+}
+
+fn key(number: u64) -> String {
+    format!("key:{number:012}")
+}
+
+async fn load(client: &Client, documents: u64) {
+    for start in (0..documents).step_by(BATCH as usize) {
+        let write = |number: u64| Mutation::Write {
+            index: INDEX.to_owned(),
+            key: key(number),
+            document: document(),
+            condition: Condition::Any,
+            expiry: Expiry::Default,
+        };
+        let batch: Vec<_> = (start..documents.min(start + BATCH)).map(write).collect();
+        for result in client.batch(&batch).await {
+            result.expect("it is written");
+        }
+    }
+}
+
+async fn overwrite(client: Client, seed: u64, documents: u64, counts: Arc<Counts>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let document = document();
+    loop {
+        let key = key(rng.random_range(0..documents));
+        let begun = Instant::now();
+        client.write(INDEX, &key, &document, Condition::Any).await.expect("it is written");
+        let took = begun.elapsed().as_micros() as u64;
+        counts.longest.fetch_max(took, Ordering::Relaxed);
+        counts.writes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+async fn measure(counts: &Counts, until: impl Future<Output = ()>) -> Measured {
+    let (before, _) = counts.take();
+    let begun = Instant::now();
+    until.await;
+    let took = begun.elapsed();
+    let (after, longest) = counts.take();
+    Measured { rate: (after - before) as f64 / took.as_secs_f64(), longest, took }
+}
+
+async fn run(arguments: &Arguments) {
+    let cluster = Cluster::start_with(["--port", "0", "--shards", "2"]);
+    let client = Client::connect(&cluster.address.to_string(), Options::default());
+    let client = client.await.expect("the cluster serves");
+    client.create_index(INDEX).await.expect("it is created");
+    load(&client, arguments.documents).await;
+    let counts = Arc::new(Counts::default());
+    for seed in 0..arguments.clients {
+        tokio::spawn(overwrite(client.clone(), seed, arguments.documents, Arc::clone(&counts)));
+    }
+    sleep(2 * SETTLING).await;
+    println!("round  without/s  longest   during/s  longest   slower  backup");
+    let mut ratios = Vec::new();
+    for round in 1..=arguments.rounds {
+        // A directory of its own, or all but the first would have little to fetch.
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut command = cluster.command(["backup"]);
+        command.arg(dir.path()).args(&arguments.backup);
+        let during = measure(&counts, async {
+            let mut taking = Process::start(&mut command);
+            let taken = tokio::task::spawn_blocking(move || (taking.wait(), taking.stderr()));
+            let (status, stderr) = taken.await.expect("it ends");
+            assert!(status.success(), "{stderr}");
+        });
+        let during = during.await;
+        drop(dir);
+        sleep(SETTLING).await;
+        let without = measure(&counts, sleep(during.took)).await;
+        let ratio = 1.0 - during.rate / without.rate;
+        ratios.push(ratio);
+        println!(
+            "{round:5}  {:9.0}  {:6.1} ms  {:9.0}  {:6.1} ms  {:5.1}%  {:.1} s",
+            without.rate,
+            without.longest.as_secs_f64() * 1000.0,
+            during.rate,
+            during.longest.as_secs_f64() * 1000.0,
+            ratio * 100.0,
+            during.took.as_secs_f64()
+        );
+        sleep(SETTLING).await;
+    }
+    ratios.sort_unstable_by(f64::total_cmp);
+    println!("median: {:.1}% slower", ratios[ratios.len() / 2] * 100.0);
+}

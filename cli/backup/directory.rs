@@ -1,0 +1,178 @@
+//! The directory that holds backups.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sherd_engine::verify::Fault;
+
+use super::file::{Backup, FILE, sync_dir};
+use crate::error::Error;
+use crate::output::say;
+
+const LOCK_FILE: &str = "LOCK";
+
+/// What a directory of a backup is called, by its length: `20261126T081530Z`, and `-2` and so on behind
+/// where there are more of a second.
+const ID_CHARS: usize = 16;
+
+/// A directory of backups.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) path: PathBuf,
+}
+
+/// What a directory holds.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// The backups, oldest first.
+    pub(crate) backups: Vec<Backup>,
+    /// What is wrong with others.
+    pub(crate) faults: Vec<Fault>,
+    /// Those that were not finished, or are being taken.
+    pub(crate) unfinished: Vec<String>,
+}
+
+impl Directory {
+    pub(crate) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The directory of a backup.
+    pub(crate) fn of(&self, id: &str) -> PathBuf {
+        self.path.join(id)
+    }
+
+    /// What it holds.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub(crate) fn held(&self) -> Result<Held, Error> {
+        let failed = || Error::file("list", &self.path);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(failed())? {
+            let name = entry.map_err(failed())?.file_name();
+            ids.extend(name.to_str().filter(|name| is_id(name)).map(str::to_owned));
+        }
+        ids.sort_unstable_by_key(|id| order(id));
+        let mut held = Held::default();
+        for id in ids {
+            match Backup::read(&self.of(&id)) {
+                Ok(Some(backup)) if backup.id == id => held.backups.push(backup),
+                Ok(Some(backup)) => held.faults.push(Fault {
+                    file: self.of(&id).join(FILE),
+                    offset: Some(0),
+                    what: format!("it is that of the backup {}", backup.id),
+                }),
+                Ok(None) => held.unfinished.push(id),
+                Err(fault) => held.faults.push(fault),
+            }
+        }
+        Ok(held)
+    }
+
+    /// Makes it where it is missing, and keeps others from taking a backup into it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or another takes one.
+    pub(super) fn lock(&self) -> Result<File, Error> {
+        fs::create_dir_all(&self.path).map_err(Error::file("make", &self.path))?;
+        let path = self.path.join(LOCK_FILE);
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(Error::file("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => Err(Error::Failed(format!(
+                "another backup is being taken into {}; wait for its end",
+                self.path.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(Error::file("lock", path)(error)),
+        }
+    }
+
+    /// Removes what backups left that did not come to their end. Only under the lock.
+    pub(super) fn remove_unfinished(&self, held: &Held) -> Result<(), Error> {
+        for id in &held.unfinished {
+            say!("backup {id} was not finished: its files are removed");
+            self.remove(id)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a backup that is not finished.
+    pub(super) fn remove(&self, id: &str) -> Result<(), Error> {
+        let path = self.of(id);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::file("remove", path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directory of a new backup, and names it after a time. Only under the lock.
+    pub(super) fn begin(&self, milliseconds: u64) -> Result<String, Error> {
+        let time = id_of(milliseconds);
+        for number in 1.. {
+            let id = if number == 1 { time.clone() } else { format!("{time}-{number}") };
+            let path = self.of(&id);
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(id),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::file("make", path)(error)),
+            }
+        }
+        Err(Error::Failed("too many backups of one second".to_owned()))
+    }
+
+    /// Makes the names of its backups durable.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        sync_dir(&self.path).map_err(Error::file("sync", &self.path))
+    }
+}
+
+/// The name of a backup of that time: `20261126T081530Z`.
+fn id_of(milliseconds: u64) -> String {
+    let shown = crate::units::show_time(milliseconds);
+    let digits = |char: &char| char.is_ascii_digit() || *char == ' ';
+    let packed: String = shown.chars().filter(digits).collect();
+    format!("{}Z", packed.replace(' ', "T"))
+}
+
+fn is_id(name: &str) -> bool {
+    let (time, number) = name.split_at_checked(ID_CHARS).unwrap_or(("", ""));
+    let is_time = time.char_indices().all(|(place, char)| match place {
+        8 => char == 'T',
+        15 => char == 'Z',
+        _ => char.is_ascii_digit(),
+    });
+    let is_number = |number: &str| number.parse::<u32>().is_ok_and(|number| number > 1);
+    !time.is_empty()
+        && is_time
+        && (number.is_empty() || number.strip_prefix('-').is_some_and(is_number))
+}
+
+/// Backups of one second in the order in which they were begun.
+fn order(id: &str) -> (String, u32) {
+    let (time, number) = id.split_at(ID_CHARS);
+    (time.to_owned(), number.trim_start_matches('-').parse().unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_times_and_come_in_their_order() {
+        assert_eq!(id_of(1_795_680_930_123), "20261126T081530Z");
+        for id in ["20261126T081530Z", "20261126T081530Z-2", "20261126T081530Z-10"] {
+            assert!(is_id(id), "{id}");
+        }
+        for other in ["", "LOCK", "20261126T081530", "20261126T081530Z-1", "20261126T081530Zx", "ä"]
+        {
+            assert!(!is_id(other), "{other}");
+        }
+        assert!(order("20261126T081530Z-10") > order("20261126T081530Z-2"));
+        assert!(order("20261126T081531Z") > order("20261126T081530Z-2"));
+    }
+}
