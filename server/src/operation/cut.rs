@@ -24,7 +24,7 @@ pub(crate) fn cut(shard: &Shard, operation: CutOperation, responder: Responder) 
             shard.engine.cut(keep_log, move |result| match result {
                 Ok(cut) => responder.send(&ShardAnswer::Cut(Box::new(on_the_wire(cut)))),
                 Err(error) => responder.refuse(&refusal(error, "")),
-            })
+            });
         }
         CutOperation::Fetch(FetchPiece { id, segment, offset, length }) => {
             let most = length.min(MAX_PIECE_BYTES) as usize;
@@ -38,7 +38,7 @@ pub(crate) fn cut(shard: &Shard, operation: CutOperation, responder: Responder) 
         CutOperation::Sum(SumSegment { id, segment }) => {
             shard.read(responder, 0, move |engine, responder| match engine.sum_cut(id, segment) {
                 Ok(sum) => {
-                    responder.send(&ShardAnswer::SegmentSum(SegmentSum { sum: Digest(sum) }))
+                    responder.send(&ShardAnswer::SegmentSum(SegmentSum { sum: Digest(sum) }));
                 }
                 Err(error) => responder.refuse(&refusal(error, "")),
             });
