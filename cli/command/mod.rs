@@ -3,7 +3,9 @@
 mod bootstrap;
 mod cat;
 mod cluster;
+mod copy;
 mod digest;
+mod export;
 mod has;
 mod import;
 mod index;
@@ -93,6 +95,8 @@ pub(crate) enum Command {
     Import(import::Import),
     Stat(stat::Stat),
     Digest(digest::Digest),
+    Export(export::Export),
+    Copy(copy::CopyIndex),
     Map(map::Map),
     #[command(subcommand)]
     Cluster(cluster::Cluster),
@@ -131,6 +135,8 @@ impl Command {
             Self::Import(import) => import.run(context).await,
             Self::Stat(stat) => stat.run(context).await,
             Self::Digest(digest) => digest.run(context).await,
+            Self::Export(export) => export.run(context).await,
+            Self::Copy(copy) => copy.run(context).await,
             Self::Map(map) => map.run(context).await,
             Self::Cluster(cluster) => cluster.run(context).await,
             Self::Verify(verify) => verify.run(context).await,
