@@ -56,7 +56,7 @@ impl Cli {
 }
 
 /// Checks that an address has the form `HOST:PORT`.
-fn parse_address(text: &str) -> Result<String, String> {
+pub(crate) fn parse_address(text: &str) -> Result<String, String> {
     let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     match port.map(|(_, port)| port.parse::<u16>()) {
         Some(Ok(port)) if port != 0 => Ok(text.to_owned()),

@@ -3,6 +3,7 @@
 //! * `args`, `command`: what can be asked for, one module for each command;
 //! * `document`, `record`, `formats`, `units`: how people and programs write and read what Sherd keeps;
 //! * `load`: entries on their way into a cluster;
+//! * `export`: documents on their way out of one; `copy`: from one index into another;
 //! * `backup`: backups, taken, checked and restored;
 //! * `node`, `cluster`: the processes, alone and together;
 //! * `output`, `progress`, `error`: results on standard output, everything else on standard error, and
@@ -12,9 +13,10 @@ mod args;
 mod backup;
 mod cluster;
 mod command;
+mod copy;
 mod document;
 mod error;
-#[allow(dead_code, unused_imports, reason = "what writes is for exports, which are to come")]
+mod export;
 mod formats;
 #[cfg(test)]
 mod fuzzing;

@@ -1,5 +1,6 @@
 //! How far long work is, on standard error: a bar on a terminal, elsewhere a line now and then.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -132,6 +133,98 @@ impl Shown {
     }
 }
 
+/// What is done so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Done {
+    /// The share of the whole, from 0 to 1, where that is known.
+    pub(crate) fraction: Option<f64>,
+    pub(crate) documents: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Work that is watched by those who wait for it, and of which a share of the whole is known.
+pub(crate) struct Watch {
+    /// What is done, as in `export of cities`.
+    what: String,
+    /// What had been done before, by an earlier attempt.
+    before: Done,
+    begun: Instant,
+    shown: Instant,
+    is_terminal: bool,
+    has_bar: bool,
+}
+
+impl Watch {
+    /// Begins to watch work of which `before` was done by an earlier attempt.
+    pub(crate) fn new(what: String, before: Done) -> Self {
+        let (now, is_terminal) = (Instant::now(), stderr().is_terminal());
+        Self { what, before, begun: now, shown: now, is_terminal, has_bar: false }
+    }
+
+    /// Shows what is done, if it is time to; may be called as often as one likes.
+    pub(crate) fn show(&mut self, done: Done) {
+        let interval = if self.is_terminal { BAR_INTERVAL } else { LINE_INTERVAL };
+        let now = Instant::now();
+        if now - self.shown < interval {
+            return;
+        }
+        self.shown = now;
+        let line = self.line(done, now - self.begun);
+        if self.is_terminal {
+            self.has_bar = true;
+            draw(format_args!("{line}"));
+        } else {
+            say!("{line}");
+        }
+    }
+
+    /// Takes the bar away, before something else is said.
+    pub(crate) fn end(&mut self) {
+        if std::mem::take(&mut self.has_bar) {
+            draw(format_args!(""));
+        }
+    }
+
+    fn line(&self, done: Done, elapsed: Duration) -> String {
+        let seconds = elapsed.as_secs_f64().max(0.001);
+        let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
+        let mut line = self.what.clone();
+        if let Some(fraction) = done.fraction {
+            let fraction = fraction.clamp(0.0, 1.0);
+            if self.is_terminal {
+                _ = write!(line, " {}", bar((fraction * 1000.0) as u64, 1000));
+            }
+            _ = write!(line, " {:.0} %", fraction * 100.0);
+        }
+        _ = write!(
+            line,
+            ", {} documents, {}, {}/s, {}/s",
+            done.documents,
+            show_size(done.bytes),
+            rate(done.documents, self.before.documents),
+            show_size(rate(done.bytes, self.before.bytes)),
+        );
+        if let Some(fraction) = done.fraction {
+            let gained = fraction - self.before.fraction.unwrap_or(0.0);
+            if gained > 0.0 {
+                let left = seconds * (1.0 - fraction) / gained;
+                _ = write!(line, ", {left:.0} s left");
+            }
+        }
+        line
+    }
+}
+
+/// How long something took and how fast it was, to be said behind what was done; nothing where it took no time
+/// to speak of.
+pub(crate) fn rate(documents: u64, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    match seconds {
+        1.0.. => format!(" in {seconds:.1} s, {:.0}/s", documents as f64 / seconds),
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +243,23 @@ mod tests {
         // A little more than 10 s have passed.
         assert!(line.ends_with(" s left") && line.contains(", 2"), "{line}");
         assert_eq!(bar(7, 0), "█".repeat(20));
+    }
+
+    #[test]
+    fn a_line_says_rates_since_this_attempt_began_and_the_time_left() {
+        let before = Done { fraction: Some(0.25), documents: 1000, bytes: 1 << 20 };
+        let mut progress = Watch::new("export of cities".to_owned(), before);
+        progress.is_terminal = false;
+        let done = Done { fraction: Some(0.5), documents: 3000, bytes: 3 << 20 };
+        assert_eq!(
+            progress.line(done, Duration::from_secs(2)),
+            "export of cities 50 %, 3000 documents, 3.0 MiB, 1000/s, 1.0 MiB/s, 4 s left"
+        );
+        progress.is_terminal = true;
+        let bar = progress.line(done, Duration::from_secs(2));
+        assert!(bar.starts_with("export of cities ██████████░░░░░░░░░░ 50 %, 3000"), "{bar}");
+        let done = Done { fraction: None, ..done };
+        let unknown = progress.line(done, Duration::from_secs(2));
+        assert_eq!(unknown, "export of cities, 3000 documents, 3.0 MiB, 1000/s, 1.0 MiB/s");
     }
 }

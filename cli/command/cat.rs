@@ -21,6 +21,9 @@ use super::{Context, missing, parse_index};
 const READS_UNDER_WAY: usize = 16;
 const KEYS_READ_AHEAD: usize = 1000;
 
+/// Pages on their way while one is printed.
+const PAGES_AHEAD: usize = 2;
+
 /// Print the documents of an index
 ///
 /// Rows `key|{"hash_": …, "record": …}`, in ring order, as they come from the shards. With --json,
@@ -49,7 +52,7 @@ impl Cat {
 
     async fn all(&self, client: &Client, form: Form) -> Result<(), Error> {
         let mut output = Output::new();
-        let mut scan = client.scan(&self.index, ScanOptions::default())?;
+        let mut scan = client.scan_ahead(&self.index, ScanOptions::default(), PAGES_AHEAD)?;
         while let Some(items) = scan.next_page().await? {
             for item in items {
                 show(&mut output, form, &item.key, &item.document)?;

@@ -1,11 +1,15 @@
 //! `sherd keys`: the keys of an index.
 
 use clap::Args;
+use sherd_client::ScanOptions;
 
 use crate::error::Error;
 use crate::output::Output;
 
 use super::{Context, parse_index};
+
+/// Pages on their way while one is printed.
+const PAGES_AHEAD: usize = 2;
 
 /// Print the keys of an index
 ///
@@ -23,7 +27,8 @@ impl Keys {
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
         let client = context.connect().await?;
         let mut output = Output::new();
-        let mut scan = client.keys(&self.index)?;
+        let options = ScanOptions { keys_only: true, ..ScanOptions::default() };
+        let mut scan = client.scan_ahead(&self.index, options, PAGES_AHEAD)?;
         while let Some(items) = scan.next_page().await? {
             for item in items {
                 if context.json {

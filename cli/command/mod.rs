@@ -4,7 +4,9 @@ mod backup;
 mod bootstrap;
 mod cat;
 mod cluster;
+mod copy;
 mod digest;
+mod export;
 mod has;
 mod import;
 mod index;
@@ -98,6 +100,8 @@ pub(crate) enum Command {
     Import(import::Import),
     Stat(stat::Stat),
     Digest(digest::Digest),
+    Export(export::Export),
+    Copy(copy::CopyIndex),
     Map(map::Map),
     #[command(subcommand)]
     Cluster(cluster::Cluster),
@@ -143,6 +147,8 @@ impl Command {
             Self::Import(import) => import.run(context).await,
             Self::Stat(stat) => stat.run(context).await,
             Self::Digest(digest) => digest.run(context).await,
+            Self::Export(export) => export.run(context).await,
+            Self::Copy(copy) => copy.run(context).await,
             Self::Map(map) => map.run(context).await,
             Self::Cluster(cluster) => cluster.run(context).await,
             Self::Backup(backup) => backup.run(context).await,

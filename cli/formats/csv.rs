@@ -643,6 +643,17 @@ pub(crate) enum Shape {
     OfFirst,
 }
 
+impl Shape {
+    /// The columns after the key, where they do not depend on the documents.
+    fn columns(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Record => Some([RECORD, VERSION, EXPIRES_AT].map(str::to_owned).to_vec()),
+            Self::Columns(columns) => Some(columns.clone()),
+            Self::OfFirst => None,
+        }
+    }
+}
+
 /// Writes records.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -656,11 +667,38 @@ impl Writer {
         Self { delimiter, shape, has_header: false }
     }
 
+    /// Appends the header, if the columns are known.
+    pub(super) fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        if let Some(columns) = self.shape.columns() {
+            self.push_header(out, &columns)?;
+            self.has_header = true;
+        }
+        Ok(())
+    }
+
+    /// Leaves the header out: it is in front of what goes on.
+    pub(super) fn go_on(&mut self) {
+        self.has_header = true;
+    }
+
+    fn push_header(&self, out: &mut Vec<u8>, columns: &[String]) -> Result<(), Fault> {
+        if self.shape != Shape::Record {
+            check_columns(columns)?;
+        }
+        self.push_text(out, KEY);
+        for column in columns {
+            out.push(self.delimiter);
+            self.push_text(out, column);
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+
     /// Appends a record.
     pub(super) fn write(&mut self, out: &mut Vec<u8>, fields: &Fields<'_>) -> Result<(), Fault> {
         let found;
         let columns = match &self.shape {
-            Shape::Record => &[RECORD, VERSION, EXPIRES_AT].map(str::to_owned)[..],
+            Shape::Record => &[][..],
             Shape::Columns(columns) => columns,
             Shape::OfFirst => {
                 found = columns_of(fields.document)?;
@@ -668,15 +706,10 @@ impl Writer {
             }
         };
         if !self.has_header {
-            if self.shape != Shape::Record {
-                check_columns(columns)?;
+            match self.shape.columns() {
+                Some(columns) => self.push_header(out, &columns)?,
+                None => self.push_header(out, columns)?,
             }
-            self.push_text(out, KEY);
-            for column in columns {
-                out.push(self.delimiter);
-                self.push_text(out, column);
-            }
-            out.push(b'\n');
         }
         let start = out.len();
         self.push_text(out, fields.key);

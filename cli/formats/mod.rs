@@ -296,6 +296,24 @@ impl Writer {
         }
     }
 
+    /// Appends what comes before the first entry, also where there is none: the header of a CSV.
+    ///
+    /// # Errors
+    /// When its columns cannot be read as what they are.
+    pub(crate) fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        match self {
+            Self::Csv(writer) => writer.begin(out),
+            Self::Rows | Self::Jsonl | Self::Msgpack => Ok(()),
+        }
+    }
+
+    /// Goes on with what another writer began.
+    pub(crate) fn go_on(&mut self) {
+        if let Self::Csv(writer) = self {
+            writer.go_on();
+        }
+    }
+
     /// Appends an entry to `out`; and the header before the first one of a CSV.
     ///
     /// # Errors

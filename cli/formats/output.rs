@@ -6,8 +6,12 @@ use std::path::Path;
 use flate2::write::GzEncoder;
 
 /// How the bytes of a file are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Compression {
+    /// Not at all
     Plain,
     Gzip,
     Zstd,

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod ahead;
 mod batch;
 mod call;
 mod client;
@@ -39,6 +40,7 @@ mod scan;
 mod single_flight;
 mod topology;
 
+pub use ahead::Ahead;
 pub use batch::{Mutation, Outcome};
 pub use client::{Client, Options, ShardView, Touched};
 pub use connection::{ConnectOptions, Connection, Dial, Dialled, Network, Stream};

@@ -27,14 +27,14 @@ pub struct ScanOptions {
     pub after: Option<(Position, String)>,
     /// Leave the documents' bytes out. Default: no.
     pub keys_only: bool,
-    /// The most documents in a page. Default 1000; a shard ends a page earlier when its bytes are
-    /// many.
+    /// The most documents in a page. Default: as many as the shard gives, which ends a page when its
+    /// bytes or its documents are many.
     pub page: u32,
 }
 
 impl Default for ScanOptions {
     fn default() -> Self {
-        Self { range: Range::FULL, after: None, keys_only: false, page: 1000 }
+        Self { range: Range::FULL, after: None, keys_only: false, page: u32::MAX }
     }
 }
 
@@ -85,6 +85,11 @@ impl Scan {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Where the next page begins: a position, and the last key that was seen there, if any.
+    pub(crate) fn place(&self) -> (u32, Option<(Position, String)>) {
+        (self.start, self.options.after.clone())
     }
 
     /// The next page, never empty; `None` at the end.

@@ -451,6 +451,16 @@ async fn a_scan_goes_through_all_shards_in_ring_order() {
             seen.push((item.document.position, item.key));
         }
         assert_eq!(seen, expected, "in pages of {page}");
+        for ahead in [1, 4] {
+            let options = sherd_client::ScanOptions { page, ..Default::default() };
+            let mut scan = client.scan_ahead("i", options, ahead).unwrap();
+            let mut seen = Vec::new();
+            while let Some(items) = soon(scan.next_page()).await.unwrap() {
+                assert!((1..=page as usize).contains(&items.len()));
+                seen.extend(items.into_iter().map(|item| (item.document.position, item.key)));
+            }
+            assert_eq!(seen, expected, "in pages of {page}, {ahead} ahead");
+        }
     }
     let options = sherd_client::ScanOptions {
         after: Some(expected[99].clone()),
@@ -461,6 +471,41 @@ async fn a_scan_goes_through_all_shards_in_ring_order() {
     let page = scan.next_page().await.unwrap().unwrap();
     assert_eq!(page[0].key, expected[100].1);
     assert!(page[0].document.bytes.is_empty());
+
+    // What is asked ahead keeps to the range, and to what it begins after.
+    let (first, last) = (expected[99].clone(), expected[400].0.0);
+    let range = sherd_protocol::Range { start: 0, end: last };
+    let options =
+        sherd_client::ScanOptions { range, after: Some(first), page: 20, ..Default::default() };
+    let mut scan = client.scan_ahead("i", options, 3).unwrap();
+    let mut seen = Vec::new();
+    while let Some(items) = soon(scan.next_page()).await.unwrap() {
+        seen.extend(items.into_iter().map(|item| (item.document.position, item.key)));
+    }
+    let wanted = expected[100..].iter().filter(|(position, _)| position.0 < last);
+    assert_eq!(seen, wanted.cloned().collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_ahead_that_failed_does_not_end_as_if_it_were_whole() {
+    let data = tempfile::tempdir().unwrap();
+    let (shards, cluster) = real_cluster(&["a", "b"], data.path()).await;
+    let bootstrap = cluster.bootstrap().await;
+    let client = client(&bootstrap).await.with_deadline(std::time::Duration::from_millis(300));
+    for n in 0..300 {
+        client.write("i", &format!("k{n}"), NIL, Condition::Absent).await.unwrap();
+    }
+    let options = sherd_client::ScanOptions { page: 10, ..Default::default() };
+    let mut scan = client.scan_ahead("i", options, 2).unwrap();
+    soon(scan.next_page()).await.unwrap().unwrap();
+    drop(shards);
+    let error = loop {
+        match soon(scan.next_page()).await {
+            Ok(page) => assert!(page.is_some(), "it ends as if there were no more"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(soon(scan.next_page()).await.unwrap_err(), error, "and stays so");
 }
 
 #[tokio::test(flavor = "multi_thread")]

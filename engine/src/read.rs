@@ -7,16 +7,16 @@
 //! range up since it was asked, and begun to remove what is in it.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::iter::Peekable;
-use std::ops::Bound;
-use std::sync::atomic;
+use std::ops::{Bound, Range};
+use std::sync::{Arc, atomic};
 
 use bytes::Bytes;
 
 use crate::clock::has_expired;
 use crate::command::{Document, IndexId, Key, Page, Scan, Span, Version};
-use crate::effect::Effect;
+use crate::effect::{Effect, Put};
 use crate::error::{Error, Result};
 use crate::index::{Entry, Index, IndexKey, LAST_KEY};
 use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
@@ -179,10 +179,9 @@ impl Shared {
     fn page(&self, scan: &Scan, now: u64) -> Result<Page> {
         let until = scan.range.1.to_be_bytes();
         let mut after = scan.after.as_ref().map(IndexKey::from);
-        let mut page = Page::default();
-        let mut bytes = 0;
+        let mut page = Loaded::new(self, scan.index);
         'look_up: loop {
-            let wanted = (scan.max_documents - page.items.len()).min(ENTRIES_AT_A_TIME);
+            let wanted = (scan.max_documents - page.documents.len()).min(ENTRIES_AT_A_TIME);
             let (entries, epoch) = {
                 let view = self.view.read();
                 let start = after.as_ref().map_or(scan.range.0, IndexKey::position);
@@ -202,33 +201,21 @@ impl Shared {
                     after = Some(key);
                     continue;
                 }
-                if bytes >= scan.max_bytes {
-                    page.more = true;
-                    return Ok(page);
+                if page.size >= scan.max_bytes {
+                    return Ok(page.finish(true));
                 }
-                let document = if scan.keys_only {
-                    let Entry { version, expires_at, .. } = entry;
-                    Some(Document { version, expires_at, bytes: Bytes::new() })
-                } else {
-                    self.load(scan.index, &key, entry)?
-                };
-                // Removed since it was looked up, for somebody asked for it or the range was given up.
-                let Some(document) = document else {
-                    if !self.is_as_of(epoch, scan.index, key.position())? {
-                        continue 'look_up;
-                    }
-                    after = Some(key);
-                    continue;
-                };
-                bytes += key.key().len() + document.bytes.len();
-                let wire_key =
-                    Key { position: key.position(), bytes: Bytes::copy_from_slice(key.key()) };
-                page.items.push((wire_key, document));
+                if scan.keys_only {
+                    page.add_key(&key, &entry);
+                } else if !page.add(&key, entry)?
+                    // Removed since it was looked up, for somebody asked for it or the range was given up.
+                    && !self.is_as_of(epoch, scan.index, key.position())?
+                {
+                    continue 'look_up;
+                }
                 after = Some(key);
             }
-            if last_of_range || page.items.len() >= scan.max_documents {
-                page.more = !last_of_range;
-                return Ok(page);
+            if last_of_range || page.documents.len() >= scan.max_documents {
+                return Ok(page.finish(!last_of_range));
             }
         }
     }
@@ -270,10 +257,27 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when what lies there is not what the entry promises.
-    fn load(&self, index: IndexId, key: &IndexKey, mut entry: Entry) -> Result<Option<Document>> {
+    fn load(&self, index: IndexId, key: &IndexKey, entry: Entry) -> Result<Option<Document>> {
+        let Some((segment, entry)) = self.locate(index, key, entry)? else { return Ok(None) };
+        let mut bytes = vec![0; entry.record_bytes()];
+        read_record(&segment, &entry, &mut bytes)?;
+        let bytes = Bytes::from(bytes);
+        let put = self.put_of(&segment, &bytes, index, key, &entry)?;
+        let document = bytes.slice_ref(put.document);
+        Ok(Some(Document { version: put.version, expires_at: put.expires_at, bytes: document }))
+    }
+
+    /// The segment that has the record of a key, whose entry was `entry` a moment ago, and its entry
+    /// now; `None` when it was removed since.
+    fn locate(
+        &self,
+        index: IndexId,
+        key: &IndexKey,
+        mut entry: Entry,
+    ) -> Result<Option<(Arc<Segment>, Entry)>> {
         loop {
             if let Some(segment) = self.segments.get(entry.segment) {
-                return self.load_from(&segment, index, key, &entry).map(Some);
+                return Ok(Some((segment, entry)));
             }
             // Compaction moved the document since it was looked up, and deleted the segment.
             match self.entry(index, key)? {
@@ -291,23 +295,17 @@ impl Shared {
         }
     }
 
-    fn load_from(
+    /// The put in the record that an entry points to, once it has been found to be that.
+    fn put_of<'a>(
         &self,
         segment: &Segment,
+        record: &'a [u8],
         index: IndexId,
         key: &IndexKey,
         entry: &Entry,
-    ) -> Result<Document> {
-        let mut bytes = vec![0; entry.record_bytes()];
+    ) -> Result<Put<'a>> {
         let corrupt = |what: &str| Error::corrupt(&segment.path, entry.offset as usize, what);
-        segment.file.read_exact_at(&mut bytes, u64::from(entry.offset)).map_err(
-            |error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => corrupt("the segment is cut off"),
-                _ => Error::failed("read a document", &segment.path, error),
-            },
-        )?;
-        let bytes = Bytes::from(bytes);
-        let record = record::decode(&bytes, &self.checksum).map_err(corrupt)?;
+        let record = record::decode(record, &self.checksum).map_err(corrupt)?;
         match Effect::decode(record.kind, record.payload).map_err(corrupt)? {
             Effect::Put(put)
                 if put.index == index
@@ -315,11 +313,104 @@ impl Shared {
                     && put.key == key.key()
                     && put.version == entry.version =>
             {
-                let bytes = bytes.slice_ref(put.document);
-                Ok(Document { version: put.version, expires_at: put.expires_at, bytes })
+                Ok(put)
             }
             _ => Err(corrupt("another record lies where the index points")),
         }
+    }
+}
+
+/// Reads the record that an entry points to.
+fn read_record(segment: &Segment, entry: &Entry, bytes: &mut [u8]) -> Result<()> {
+    let read = segment.file.read_exact_at(bytes, u64::from(entry.offset));
+    read.map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            Error::corrupt(&segment.path, entry.offset as usize, "the segment is cut off")
+        }
+        _ => Error::failed("read a document", &segment.path, error),
+    })
+}
+
+/// The documents of a page so far. Their records are read into one buffer, of which keys and documents
+/// are slices in the end: a page of small documents would else be thousands of allocations.
+struct Loaded<'a> {
+    shared: &'a Shared,
+    index: IndexId,
+    bytes: Vec<u8>,
+    documents: Vec<LoadedDocument>,
+    /// The bytes of keys and documents.
+    size: usize,
+    /// Those that were read from: who holds a segment may read on, also once it is deleted.
+    segments: HashMap<u32, Arc<Segment>>,
+}
+
+struct LoadedDocument {
+    position: u32,
+    version: Version,
+    expires_at: u64,
+    /// Where the key lies in the buffer, and where the document.
+    key: Range<usize>,
+    document: Range<usize>,
+}
+
+impl<'a> Loaded<'a> {
+    fn new(shared: &'a Shared, index: IndexId) -> Self {
+        let (bytes, documents, segments) = Default::default();
+        Self { shared, index, bytes, documents, size: 0, segments }
+    }
+
+    /// Adds a key without its document.
+    fn add_key(&mut self, key: &IndexKey, entry: &Entry) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(key.key());
+        let end = self.bytes.len();
+        self.size += end - start;
+        let (position, Entry { version, expires_at, .. }) = (key.position(), *entry);
+        let (key, document) = (start..end, end..end);
+        self.documents.push(LoadedDocument { position, version, expires_at, key, document });
+    }
+
+    /// Reads the document of a key, as [`Shared::load`] does, and adds it; `false` when it was removed
+    /// since it was looked up.
+    fn add(&mut self, key: &IndexKey, mut entry: Entry) -> Result<bool> {
+        let segment = match self.segments.get(&entry.segment) {
+            Some(segment) => Arc::clone(segment),
+            None => {
+                let located = self.shared.locate(self.index, key, entry)?;
+                let Some((segment, now)) = located else { return Ok(false) };
+                entry = now;
+                self.segments.insert(segment.number, Arc::clone(&segment));
+                segment
+            }
+        };
+        let start = self.bytes.len();
+        self.bytes.resize(start + entry.record_bytes(), 0);
+        let record = &mut self.bytes[start..];
+        read_record(&segment, &entry, record)?;
+        let put = self.shared.put_of(&segment, record, self.index, key, &entry)?;
+        let range_of = |part: &[u8]| {
+            let before = part.as_ptr().addr() - record.as_ptr().addr();
+            start + before..start + before + part.len()
+        };
+        self.size += put.key.len() + put.document.len();
+        self.documents.push(LoadedDocument {
+            position: put.position,
+            version: put.version,
+            expires_at: put.expires_at,
+            key: range_of(put.key),
+            document: range_of(put.document),
+        });
+        Ok(true)
+    }
+
+    fn finish(self, more: bool) -> Page {
+        let bytes = Bytes::from(self.bytes);
+        let item = |loaded: LoadedDocument| {
+            let LoadedDocument { position, version, expires_at, key, document } = loaded;
+            let key = Key { position, bytes: bytes.slice(key) };
+            (key, Document { version, expires_at, bytes: bytes.slice(document) })
+        };
+        Page { items: self.documents.into_iter().map(item).collect(), more }
     }
 }
 

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "not every test needs every helper")]
 #![allow(clippy::expect_used, reason = "a helper fails its test by panicking")]
 
+pub(crate) mod by_hand;
 pub(crate) mod history;
 pub(crate) mod load;
 pub(crate) mod nodes;

@@ -19,9 +19,23 @@ impl fmt::Display for Digest {
     }
 }
 
+impl Digest {
+    /// The digest of both together.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0.wrapping_add(other.0))
+    }
+
+    /// The digest of what is left where `other` is taken away.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0.wrapping_sub(other.0))
+    }
+}
+
 impl Sum for Digest {
     fn sum<I: Iterator<Item = Self>>(digests: I) -> Self {
-        digests.fold(Self::default(), |sum, digest| Self(sum.0.wrapping_add(digest.0)))
+        digests.fold(Self::default(), Self::with)
     }
 }
 
@@ -48,5 +62,7 @@ mod tests {
         let sum: Digest = digests.into_iter().sum();
         assert_eq!(sum, digests.into_iter().rev().sum());
         assert_eq!(sum.to_string(), "00000000000000000000000000000006");
+        assert_eq!(sum.without(digests[1]).with(digests[1]), sum);
+        assert_eq!(Digest(1).without(Digest(2)), Digest(u128::MAX));
     }
 }

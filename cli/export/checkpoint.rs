@@ -1,0 +1,196 @@
+//! How far an export into a file is, for one that goes on after a crash.
+//!
+//! A checkpoint says of each part up to which document it is in its file, and how long the file is then. It
+//! is written after the files were synced that far, so a file has at least what the last checkpoint says;
+//! what lies behind that is cut off before the export goes on.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sherd_client::Digest;
+use sherd_protocol::{Position, Range};
+
+use super::part::{Part, Place};
+use super::{Export, Wanted};
+use crate::error::Error;
+use crate::formats::{Compression, Format};
+
+/// The version of the checkpoint.
+const VERSION: u32 = 1;
+
+/// A checkpoint as it lies on the disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    version: u32,
+    cluster: String,
+    #[serde(flatten)]
+    wanted: Stored,
+    /// How many parts are put together in the first one's file.
+    pub(super) joined: usize,
+    parts: Vec<PartAt>,
+}
+
+/// What must be the same when an export goes on.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Stored {
+    index: String,
+    index_id: u32,
+    format: Format,
+    compression: Compression,
+    columns: Option<Vec<String>>,
+    without_expiry: bool,
+    prefix: Option<String>,
+    range: Range,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PartAt {
+    range: Range,
+    after: Option<(Position, String)>,
+    documents: u64,
+    digest: String,
+    bytes: u64,
+    crc32: u32,
+    done: bool,
+}
+
+impl From<&Wanted> for Stored {
+    fn from(wanted: &Wanted) -> Self {
+        let Wanted { format, compression, without_expiry, range, .. } = *wanted;
+        Self {
+            index: wanted.index.clone(),
+            index_id: wanted.id,
+            format,
+            compression,
+            columns: wanted.columns.clone(),
+            without_expiry,
+            prefix: wanted.prefix.clone(),
+            range,
+        }
+    }
+}
+
+impl From<&Part> for PartAt {
+    fn from(part: &Part) -> Self {
+        let Place { after, documents, digest, bytes, crc, is_done } = part.place();
+        let (range, digest) = (part.range, digest.to_string());
+        Self { range, after, documents, digest, bytes, crc32: crc, done: is_done }
+    }
+}
+
+impl Checkpoint {
+    /// How far an export is, of which so many parts are put together.
+    pub(super) fn of(export: &Export, joined: usize) -> Self {
+        Self {
+            version: VERSION,
+            cluster: export.client.known_map().cluster,
+            wanted: Stored::from(&export.wanted),
+            joined,
+            parts: export.parts.iter().map(PartAt::from).collect(),
+        }
+    }
+
+    /// Reads the checkpoint of an export that was interrupted; nothing where there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is of another export than `wanted` from `cluster`.
+    pub(super) fn read(path: &Path, cluster: &str, wanted: &Wanted) -> Result<Option<Self>, Error> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file("read", path)(error)),
+        };
+        let failed = |what: String| {
+            Error::Failed(format!(
+                "{}: {what}; without --resume the export begins anew",
+                path.display()
+            ))
+        };
+        let checkpoint: Self = serde_json::from_slice(&bytes)
+            .map_err(|error| failed(format!("it is no checkpoint of an export: {error}")))?;
+        if checkpoint.version != VERSION {
+            let version = checkpoint.version;
+            return Err(failed(format!("its version is {version}, and {VERSION} is known here")));
+        }
+        if checkpoint.cluster != cluster {
+            return Err(failed("it is of an export from another cluster".to_owned()));
+        }
+        if checkpoint.wanted != Stored::from(wanted) {
+            let what = "it is of another index, or of an export with other options";
+            return Err(failed(what.to_owned()));
+        }
+        if checkpoint.parts.is_empty() || checkpoint.joined > checkpoint.parts.len() {
+            return Err(failed("it is damaged".to_owned()));
+        }
+        Ok(Some(checkpoint))
+    }
+
+    /// How many parts an export has that was interrupted, whichever it is of.
+    pub(super) fn parts_in(path: &Path) -> usize {
+        let earlier =
+            fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        earlier.map_or(0, |earlier| earlier.parts.len())
+    }
+
+    /// The parts as they were.
+    ///
+    /// # Errors
+    /// When a digest is none.
+    pub(super) fn parts(self, path: &Path) -> Result<Vec<Part>, Error> {
+        let of_part = |(i, part): (usize, PartAt)| {
+            let PartAt { range, after, documents, digest, bytes, crc32: crc, done } = part;
+            let digest = u128::from_str_radix(&digest, 16).ok()?;
+            let place =
+                Place { after, documents, digest: Digest(digest), bytes, crc, is_done: done };
+            Some(Part::at(range, i == 0, place))
+        };
+        let parts: Option<_> = self.parts.into_iter().enumerate().map(of_part).collect();
+        parts.ok_or_else(|| Error::Failed(format!("{}: it is damaged", path.display())))
+    }
+
+    /// Replaces the checkpoint, durably.
+    ///
+    /// # Errors
+    /// With the name of the file.
+    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::Failed(error.to_string()))?;
+        replace(path, &text)
+    }
+}
+
+/// Replaces a file so that a crash leaves the old one or the new one.
+///
+/// # Errors
+/// With the name of the file.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let new = beside(path, ".new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(Error::file("write", new.as_path()))?;
+    fs::rename(&new, path).map_err(Error::file("rename to", path))?;
+    sync_dir(path)
+}
+
+/// Makes the names in the directory of a file durable.
+///
+/// # Errors
+/// With the name of the directory.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), Error> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::file("sync", dir))
+}
+
+/// The path with something behind its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}

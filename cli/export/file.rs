@@ -1,0 +1,335 @@
+//! An export into a file: parts at the same time, checkpoints meanwhile, and then one file of all of them.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `FILE.partial` | the first part, in the end all of them; renamed to `FILE` when it is whole and synced |
+//! | `FILE.partial.1` … | the other parts, until they are put behind it |
+//! | `FILE.partial.json` | the checkpoint |
+//! | `FILE.digest.json` | what is in `FILE`; there is none while `FILE` is replaced |
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sherd_client::Client;
+use sherd_protocol::{Position, Range, RangeMap};
+
+use super::block::Target;
+use super::checkpoint::{Checkpoint, beside, replace, sync_dir};
+use super::part::Part;
+use super::{Export, Sidecar, Wanted, joined};
+use crate::error::Error;
+use crate::output::say;
+
+/// How often it is made durable how far the parts are: what is done again after a crash. Tests, which are
+/// over soon, make more of them.
+const CHECKPOINT_INTERVAL: Duration =
+    if cfg!(debug_assertions) { Duration::from_millis(20) } else { Duration::from_secs(2) };
+
+/// Where an export into a file keeps what it has.
+struct Files {
+    file: PathBuf,
+}
+
+impl Files {
+    fn part(&self, i: usize) -> PathBuf {
+        match i {
+            0 => beside(&self.file, ".partial"),
+            _ => beside(&self.file, &format!(".partial.{i}")),
+        }
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        beside(&self.file, ".partial.json")
+    }
+
+    fn sidecar(&self) -> PathBuf {
+        beside(&self.file, ".digest.json")
+    }
+}
+
+/// Exports to a file. With `resume`, goes on with an export that was interrupted, if there is one.
+///
+/// # Errors
+/// With the file that cannot be written. What there is so far stays, for another attempt.
+pub(crate) async fn to_file(
+    client: &Client,
+    wanted: &Wanted,
+    path: &Path,
+    resume: bool,
+) -> Result<Sidecar, Error> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(Error::Usage(format!(
+            "{} is no regular file: name another one, or leave -o out for standard output",
+            path.display()
+        )));
+    }
+    let files = Files { file: path.to_owned() };
+    let map = client.map().await?;
+    let earlier = match resume {
+        true => Checkpoint::read(&files.checkpoint(), &map.cluster, wanted)?,
+        false => None,
+    };
+    let is_named = !files.part(0).exists();
+    let _lock = lock(&files.part(0))?;
+    let (joined_before, parts) = match earlier {
+        Some(earlier) => (earlier.joined, earlier.parts(&files.checkpoint())?),
+        None => {
+            // Of an earlier attempt that nobody goes on with.
+            for i in 1..Checkpoint::parts_in(&files.checkpoint()) {
+                remove_if_there(&files.part(i))?;
+            }
+            (0, parts_of(&map, wanted.range))
+        }
+    };
+    let export = Export::new(client, wanted, parts);
+    let total = export.total();
+    if total.documents > 0 {
+        say!("the export of {:?} goes on after {} documents", wanted.index, total.documents);
+    }
+    if joined_before == export.parts.len() && is_named {
+        // Interrupted when the file had its name already.
+        if fs::metadata(path).is_ok_and(|found| found.len() == total.bytes) {
+            fs::remove_file(files.part(0)).map_err(Error::file("remove", files.part(0)))?;
+            return finish(&export, &files);
+        }
+    }
+    if joined_before == 0 {
+        Checkpoint::of(&export, 0).write(&files.checkpoint())?;
+        if let Err(error) = read_parts(&export, &files).await {
+            if matches!(error, Error::Client(_) | Error::File { .. }) {
+                say!("what there is of {} stays; --resume goes on with it", path.display());
+            }
+            return Err(error);
+        }
+    }
+    let work = Arc::clone(&export);
+    let putting_together = tokio::task::spawn_blocking(move || {
+        join_parts(&work, &files, joined_before)?;
+        finish(&work, &files)
+    });
+    joined(putting_together).await
+}
+
+/// Keeps others from the files as long as the guard lives.
+fn lock(path: &Path) -> Result<File, Error> {
+    let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let file = open.map_err(Error::file("write", path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::Failed(format!("{} is being written by another export", path.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(Error::file("lock", path)(error)),
+    }
+}
+
+/// The parts of a range, cut where the map is.
+fn parts_of(map: &RangeMap, range: Range) -> Vec<Part> {
+    let within = map
+        .ranges
+        .iter()
+        .map(|owned| Range { start: owned.start.max(range.start), end: owned.end.min(range.end) });
+    let parts = within.filter(|part| part.start < part.end).enumerate();
+    let mut parts: Vec<_> = parts.map(|(i, part)| Part::new(part, i == 0)).collect();
+    if parts.is_empty() {
+        parts.push(Part::new(range, true));
+    }
+    parts
+}
+
+/// Reads all parts that are not done, several at a time, while checkpoints are made.
+async fn read_parts(export: &Arc<Export>, files: &Files) -> Result<(), Error> {
+    let queue = Arc::new(Mutex::new(in_turn(export)));
+    let lanes: Vec<_> = (0..export.wanted.jobs.max(1))
+        .map(|_| {
+            let (export, queue) = (Arc::clone(export), Arc::clone(&queue));
+            let files = Files { file: files.file.clone() };
+            tokio::task::spawn_blocking(move || {
+                loop {
+                    let next = queue.lock().pop_front();
+                    let Some(i) = next else { return Ok(()) };
+                    let read = read_part(&export, &files, i);
+                    if read.is_err() {
+                        export.stop();
+                    }
+                    if read.is_err() || export.is_stopped() {
+                        return read;
+                    }
+                }
+            })
+        })
+        .collect();
+    let (all_read, is_over) = mpsc::channel::<()>();
+    let (work, paths) = (Arc::clone(export), Files { file: files.file.clone() });
+    let checkpoints = tokio::task::spawn_blocking(move || {
+        let made = checkpoint_often(&work, &paths, &is_over);
+        if made.is_err() {
+            work.stop();
+        }
+        made
+    });
+    let work = async {
+        let mut result = Ok(());
+        for lane in lanes {
+            let read = joined(lane).await;
+            result = result.and(read);
+        }
+        drop(all_read);
+        let made = joined(checkpoints).await;
+        result.and(made)
+    };
+    export.watch(work).await
+}
+
+/// The parts that are not done, those of different shards in turn: shards read at the same time.
+fn in_turn(export: &Export) -> VecDeque<usize> {
+    let map = export.client.known_map();
+    let mut of_shards: BTreeMap<&str, VecDeque<usize>> = BTreeMap::new();
+    for (i, part) in export.parts.iter().enumerate() {
+        if !part.place().is_done {
+            let owner = map.owner(Position(part.range.start));
+            let shard = owner.map_or("", |owned| owned.shard.as_str());
+            of_shards.entry(shard).or_default().push_back(i);
+        }
+    }
+    let mut turns = VecDeque::new();
+    while !of_shards.is_empty() {
+        of_shards.retain(|_, parts| {
+            turns.extend(parts.pop_front());
+            !parts.is_empty()
+        });
+    }
+    turns
+}
+
+fn read_part(export: &Export, files: &Files, i: usize) -> Result<(), Error> {
+    let path = files.part(i);
+    let part = &export.parts[i];
+    let file = open_at(&path, part.place().bytes)?;
+    part.run(export, Target::File(file, path))
+}
+
+/// Opens a file to go on after so many bytes; what lies behind them is cut off.
+fn open_at(path: &Path, bytes: u64) -> Result<File, Error> {
+    let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let mut file = open.map_err(Error::file("write", path))?;
+    let found = file.metadata().map_err(Error::file("read", path))?.len();
+    if found < bytes {
+        return Err(Error::Failed(format!(
+            "{} has {found} bytes, and {bytes} were synced; without --resume the export begins anew",
+            path.display()
+        )));
+    }
+    file.set_len(bytes).map_err(Error::file("cut", path))?;
+    file.seek(SeekFrom::End(0)).map_err(Error::file("write", path))?;
+    Ok(file)
+}
+
+/// Makes checkpoints until all parts were read, and one more then.
+fn checkpoint_often(
+    export: &Export,
+    files: &Files,
+    is_over: &mpsc::Receiver<()>,
+) -> Result<(), Error> {
+    loop {
+        let waited = is_over.recv_timeout(CHECKPOINT_INTERVAL);
+        // As far as the parts are now; the files are synced at least that far.
+        let checkpoint = Checkpoint::of(export, 0);
+        for i in 0..export.parts.len() {
+            let path = files.part(i);
+            match File::open(&path).and_then(|file| file.sync_data()) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                result => result.map_err(Error::file("sync", path))?,
+            }
+        }
+        checkpoint.write(&files.checkpoint())?;
+        if waited != Err(RecvTimeoutError::Timeout) {
+            return Ok(());
+        }
+    }
+}
+
+/// Puts the parts together in the first one's file.
+fn join_parts(export: &Export, files: &Files, joined: usize) -> Result<(), Error> {
+    let joined = joined.max(1);
+    let length = |part: &Part| part.place().bytes;
+    let before = export.parts[..joined].iter().map(length).sum();
+    let whole = files.part(0);
+    let mut file = open_at(&whole, before)?;
+    for (i, part) in export.parts.iter().enumerate().skip(joined) {
+        let path = files.part(i);
+        let mut from = File::open(&path).map_err(Error::file("read", path.as_path()))?;
+        let copied = io::copy(&mut from, &mut file).map_err(Error::file("write", &whole))?;
+        if copied != length(part) {
+            return Err(Error::Failed(format!(
+                "{} has {copied} bytes, and {} were written",
+                path.display(),
+                length(part)
+            )));
+        }
+        file.sync_data().map_err(Error::file("sync", &whole))?;
+        Checkpoint::of(export, i + 1).write(&files.checkpoint())?;
+        fs::remove_file(&path).map_err(Error::file("remove", path.as_path()))?;
+    }
+    file.sync_all().map_err(Error::file("sync", &whole))?;
+    Checkpoint::of(export, export.parts.len()).write(&files.checkpoint())?;
+    // The sidecar of the file that is replaced must not be taken for this one's.
+    remove_if_there(&files.sidecar())?;
+    sync_dir(&files.file)?;
+    fs::rename(&whole, &files.file).map_err(Error::file("rename to", files.file.as_path()))
+}
+
+/// Says what is in the file that has its name now.
+fn finish(export: &Export, files: &Files) -> Result<Sidecar, Error> {
+    let sidecar = Sidecar::new(export);
+    let text =
+        serde_json::to_string_pretty(&sidecar).map_err(|error| Error::Failed(error.to_string()))?;
+    replace(&files.sidecar(), (text + "\n").as_bytes())?;
+    remove_if_there(&files.checkpoint())?;
+    for i in 1..export.parts.len() {
+        remove_if_there(&files.part(i))?;
+    }
+    Ok(sidecar)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::file("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::{HashMethod, OwnedRange, RING_SIZE};
+
+    use super::*;
+
+    #[test]
+    fn a_range_is_cut_where_the_map_is() {
+        let owned = |start, end, shard: &str| OwnedRange { start, end, shard: shard.to_owned() };
+        let map = RangeMap {
+            cluster: "c".to_owned(),
+            epoch: 1,
+            hash_method: HashMethod::Md5,
+            shards: Vec::new(),
+            ranges: vec![owned(0, 5, "a"), owned(5, 9, "b"), owned(9, RING_SIZE, "a")],
+        };
+        let cut = |start, end| {
+            let parts = parts_of(&map, Range { start, end });
+            parts.iter().map(|part| (part.range.start, part.range.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(0, RING_SIZE), [(0, 5), (5, 9), (9, RING_SIZE)]);
+        assert_eq!(cut(4, 7), [(4, 5), (5, 7)]);
+        assert_eq!(cut(5, 9), [(5, 9)]);
+        assert_eq!(cut(7, 7), [(7, 7)]);
+    }
+}
