@@ -139,8 +139,8 @@ async fn measure(counts: &Counts, until: impl Future<Output = ()>) -> Measured {
 
 async fn run(arguments: &Arguments) {
     let cluster = Cluster::start_with(["--port", "0", "--shards", "2"]);
-    let client = Client::connect(&cluster.address.to_string(), Options::default());
-    let client = client.await.expect("the cluster serves");
+    let address = cluster.address.to_string();
+    let client = Client::connect(&address, Options::default()).await.expect("the cluster serves");
     client.create_index(INDEX).await.expect("it is created");
     load(&client, arguments.documents).await;
     let counts = Arc::new(Counts::default());

@@ -81,9 +81,9 @@ impl Backups {
                 let path = entry.path();
                 let is_lock = path.file_name().is_some_and(|name| name == "LOCK");
                 if path.is_dir() {
-                    dirs.push(path)
+                    dirs.push(path);
                 } else if !is_lock {
-                    files.push(path)
+                    files.push(path);
                 }
             }
         }
@@ -293,9 +293,9 @@ fn a_cut_under_load_is_a_prefix_of_what_was_acknowledged_at_each_shard() {
                 assert!(!is_there || write.begun <= until, "too late: {at}");
                 assert!(!is_there || !ended.contains(&shard), "{at} is behind one that is missing");
                 if is_there {
-                    inside += 1
+                    inside += 1;
                 } else {
-                    outside += 1
+                    outside += 1;
                 }
                 if !is_there {
                     ended.insert(shard);
