@@ -109,6 +109,8 @@ impl JsonReader {
                     JsonFault::TooDeep { offset: too_deep_at(text).unwrap_or(text.len()) }
                 }
                 Some(fault) => fault,
+                // It may be text of any kind: why it is not JSON is not asked.
+                None if duplicates == Duplicates::LastCounts => JsonFault::NotJson(String::new()),
                 None => not_json(text, &error),
             }),
         }

@@ -15,7 +15,7 @@ mod rejects;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,13 +119,35 @@ pub(crate) struct Options {
     pub(crate) max_errors: Option<u64>,
 }
 
+/// Hashes of keys, which need not be hashed again.
+type Hashes = HashSet<u64, BuildHasherDefault<AsItIs>>;
+
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// A window under way: what tells rows that were written in it from those that were there before.
 struct Since {
     marks: Arc<Marks>,
     /// An earlier run may have written of it.
     is_replayed: bool,
     /// The hashes of the keys of rows that are answered. Two keys of one hash are as good as none.
-    met: HashSet<u64>,
+    met: Hashes,
 }
 
 /// What a row needs to be told of when it is answered.
@@ -140,7 +162,7 @@ struct Name {
 struct Answered {
     input: usize,
     names: Vec<Name>,
-    hashes: HashSet<u64>,
+    hashes: Hashes,
     bytes: usize,
     results: Vec<Result<Done, sherd_client::Error>>,
     gave_up: bool,
@@ -163,7 +185,7 @@ pub(crate) struct Load {
     under_way: JoinSet<Answered>,
     bytes_under_way: usize,
     /// The hashes of the keys under way. Two keys of one hash only wait for each other needlessly.
-    hashes: HashSet<u64>,
+    hashes: Hashes,
     hasher: RandomState,
     window: Option<Since>,
     rejects: Rejects,
@@ -189,7 +211,7 @@ impl Load {
             options: Arc::new(options),
             under_way: JoinSet::new(),
             bytes_under_way: 0,
-            hashes: HashSet::new(),
+            hashes: Hashes::default(),
             hasher: RandomState::new(),
             window: None,
             rejects,
@@ -206,7 +228,7 @@ impl Load {
     /// What follows is in a window that began with `marks`; nothing is under way.
     pub(crate) fn begin_window(&mut self, marks: Marks, is_replayed: bool) {
         let marks = Arc::new(marks);
-        self.window = Some(Since { marks, is_replayed, met: HashSet::new() });
+        self.window = Some(Since { marks, is_replayed, met: Hashes::default() });
     }
 
     /// Whether an earlier run may have written rows behind those of this one.
@@ -302,7 +324,7 @@ impl Load {
             let document = Bytes::from(entry.document);
             mutations.push(Mutation::Write { index, key, document, condition, expiry });
         }
-        let hashes: HashSet<_> = names.iter().map(|name| name.hash).collect();
+        let hashes: Hashes = names.iter().map(|name| name.hash).collect();
         while self.under_way.len() >= self.options.jobs
             || (self.bytes_under_way > 0 && self.bytes_under_way + bytes > BYTES_UNDER_WAY)
             || !self.hashes.is_disjoint(&hashes)
