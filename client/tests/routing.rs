@@ -491,7 +491,7 @@ async fn a_scan_ahead_that_failed_does_not_end_as_if_it_were_whole() {
     let data = tempfile::tempdir().unwrap();
     let (shards, cluster) = real_cluster(&["a", "b"], data.path()).await;
     let bootstrap = cluster.bootstrap().await;
-    let client = client(&bootstrap).await.with_deadline(std::time::Duration::from_millis(300));
+    let client = client(&bootstrap).await.with_deadline(Duration::from_millis(300));
     for n in 0..300 {
         client.write("i", &format!("k{n}"), NIL, Condition::Absent).await.unwrap();
     }
