@@ -3,7 +3,7 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `SHERD_POWER_LOSS_STATES` | how many states are tried; default 30,000 |
+//! | `SHERD_POWER_LOSS_STATES` | how many states are tried; default 50,000 |
 //! | `SHERD_POWER_LOSS_SEED` | the seed, printed by every run; default random |
 //! | `SHERD_POWER_LOSS_REPLAY` | one state to try again, as a failure names it |
 
@@ -19,7 +19,7 @@ use power::recording::{Recording, record};
 use sherd_engine::Defects;
 use sherd_engine::fs::Event;
 
-const EFFORT: Effort = Effort { states: 30_000, exhaustive: 128, sample: 32 };
+const EFFORT: Effort = Effort { states: 50_000, exhaustive: 128, sample: 32 };
 
 /// States with the real sled, which takes its time.
 const SLED_STATES: u64 = 300;
