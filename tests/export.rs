@@ -54,7 +54,11 @@ fn fill_large(cluster: &Cluster, index: &str) {
                     key: format!("key{i}"),
                     document: Bytes::from(document),
                     condition: Condition::Absent,
-                    expiry: if i % 9 == 0 { Expiry::At(4_102_444_800_000) } else { Expiry::Never },
+                    expiry: if i.is_multiple_of(9) {
+                        Expiry::At(4_102_444_800_000)
+                    } else {
+                        Expiry::Never
+                    },
                 }
             };
             let batch: Vec<_> = (first..first + 200).map(write).collect();
