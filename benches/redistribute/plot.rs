@@ -62,9 +62,10 @@ pub(crate) fn draw(measured: &Measured) -> String {
     panel(out, TOPS[0], title, &[(&longest, COLOURS[0])], steps);
     let lines = [(&rates[0], COLOURS[1]), (&rates[1], COLOURS[2])];
     let title =
-        "operations a second beside it: of the target's own range (blue), of a third shard (green)";
+        "operations a second beside it: of the second shard's own range (blue), of the third's (green)";
     panel(out, TOPS[1], title, &lines.map(|(line, colour)| (line, colour)), steps);
-    for second in (0..=end.as_secs()).step_by(5) {
+    let step = if end.as_secs() > 90 { 20 } else { 5 };
+    for second in (0..=end.as_secs()).step_by(step) {
         let at = x(Duration::from_secs(second));
         text(out, at, TOPS[1] + PANEL_HEIGHT + 20.0, "middle", &format!("{second} s"));
     }
