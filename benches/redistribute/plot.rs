@@ -61,8 +61,7 @@ pub(crate) fn draw(measured: &Measured) -> String {
     let title = "longest write to the moving range, ms (grey: while it moves)";
     panel(out, TOPS[0], title, &[(&longest, COLOURS[0])], steps);
     let lines = [(&rates[0], COLOURS[1]), (&rates[1], COLOURS[2])];
-    let title =
-        "operations a second beside it: of the second shard's own range (blue), of the third's (green)";
+    let title = "operations a second beside it: of the second shard's own range (blue), of the third's (green)";
     panel(out, TOPS[1], title, &lines.map(|(line, colour)| (line, colour)), steps);
     let step = if end.as_secs() > 90 { 20 } else { 5 };
     for second in (0..=end.as_secs()).step_by(step) {
