@@ -24,7 +24,7 @@ use crate::state::{Share, Sums};
 
 use super::live::{AllTotals, LiveSet};
 use super::log::{Log, Walked};
-use super::{Fault, Faults, Round, parts, show};
+use super::{Fault, Faults, Round, compare_totals, parts};
 
 /// How many documents are held in memory at a time, see [`super::DOCUMENTS_AT_A_TIME`].
 const DOCUMENTS_AT_A_TIME: u64 = 1_000_000;
@@ -382,22 +382,5 @@ impl Reading<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// What the log amounts to at the cut must be what the shard said then.
-fn compare_totals(manifest: &Manifest, totals: &AllTotals, path: &Path, faults: &mut Faults<'_>) {
-    for (id, index) in &manifest.indexes {
-        let counted = totals.at_checkpoint.get(id).copied().unwrap_or_default();
-        if counted != index.totals {
-            let what = format!(
-                "index {:?} has {} at LSN {}, the manifest says {}",
-                index.name,
-                show(&counted),
-                manifest.checkpoint_lsn,
-                show(&index.totals)
-            );
-            faults.add(Fault::new(path, 0, what));
-        }
     }
 }

@@ -313,19 +313,7 @@ impl<'a> Verifier<'a> {
             self.note("the totals of the manifest cannot be checked, for the log is damaged");
             return;
         }
-        for (id, index) in &manifest.indexes {
-            let counted = totals.at_checkpoint.get(id).copied().unwrap_or_default();
-            if counted != index.totals {
-                let what = format!(
-                    "index {:?} has {} at LSN {}, the manifest says {}",
-                    index.name,
-                    show(&counted),
-                    manifest.checkpoint_lsn,
-                    show(&index.totals)
-                );
-                self.faults.add(Fault::new(Manifest::path(self.dir), 0, what));
-            }
-        }
+        compare_totals(manifest, totals, &Manifest::path(self.dir), &mut self.faults);
     }
 
     fn take(&mut self, walked: Walked) {
@@ -348,6 +336,23 @@ fn parts(manifest: &Manifest, documents_at_a_time: u64) -> Vec<Range<u32>> {
     let count = (documents / documents_at_a_time + 1).min(1000) as u32;
     let start = |i| if i == count { u32::MAX } else { RING / count * i };
     (0..count).map(|i| start(i)..start(i + 1)).collect()
+}
+
+/// What the log amounts to at the checkpoint must be what the manifest, at `path`, says.
+fn compare_totals(manifest: &Manifest, totals: &AllTotals, path: &Path, faults: &mut Faults<'_>) {
+    for (id, index) in &manifest.indexes {
+        let counted = totals.at_checkpoint.get(id).copied().unwrap_or_default();
+        if counted != index.totals {
+            let what = format!(
+                "index {:?} has {} at LSN {}, the manifest says {}",
+                index.name,
+                show(&counted),
+                manifest.checkpoint_lsn,
+                show(&index.totals)
+            );
+            faults.add(Fault::new(path, 0, what));
+        }
+    }
 }
 
 fn show(totals: &Totals) -> String {
