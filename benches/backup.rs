@@ -10,6 +10,7 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to report")]
 
+mod common;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -17,19 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use common::{document, key, load};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sherd_client::{Client, Condition, Expiry, Mutation, Options};
+use sherd_client::{Client, Condition, Options};
 use support::{Cluster, Process};
 use tokio::time::sleep;
 
 const INDEX: &str = "backup";
-
-/// A MessagePack string of 126 characters, two bytes before them.
-const DOCUMENT_BYTES: usize = 128;
-
-const BATCH: u64 = 2000;
 
 /// Between a backup and the measurement without one.
 const SETTLING: Duration = Duration::from_secs(2);
@@ -89,32 +85,6 @@ fn main() {
     runtime.block_on(run(&arguments));
 }
 
-fn document() -> Bytes {
-    let mut document = vec![0xd9, (DOCUMENT_BYTES - 2) as u8];
-    document.resize(DOCUMENT_BYTES, b'x');
-    document.into()
-}
-
-fn key(number: u64) -> String {
-    format!("key:{number:012}")
-}
-
-async fn load(client: &Client, documents: u64) {
-    for start in (0..documents).step_by(BATCH as usize) {
-        let write = |number: u64| Mutation::Write {
-            index: INDEX.to_owned(),
-            key: key(number),
-            document: document(),
-            condition: Condition::Any,
-            expiry: Expiry::Default,
-        };
-        let batch: Vec<_> = (start..documents.min(start + BATCH)).map(write).collect();
-        for result in client.batch(&batch).await {
-            result.expect("it is written");
-        }
-    }
-}
-
 async fn overwrite(client: Client, seed: u64, documents: u64, counts: Arc<Counts>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let document = document();
@@ -142,7 +112,7 @@ async fn run(arguments: &Arguments) {
     let address = cluster.address.to_string();
     let client = Client::connect(&address, Options::default()).await.expect("the cluster serves");
     client.create_index(INDEX).await.expect("it is created");
-    load(&client, arguments.documents).await;
+    load(&client, INDEX, (0..arguments.documents).map(key)).await;
     let counts = Arc::new(Counts::default());
     for seed in 0..arguments.clients {
         tokio::spawn(overwrite(client.clone(), seed, arguments.documents, Arc::clone(&counts)));

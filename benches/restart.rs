@@ -6,22 +6,18 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to report")]
 
+mod common;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use common::{DOCUMENT_BYTES, document, key, load};
 use rustix::process::Signal;
-use sherd_client::{Client, Condition, Expiry, Mutation, Options};
+use sherd_client::{Client, Options};
 use support::Cluster;
 
 const INDEX: &str = "restart";
-
-/// A MessagePack string of 126 characters, two bytes before them.
-const DOCUMENT_BYTES: usize = 128;
-
-const BATCH: u64 = 2000;
 
 fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
@@ -30,33 +26,14 @@ fn main() {
     runtime.block_on(run(documents));
 }
 
-fn key(i: u64) -> String {
-    format!("key:{i:012}")
-}
-
 async fn run(documents: u64) {
     let mut cluster = Cluster::start_with(["--port", "0", "--shards", "1"]);
     let mut pid = cluster.members().iter().find(|m| m.name == "shard0").expect("the shard").pid;
     let options = Options { deadline: Duration::from_secs(120), ..Options::default() };
     let client = Client::connect(&cluster.address.to_string(), options).await.expect("it serves");
     client.create_index(INDEX).await.expect("a new index");
-    let mut document = vec![0xd9, (DOCUMENT_BYTES - 2) as u8];
-    document.resize(DOCUMENT_BYTES, b'x');
-    let document = Bytes::from(document);
     let begun = Instant::now();
-    for start in (0..documents).step_by(BATCH as usize) {
-        let write = |i| Mutation::Write {
-            index: INDEX.to_owned(),
-            key: key(i),
-            document: document.clone(),
-            condition: Condition::Absent,
-            expiry: Expiry::Default,
-        };
-        let batch: Vec<_> = (start..documents.min(start + BATCH)).map(write).collect();
-        for result in client.batch(&batch).await {
-            result.expect("it is written");
-        }
-    }
+    load(&client, INDEX, (0..documents).map(key)).await;
     let rate = documents as f64 / begun.elapsed().as_secs_f64();
     println!("{documents} documents of {DOCUMENT_BYTES} bytes written, {rate:.0} per second");
 
@@ -68,7 +45,7 @@ async fn run(documents: u64) {
         pid = line.split_whitespace().nth(3).and_then(|pid| pid.parse().ok()).expect("a pid");
         for i in (0..documents).step_by((documents / 100).max(1) as usize) {
             let found = client.read(INDEX, &key(i)).await.expect("a read");
-            assert_eq!(found.map(|found| found.bytes), Some(document.clone()), "{}", key(i));
+            assert_eq!(found.map(|found| found.bytes), Some(document()), "{}", key(i));
         }
         let stat = client.stat().await.remove(0).stat.expect("a stat");
         assert_eq!(stat.documents, documents);

@@ -9,6 +9,11 @@
 //! * `output`, `progress`, `error`: results on standard output, everything else on standard error, and
 //!   the exit status.
 
+/// Threads pass documents, keys and frames on to each other, which the allocator of the C library pays for with a
+/// tenth of the processor's time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod args;
 mod backup;
 mod cluster;

@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use sherd_protocol::Policy;
 
 use crate::SETTLE;
+use crate::generator::{Load, Requests};
+
+/// Requests in flight on each connection while documents are filled in.
+const FILL_PIPELINE: usize = 16;
 
 /// What is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,6 +63,10 @@ pub(crate) struct Arguments {
     /// Start a shard and a Redis that syncs as often, and alternate between them
     #[arg(long)]
     pub(crate) compare: bool,
+    /// Write new keys into a shard at its limit of that many documents, which evicts by this policy,
+    /// and into an empty one, and alternate between them
+    #[arg(long, value_name = "POLICY", conflicts_with_all = ["compare", "address", "target", "operation"])]
+    pub(crate) full: Option<Policy>,
     /// Rounds of each in a comparison
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) pairs: usize,
@@ -78,6 +87,16 @@ impl Arguments {
     /// The arguments of the run that only sees whether it works.
     pub(crate) fn shortened(&self) -> Self {
         Self { connections: 8, documents: 500, seconds: 0.2, pairs: 1, ..self.clone() }
+    }
+
+    /// What these requests come to; filling in takes as long as it takes, and all of it counts.
+    pub(crate) fn load(&self, requests: Requests) -> Load {
+        let (connections, documents, size) = (self.connections, self.documents, self.size);
+        let (pipeline, warm_up, time) = match requests {
+            Requests::Fill => (FILL_PIPELINE, Duration::ZERO, Duration::MAX),
+            _ => (self.pipeline, self.warm_up(), self.time()),
+        };
+        Load { connections, pipeline, requests, documents, size, warm_up, time }
     }
 
     /// How long a round is measured.

@@ -45,6 +45,8 @@ pub(crate) struct Load {
 pub(crate) enum Requests {
     /// A write of each document, once.
     Fill,
+    /// Writes of keys that were never there, from that number on.
+    New { from: u64 },
     /// Random ones; how many reads in a hundred.
     Random { reads: u32 },
 }
@@ -91,6 +93,8 @@ pub(crate) struct Measured {
     /// In microseconds, one value for each operation that was answered while it counted.
     pub(crate) latencies: Histogram<u64>,
     pub(crate) time: Duration,
+    /// How many documents were filled in, or keys new, also while it did not count.
+    pub(crate) written: u64,
 }
 
 /// What the connections share; they all run on one thread.
@@ -98,7 +102,7 @@ struct Shared {
     load: Load,
     document: Vec<u8>,
     latencies: RefCell<Histogram<u64>>,
-    /// The next document to fill in.
+    /// How many documents were filled in, or keys new.
     filled: Cell<u64>,
     counts_from: Instant,
     ends: Option<Instant>,
@@ -148,7 +152,8 @@ pub(crate) async fn drive(target: Target, address: &str, load: &Load) -> Result<
     };
     local.run_until(finished).await?;
     let time = if shared.ends.is_some() { load.time } else { started.elapsed() };
-    Ok(Measured { latencies: shared.latencies.borrow().clone(), time })
+    let written = shared.filled.get();
+    Ok(Measured { latencies: shared.latencies.borrow().clone(), time, written })
 }
 
 /// One connection's life.
@@ -209,6 +214,11 @@ impl Shared {
                 }
                 self.filled.set(number + 1);
                 (number, false)
+            }
+            Requests::New { from } => {
+                let number = self.filled.get();
+                self.filled.set(number + 1);
+                (from + number, false)
             }
             Requests::Random { reads } => {
                 (random.random_range(0..self.load.documents), random.random_range(0..100) < reads)

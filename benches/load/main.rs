@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench --bench load -- --operation write --connections 50 --seconds 10
 //! cargo bench --bench load -- --compare --operation write
+//! cargo bench --bench load -- --full lru --documents 200000 --size 1024
 //! cargo bench --bench load -- --target redis --address 127.0.0.1:6379 --json
 //! ```
 //!
@@ -31,19 +32,21 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::Parser;
+use sherd_protocol::Policy;
 use tempfile::TempDir;
 
 use arguments::{Arguments, Operation, Target};
 use error::Error;
-use generator::{Load, Requests, drive};
+use generator::{Load, Measured, Requests, drive};
 use process::Process;
-use report::{Comparison, Round};
+use report::{Comparison, Filled, Round, target_name};
+use shard::Bound;
 
 /// Between two rounds: the background work of the last round must not be in the way of the next.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// Requests in flight on each connection while documents are filled in.
-const FILL_PIPELINE: usize = 16;
+/// Bytes of each key.
+const KEY_BYTES: u64 = 16;
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
@@ -69,7 +72,11 @@ async fn run(arguments: &Arguments) -> Result<(), Error> {
         }
         return compare(&short).await;
     }
-    if arguments.compare { compare(arguments).await } else { single(arguments).await }
+    match arguments.full {
+        Some(policy) => full(arguments, policy).await,
+        None if arguments.compare => compare(arguments).await,
+        None => single(arguments).await,
+    }
 }
 
 /// One target, one round.
@@ -108,6 +115,40 @@ async fn compare(arguments: &Arguments) -> Result<(), Error> {
     if arguments.json { print(comparison.json()) } else { print(comparison) }
 }
 
+/// An empty shard and one that evicts on each write, in turns. The empty one is a new one each time.
+async fn full(arguments: &Arguments, policy: Policy) -> Result<(), Error> {
+    let bytes = arguments.documents * (u64::from(arguments.size) + KEY_BYTES);
+    let full = Running::start_shard(Bound { bytes, policy }).await?;
+    let mut written = full.drive(&arguments.load(Requests::Fill)).await?.written;
+    tokio::time::sleep(arguments.settle()).await;
+    let mut comparison = Filled::default();
+    for _ in 0..arguments.pairs {
+        // As many as it has of the policy, so that `ttl` has its times in both.
+        let empty = Running::start_shard(Bound { policy, ..Bound::default() }).await?;
+        let measured = empty.drive(&arguments.load(Requests::New { from: 0 })).await?;
+        comparison.empty.push(Round::new("empty", arguments, &measured));
+        drop(empty);
+        tokio::time::sleep(arguments.settle()).await;
+        let evicted = shard::stat(&full.address).await?.counts.evicted;
+        let measured = full.drive(&arguments.load(Requests::New { from: written })).await?;
+        written += measured.written;
+        let evicted = shard::stat(&full.address).await?.counts.evicted - evicted;
+        if evicted < measured.written {
+            let what = format!("{evicted} evictions for {} writes", measured.written);
+            return Err(Error::Failed(what));
+        }
+        comparison.full.push(Round::new("full", arguments, &measured));
+        tokio::time::sleep(arguments.settle()).await;
+        if !arguments.json {
+            let last = [&comparison.empty, &comparison.full].map(|rounds| rounds.last());
+            for round in last.into_iter().flatten() {
+                print(round)?;
+            }
+        }
+    }
+    if arguments.json { print(comparison.json()) } else { print(comparison) }
+}
+
 /// Prints a line; whoever reads may have gone.
 fn print(line: impl Display) -> Result<(), Error> {
     let written = writeln!(std::io::stdout(), "{line}");
@@ -131,11 +172,18 @@ impl Running {
             }
             return Ok(Self { target, address, _process: None, _data: None });
         }
-        let data = tempfile::tempdir().map_err(|error| Error::Failed(error.to_string()))?;
+        let data = temporary_directory()?;
         let (process, address) = match target {
-            Target::Sherd => shard::start(data.path()).await?,
+            Target::Sherd => shard::start(data.path(), Bound::default()).await?,
             Target::Redis => redis::start(data.path()).await?,
         };
+        Ok(Self { target, address, _process: Some(process), _data: Some(data) })
+    }
+
+    async fn start_shard(bound: Bound) -> Result<Self, Error> {
+        let data = temporary_directory()?;
+        let (process, address) = shard::start(data.path(), bound).await?;
+        let target = Target::Sherd;
         Ok(Self { target, address, _process: Some(process), _data: Some(data) })
     }
 
@@ -144,29 +192,20 @@ impl Running {
         if arguments.operation == Operation::Write {
             return Ok(());
         }
-        let load = Load {
-            connections: arguments.connections,
-            pipeline: FILL_PIPELINE,
-            requests: Requests::Fill,
-            documents: arguments.documents,
-            size: arguments.size,
-            warm_up: Duration::ZERO,
-            time: Duration::MAX,
-        };
-        drive(self.target, &self.address, &load).await.map(|_| ())
+        self.drive(&arguments.load(Requests::Fill)).await.map(|_| ())
     }
 
     async fn round(&self, arguments: &Arguments) -> Result<Round, Error> {
-        let load = Load {
-            connections: arguments.connections,
-            pipeline: arguments.pipeline,
-            requests: Requests::of(arguments.operation),
-            documents: arguments.documents,
-            size: arguments.size,
-            warm_up: arguments.warm_up(),
-            time: arguments.time(),
-        };
-        let measured = drive(self.target, &self.address, &load).await?;
-        Ok(Round::new(self.target, arguments, &measured))
+        let load = arguments.load(Requests::of(arguments.operation));
+        let measured = self.drive(&load).await?;
+        Ok(Round::new(target_name(self.target), arguments, &measured))
     }
+
+    async fn drive(&self, load: &Load) -> Result<Measured, Error> {
+        drive(self.target, &self.address, load).await
+    }
+}
+
+fn temporary_directory() -> Result<TempDir, Error> {
+    tempfile::tempdir().map_err(|error| Error::Failed(error.to_string()))
 }

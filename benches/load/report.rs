@@ -9,7 +9,7 @@ use crate::generator::Measured;
 
 /// The figures of a round.
 pub(crate) struct Round {
-    target: Target,
+    name: &'static str,
     arguments: Arguments,
     operations: u64,
     seconds: f64,
@@ -21,10 +21,10 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    pub(crate) fn new(target: Target, arguments: &Arguments, measured: &Measured) -> Self {
+    pub(crate) fn new(name: &'static str, arguments: &Arguments, measured: &Measured) -> Self {
         let latencies = &measured.latencies;
         Self {
-            target,
+            name,
             arguments: arguments.clone(),
             operations: latencies.len(),
             seconds: measured.time.as_secs_f64(),
@@ -35,13 +35,13 @@ impl Round {
         }
     }
 
-    fn per_second(&self) -> f64 {
+    pub(crate) fn per_second(&self) -> f64 {
         self.operations as f64 / self.seconds
     }
 
     pub(crate) fn json(&self) -> Value {
         json!({
-            "target": target_name(self.target),
+            "target": self.name,
             "operation": operation_name(self.arguments.operation),
             "connections": self.arguments.connections,
             "pipeline": self.arguments.pipeline,
@@ -65,7 +65,7 @@ impl fmt::Display for Round {
             f,
             "{:5} {:5} {:3} x {:2} of {} B: {:8.0}/s, p50 {:.2} ms, p99 {:.2}, p99.9 {:.2}, \
              max {:.1}",
-            target_name(self.target),
+            self.name,
             operation_name(self.arguments.operation),
             self.arguments.connections,
             self.arguments.pipeline,
@@ -112,6 +112,31 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// The rounds into an empty shard and into a full one, in pairs.
+#[derive(Default)]
+pub(crate) struct Filled {
+    pub(crate) empty: Vec<Round>,
+    pub(crate) full: Vec<Round>,
+}
+
+impl Filled {
+    fn ratio(&self) -> f64 {
+        let pairs = self.empty.iter().zip(&self.full);
+        median(pairs.map(|(empty, full)| full.per_second() / empty.per_second()).collect())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let rounds = self.empty.iter().chain(&self.full).map(Round::json);
+        json!({ "rounds": rounds.collect::<Vec<_>>(), "ratio": self.ratio() })
+    }
+}
+
+impl fmt::Display for Filled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "full / empty = {:.2}, the median of the pairs", self.ratio())
+    }
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -122,7 +147,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-fn target_name(target: Target) -> &'static str {
+pub(crate) fn target_name(target: Target) -> &'static str {
     match target {
         Target::Sherd => "sherd",
         Target::Redis => "redis",

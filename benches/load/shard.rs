@@ -6,7 +6,7 @@ use std::process::Stdio;
 use bytes::{Bytes, BytesMut};
 use sherd_protocol::message::{
     Assignment, Condition, Hello, HelloAnswer, Index, KeyOf, Request as WireRequest, ShardAnswer,
-    ShardOperation, Welcome, Write, split_id,
+    ShardOperation, ShardStat, Welcome, Write, split_id,
 };
 use sherd_protocol::{
     DEFAULT_MAX_FRAME_BYTES, Expiry, HashMethod, IndexSettings, PROTOCOL_VERSION, Policy, Range,
@@ -26,8 +26,31 @@ const INDEX: &str = "load";
 /// What a shard that is started here may hold: more than a run can write.
 const SIZE_BYTES: u64 = 1 << 40;
 
+/// How long a document lives that is not evicted before: `ttl` evicts only what expires at all.
+const TTL_MILLISECONDS: u64 = 24 * 60 * 60 * 1000;
+
+/// What a shard may hold, and what it does when that is reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) bytes: u64,
+    pub(crate) policy: Policy,
+}
+
+impl Default for Bound {
+    fn default() -> Self {
+        Self { bytes: SIZE_BYTES, policy: Policy::Reject }
+    }
+}
+
+impl Bound {
+    fn index_settings(self) -> IndexSettings {
+        let ttl = (self.policy == Policy::Ttl).then_some(TTL_MILLISECONDS);
+        IndexSettings { ttl, ..IndexSettings::default() }
+    }
+}
+
 /// Starts a shard that owns the whole ring.
-pub(crate) async fn start(data: &Path) -> Result<(Process, String), Error> {
+pub(crate) async fn start(data: &Path, bound: Bound) -> Result<(Process, String), Error> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sherd"));
     command.arg("shard").arg("--data").arg(data);
     command.args(["--host", "127.0.0.1", "--port", "0", "--exit-with-parent"]);
@@ -43,12 +66,12 @@ pub(crate) async fn start(data: &Path) -> Result<(Process, String), Error> {
         lineage: 0,
         hash_method: HashMethod::default(),
         ranges: vec![Range::FULL],
-        size: SIZE_BYTES,
-        policy: Policy::Reject,
+        size: bound.bytes,
+        policy: bound.policy,
         gives_up: None,
     };
     control.done(ShardOperation::Assign(assignment)).await?;
-    let index = Index { id: 1, name: INDEX.to_owned(), settings: IndexSettings::default() };
+    let index = Index { id: 1, name: INDEX.to_owned(), settings: bound.index_settings() };
     control.done(ShardOperation::CreateIndex(index)).await?;
     Ok((process, address))
 }
@@ -58,12 +81,7 @@ pub(crate) async fn start(data: &Path) -> Result<(Process, String), Error> {
 /// # Errors
 /// When it does not own the whole ring, or lacks the index.
 pub(crate) async fn check(address: &str) -> Result<(), Error> {
-    let mut control = Control::open(address).await?;
-    let answer = control.ask(ShardOperation::Stat).await?;
-    let outcome = frame::decode::<ShardAnswer<'_>>(&answer);
-    let Ok(ShardAnswer::Stat(stat)) = outcome else {
-        return Err(Error::Refused(format!("{outcome:?}")));
-    };
+    let stat = stat(address).await?;
     if stat.ranges != [Range::FULL] {
         let what = format!(
             "the shard at {address} does not own the whole ring: start a cluster of one shard, \
@@ -76,6 +94,16 @@ pub(crate) async fn check(address: &str) -> Result<(), Error> {
         return Err(Error::Failed(what));
     }
     Ok(())
+}
+
+/// What a shard has, and what happened in it.
+pub(crate) async fn stat(address: &str) -> Result<ShardStat, Error> {
+    let mut control = Control::open(address).await?;
+    let answer = control.ask(ShardOperation::Stat).await?;
+    match frame::decode::<ShardAnswer<'_>>(&answer) {
+        Ok(ShardAnswer::Stat(stat)) => Ok(*stat),
+        other => Err(Error::Refused(format!("{other:?}"))),
+    }
 }
 
 /// Says hello on a connection.

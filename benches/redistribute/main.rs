@@ -11,6 +11,8 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to report")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod plot;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -19,21 +21,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use common::{document, key, load};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use sherd_client::{Client, Condition, Expiry, Mutation, Options};
+use sherd_client::{Client, Condition, Options};
 use sherd_protocol::{Action, OwnedRange, Position, RING_SIZE, Range};
 use support::Cluster;
 use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep};
 
 const INDEX: &str = "moves";
-
-/// A MessagePack string of 126 characters, two bytes before them.
-const DOCUMENT_BYTES: usize = 128;
-
-const BATCH: usize = 2000;
 
 /// The tasks that write to the moving range, each its part of the rate.
 const WRITERS: u64 = 50;
@@ -98,32 +95,10 @@ fn main() {
     runtime.block_on(run(&arguments));
 }
 
-fn document() -> Bytes {
-    let mut document = vec![0xd9, (DOCUMENT_BYTES - 2) as u8];
-    document.resize(DOCUMENT_BYTES, b'x');
-    document.into()
-}
-
 /// Keys that lie in a range, so many.
 fn keys_in(client: &Client, range: Range, count: usize) -> Vec<String> {
-    let keys = (0u64..).map(|i| format!("key:{i:012}"));
+    let keys = (0u64..).map(key);
     keys.filter(|key| range.contains(client.position(key))).take(count).collect()
-}
-
-async fn load(client: &Client, keys: &[String]) {
-    for some in keys.chunks(BATCH) {
-        let write = |key: &String| Mutation::Write {
-            index: INDEX.to_owned(),
-            key: key.clone(),
-            document: document(),
-            condition: Condition::Any,
-            expiry: Expiry::Default,
-        };
-        let batch: Vec<_> = some.iter().map(write).collect();
-        for result in client.batch(&batch).await {
-            result.expect("it is written");
-        }
-    }
 }
 
 async fn run(arguments: &Arguments) {
@@ -139,9 +114,9 @@ async fn run(arguments: &Arguments) {
     let moving = Arc::new(keys_in(&client, thirds[0], arguments.documents));
     let others = [1, 2].map(|i| Arc::new(keys_in(&client, thirds[i], OTHER_DOCUMENTS)));
     let begun = Instant::now();
-    load(&client, &moving).await;
+    load(&client, INDEX, moving.iter().cloned()).await;
     for keys in &others {
-        load(&client, keys).await;
+        load(&client, INDEX, keys.iter().cloned()).await;
     }
     println!("{} documents loaded in {:.1?}", moving.len(), begun.elapsed());
 
@@ -308,8 +283,13 @@ fn report(measured: &Measured) {
     {
         println!("before: {:.0} operations a second {name}", before(samples));
     }
-    println!("move took  longest write  p99 of writes  target's range  third shard's");
-    let mut longest = Vec::new();
+    println!(
+        "move took  none written for  longest write  p99 of writes  target's range  third shard's"
+    );
+    let (mut longest, mut gaps) = (Vec::new(), Vec::new());
+    let mut answered: Vec<Duration> =
+        measured.writes.iter().map(|(due, took)| *due + *took).collect();
+    answered.sort_unstable();
     let mut ratios: [Vec<f64>; 2] = Default::default();
     for &(from, until) in &measured.moves {
         let during = |(at, _): &&(Duration, Duration)| (from..=until).contains(at);
@@ -321,25 +301,40 @@ fn report(measured: &Measured) {
             ratio
         });
         longest.push(percentile(&writes, 100.0));
+        gaps.push(longest_gap(&answered, from, until));
         println!(
-            "{:8.2}s  {:12.1?}  {:12.1?}  {target:14.2}  {third:13.2}",
+            "{:8.2}s  {:16.1?}  {:12.1?}  {:12.1?}  {target:14.2}  {third:13.2}",
             (until - from).as_secs_f64(),
+            longest_gap(&answered, from, until),
             percentile(&writes, 100.0),
             percentile(&writes, 99.0),
         );
     }
     longest.sort_unstable();
+    gaps.sort_unstable();
     for ratios in &mut ratios {
         ratios.sort_by(f64::total_cmp);
     }
     println!(
-        "the longest write of a move: median {:.1?}, the most {:.1?}; throughput beside it, median: \
+        "none written for: median {:.1?}, the most {:.1?}; \
+         the longest write of a move: median {:.1?}, the most {:.1?}; throughput beside it, median: \
          target's range {:.2}, third shard's {:.2}",
+        percentile(&gaps, 50.0),
+        percentile(&gaps, 100.0),
         percentile(&longest, 50.0),
         percentile(&longest, 100.0),
         ratios[0][ratios[0].len() / 2],
         ratios[1][ratios[1].len() / 2],
     );
+}
+
+/// The longest time within a move in which no write to the moving range was answered: its freeze, as
+/// clients see it, and whatever else held all of them up.
+fn longest_gap(answered: &[Duration], from: Duration, until: Duration) -> Duration {
+    let first = answered.partition_point(|at| *at < from);
+    let last = answered.partition_point(|at| *at < until + BETWEEN);
+    let gaps = answered[first..last].windows(2).map(|pair| pair[1] - pair[0]);
+    gaps.max().unwrap_or_default()
 }
 
 fn sorted<'a>(writes: impl Iterator<Item = &'a (Duration, Duration)>) -> Vec<Duration> {

@@ -14,7 +14,7 @@ use crate::formats::{self, BadRow, Entry, Format, Place, ReadError, ReadOptions,
 
 /// A batch is sent at this many rows or bytes: enough that a round trip costs little beside the
 /// work in it. It may be over by one row.
-const BATCH_ROWS: usize = 1000;
+const BATCH_ROWS: usize = 4000;
 pub(super) const BATCH_BYTES: usize = 1 << 20;
 
 /// Batches that wait to be sent.

@@ -325,6 +325,7 @@ impl Load {
             mutations.push(Mutation::Write { index, key, document, condition, expiry });
         }
         let hashes: Hashes = names.iter().map(|name| name.hash).collect();
+        let is_distinct = hashes.len() == names.len();
         while self.under_way.len() >= self.options.jobs
             || (self.bytes_under_way > 0 && self.bytes_under_way + bytes > BYTES_UNDER_WAY)
             || !self.hashes.is_disjoint(&hashes)
@@ -339,6 +340,9 @@ impl Load {
         self.under_way.spawn(async move {
             let (results, gave_up) = match options.patience {
                 None => (client.batch(&mutations).await.into_iter().map(done).collect(), false),
+                Some(patience) if is_distinct => {
+                    write_group(&client, &mutations, patience, marks.as_ref()).await
+                }
                 Some(patience) => write_all(&client, &mutations, patience, marks).await,
             };
             Answered { input, names, hashes, bytes, results, gave_up }

@@ -3,12 +3,14 @@
 //! A batch is cut by shard, and each shard's part into requests that fit a frame. The shards work
 //! at the same time; the requests to one shard follow each other, and none holds a key twice, so
 //! that changes of one key happen in the order in which the caller listed them, retries included.
+//!
+//! Otherwise they are in ring order: neighbours lie together in the shard's index, and will in its log.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use sherd_protocol::message::{self, Condition, MAX_BATCH_MUTATIONS, ShardOperation};
-use sherd_protocol::{Expiry, Position, WireError, document, name};
+use sherd_protocol::{Expiry, OwnedRange, Position, WireError, document, name};
 
 use crate::call::{Call, Remedy, ask_once, unexpected};
 use crate::client::{Client, check_expiry};
@@ -190,7 +192,7 @@ impl Client {
             let mut shards = parts.iter();
             if let (Some((shard, one)), Some((other_shard, other))) = (shards.next(), shards.next())
             {
-                let key = |places: &[usize]| mutations[places[0]].key().to_owned();
+                let key = |places: &[Place]| mutations[places[0].number].key().to_owned();
                 return Err(Error::NotOneShard {
                     key: key(one),
                     shard: (*shard).to_owned(),
@@ -218,18 +220,44 @@ impl Client {
         }
     }
 
+    /// The places of each shard, in the order in which they are sent.
     fn by_shard<'t>(
         &self,
         topology: &'t Topology,
         mutations: &[Mutation],
         places: &[usize],
-    ) -> BTreeMap<&'t str, Vec<usize>> {
-        let mut parts: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-        for &place in places {
-            let position: Position = topology.map.hash_method.position(mutations[place].key());
+    ) -> BTreeMap<&'t str, Vec<Place>> {
+        let name = |place: usize| (mutations[place].index(), mutations[place].key());
+        let placed = places.iter().map(|&number| {
+            let position = topology.map.hash_method.position(mutations[number].key());
+            Place { turn: 0, position, number }
+        });
+        let mut placed: Vec<_> = placed.collect();
+        placed.sort_unstable();
+        // Those of one position are few.
+        let mut is_repeated = false;
+        for i in 1..placed.len() {
+            let at_once =
+                placed[..i].iter().rev().take_while(|it| it.position == placed[i].position);
+            let mut same = at_once.filter(|it| name(it.number) == name(placed[i].number));
+            if let Some(before) = same.next() {
+                placed[i].turn = before.turn + 1;
+                is_repeated = true;
+            }
+        }
+        let mut parts: BTreeMap<_, Vec<Place>> = BTreeMap::new();
+        let mut rest = placed.as_slice();
+        while let Some(first) = rest.first() {
             // A checked map has an owner for every position.
-            let shard = topology.owner(position).map_or("", |(owned, _)| owned.shard.as_str());
-            parts.entry(shard).or_default().push(place);
+            let owned = topology.owner(first.position).map(|(owned, _)| owned);
+            let end = |owned: &OwnedRange| rest.partition_point(|it| it.position.0 < owned.end);
+            let (here, later) = rest.split_at(owned.map_or(rest.len(), end).max(1));
+            let shard = owned.map_or("", |owned| owned.shard.as_str());
+            parts.entry(shard).or_default().extend_from_slice(here);
+            rest = later;
+        }
+        if is_repeated {
+            parts.values_mut().for_each(|places| places.sort_unstable());
         }
         parts
     }
@@ -241,7 +269,7 @@ impl Client {
         topology: &Topology,
         shard: &str,
         mutations: &[Mutation],
-        places: &[usize],
+        places: &[Place],
     ) -> Round {
         let mut round = Round::default();
         let mut rest = places;
@@ -249,7 +277,8 @@ impl Client {
             let (now, later) = rest.split_at(request_length(mutations, rest));
             rest = later;
             let call = self.call_of("batch", "", "", true);
-            let request = Request { call, shard, mutations, places: now, atomic: false };
+            let now: Vec<_> = now.iter().map(|place| place.number).collect();
+            let request = Request { call, shard, mutations, places: &now, atomic: false };
             match self.request(topology, request).await {
                 Ok((settled, repeat)) => {
                     round.settled.extend(settled);
@@ -330,6 +359,16 @@ impl Client {
     }
 }
 
+/// A mutation of a batch, in the order in which they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// How many changes of its key come before it.
+    turn: usize,
+    position: Position,
+    /// Which of the mutations it is.
+    number: usize,
+}
+
 /// A request to one shard.
 struct Request<'a> {
     call: Call<'a>,
@@ -381,16 +420,14 @@ impl Results {
 
 /// How many of `places` make the next request: as many as are not full and change no key twice,
 /// and at least one.
-fn request_length(mutations: &[Mutation], places: &[usize]) -> usize {
-    let (mut bytes, mut keys) = (0, HashSet::new());
-    let fits = |place: &&usize| {
-        let mutation = &mutations[**place];
-        bytes += mutation.bytes();
-        let is_first = keys.is_empty();
-        let is_new = keys.insert((mutation.index(), mutation.key()));
-        is_first || (is_new && bytes <= REQUEST_BYTES && keys.len() <= REQUEST_CHANGES)
+fn request_length(mutations: &[Mutation], places: &[Place]) -> usize {
+    let mut bytes = 0;
+    let fits = |&(length, place): &(usize, &Place)| {
+        bytes += mutations[place.number].bytes();
+        let is_of_turn = place.turn == places[0].turn;
+        length == 0 || (is_of_turn && bytes <= REQUEST_BYTES && length < REQUEST_CHANGES)
     };
-    places.iter().take_while(fits).count()
+    places.iter().enumerate().take_while(fits).count()
 }
 
 fn outcome_of(outcome: message::MutationOutcome) -> Result<Outcome, WireError> {
@@ -418,9 +455,12 @@ mod tests {
     #[test]
     fn a_request_ends_when_full_or_before_a_key_comes_again() {
         let length = |mutations: &[Mutation]| {
-            request_length(mutations, &(0..mutations.len()).collect::<Vec<_>>())
+            let place = |number| Place { turn: 0, position: Position(0), number };
+            request_length(mutations, &(0..mutations.len()).map(place).collect::<Vec<_>>())
         };
-        assert_eq!(length(&[write("a", 1), write("b", 1), write("a", 1), write("c", 1)]), 2);
+        let turns = [0, 0, 1, 2].map(|turn| Place { turn, position: Position(0), number: 0 });
+        assert_eq!(request_length(&[write("a", 1)], &turns), 2);
+        assert_eq!(request_length(&[write("a", 1)], &turns[2..]), 1);
         assert_eq!(length(&[write("a", REQUEST_BYTES * 3), write("b", 1)]), 1);
         assert_eq!(length(&[write("a", REQUEST_BYTES / 2), write("b", REQUEST_BYTES)]), 1);
         let many: Vec<_> = (0..REQUEST_CHANGES + 10).map(|n| write(&n.to_string(), 1)).collect();

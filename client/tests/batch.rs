@@ -231,10 +231,11 @@ async fn changes_under_which_the_log_failed_are_of_unknown_outcome_one_by_one() 
         if batch.mutations.len() == 1 || batch.atomic {
             return responder.refuse(&failed());
         }
-        responder.send(&ShardAnswer::Batch(vec![
-            MutationOutcome::Written { version: 5 },
-            MutationOutcome::Error(failed()),
-        ]));
+        let outcomes = batch.mutations.iter().map(|mutation| match mutation {
+            message::Mutation::Write(_) => MutationOutcome::Written { version: 5 },
+            message::Mutation::Remove(_) => MutationOutcome::Error(failed()),
+        });
+        responder.send(&ShardAnswer::Batch(outcomes.collect()));
     })
     .await;
     let bootstrap = Cluster::of(&[("a", shard.address)]).bootstrap().await;

@@ -73,6 +73,9 @@ impl DocumentCache {
 
     /// Removes what a generation that is about to be dropped has answers for.
     pub(crate) fn remove(&self, generation: &Generation) {
+        if self.cache.is_empty() {
+            return;
+        }
         for (&index, table) in &generation.tables {
             for key in table.keys() {
                 self.cache.remove(&Borrowed(index, key.as_bytes()));

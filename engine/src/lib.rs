@@ -67,6 +67,7 @@ pub mod fs;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hash;
 pub mod index;
 mod kept;
 mod limits;

@@ -4,11 +4,12 @@
 //! *frozen* one into the index while a new active one fills, and drops it. A look-up asks active,
 //! then frozen, then the index.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::command::IndexId;
+use crate::hash::FastMap;
 use crate::index::{Entry, IndexKey};
 
 /// The latest entries of keys; `None` for a key that was removed.
@@ -17,7 +18,7 @@ pub(crate) type Table = BTreeMap<IndexKey, Option<Entry>>;
 /// Effects between two checkpoints.
 #[derive(Default)]
 pub(crate) struct Generation {
-    pub(crate) tables: HashMap<IndexId, Table>,
+    pub(crate) tables: FastMap<IndexId, Table>,
     /// Indexes that were dropped and whose tables in the index are to go.
     pub(crate) dropped: Vec<IndexId>,
     /// How many keys the tables have.

@@ -1,9 +1,10 @@
 //! What the segments of the log are used for, by segment: the records of live documents, and
 //! removals. All else is garbage.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use crate::command::IndexId;
+use crate::hash::FastMap;
 use crate::index::Entry;
 use crate::state::Change;
 
@@ -14,7 +15,7 @@ pub(crate) type BySegment = BTreeMap<u32, u64>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Usage {
     /// The records of live documents. By index, for the drop of an index frees what was its own.
-    live: HashMap<IndexId, BySegment>,
+    live: FastMap<IndexId, BySegment>,
     /// The records of removals, needed or not.
     pub(crate) tombstones: BySegment,
 }
@@ -22,7 +23,7 @@ pub(crate) struct Usage {
 impl Usage {
     /// Of a log with these removals and no documents.
     pub(crate) fn with_tombstones(tombstones: BySegment) -> Self {
-        Self { live: HashMap::new(), tombstones }
+        Self { live: FastMap::default(), tombstones }
     }
 
     /// Counts a live document.

@@ -10,7 +10,7 @@ use crate::command::Key;
 pub(super) const POSITION_BYTES: usize = 4;
 
 /// The bytes of a key that lie with it.
-const HEAD_BYTES: usize = size_of::<u64>();
+const HEAD_BYTES: usize = size_of::<u128>();
 
 /// After every key.
 pub(crate) const LAST_KEY: [u8; 8] = [0xff; 8];
@@ -24,7 +24,7 @@ pub(crate) const LAST_KEY: [u8; 8] = [0xff; 8];
 pub struct IndexKey {
     /// The first bytes, big-endian, zeros behind a shorter key: where they differ, they are ordered
     /// as the keys are.
-    head: u64,
+    head: u128,
     bytes: Arc<[u8]>,
 }
 
@@ -52,7 +52,7 @@ impl IndexKey {
         let mut head = [0; HEAD_BYTES];
         let count = bytes.len().min(HEAD_BYTES);
         head[..count].copy_from_slice(&bytes[..count]);
-        Self { head: u64::from_be_bytes(head), bytes }
+        Self { head: u128::from_be_bytes(head), bytes }
     }
 
     pub(crate) fn position(&self) -> u32 {

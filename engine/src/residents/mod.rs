@@ -1,6 +1,6 @@
 //! What is remembered of documents in memory, to evict the right ones and to find the expired ones:
-//! some 10 to 16 bytes each (`docs/limits.md`), and nothing where no policy and no time to live asks
-//! for it.
+//! some 10 to 16 bytes each (`docs/limits.md`), and where no policy asks for that, the 5 to 6 bytes by
+//! which it is told that a key is new without asking overlay and index.
 //!
 //! The sequencer alone adds and removes, as it evaluates, so that this and the evaluated state are
 //! always of the same documents; readers note their accesses. Nothing of it is durable: opening
@@ -75,6 +75,8 @@ struct OfIndex {
     tracker: RwLock<Option<Arc<Tracker>>>,
     /// Of what is not owned.
     apart: RwLock<Option<Arc<Tracker>>>,
+    /// The tags of all documents, owned or not, where the trackers do not hold all of them.
+    tags: RwLock<Option<Arc<Tracker>>>,
     /// The documents that there were could not be read.
     incomplete: AtomicBool,
 }
@@ -105,6 +107,9 @@ impl Residents {
         let tracker = policy.evicts_all().then(|| Arc::new(Tracker::new(policy)));
         *of_index.tracker.write() = tracker;
         *of_index.apart.write() = None;
+        // Its tags are all that is kept of a tracker that needs nothing else.
+        let tags = (!policy.evicts_all()).then(|| Arc::new(Tracker::new(Policy::Random)));
+        *of_index.tags.write() = tags;
         of_index.incomplete.store(false, Ordering::Relaxed);
     }
 
@@ -112,6 +117,7 @@ impl Residents {
     pub(crate) fn begin_without(&self, index: IndexId) {
         self.begin(index, Policy::Reject);
         if let Some(of_index) = self.indexes.read().get(&index) {
+            *of_index.tags.write() = None;
             of_index.incomplete.store(true, Ordering::Relaxed);
         }
     }
@@ -143,6 +149,11 @@ impl Residents {
 
     fn tracker(&self, index: IndexId) -> Option<Arc<Tracker>> {
         self.indexes.read().get(&index)?.tracker.read().clone()
+    }
+
+    /// The tags of all documents of an index, where they are kept.
+    fn tags(&self, index: IndexId) -> Option<Arc<Tracker>> {
+        self.indexes.read().get(&index)?.tags.read().clone()
     }
 
     /// The tracker of an index that has a document which expires then.
@@ -200,6 +211,9 @@ impl Residents {
         entry: &Entry,
         newest: Version,
     ) {
+        if let Some(tags) = self.tags(index) {
+            tags.insert(Tag::of(key), 0, 0, 0);
+        }
         let Some(tracker) = self.tracker_for(index, side, entry.expires_at) else { return };
         if tracker.holds(entry.expires_at) {
             let age = newest.saturating_sub(entry.version);
@@ -218,6 +232,14 @@ impl Residents {
         after: Option<u64>,
         version: Version,
     ) {
+        if before.is_some() != after.is_some()
+            && let Some(tags) = self.tags(index)
+        {
+            match after {
+                Some(_) => tags.insert(Tag::of(key), 0, 0, 0),
+                None => tags.remove(Tag::of(key), 0),
+            }
+        }
         let Some(tracker) = self.tracker_for(index, side, after.unwrap_or(0)) else { return };
         let held = before.is_some_and(|expires_at| tracker.holds(expires_at));
         let holds = after.filter(|&expires_at| tracker.holds(expires_at));
@@ -276,10 +298,13 @@ impl Residents {
     }
 
     /// Whether a document is surely not there, after all that was evaluated: all documents of the
-    /// index are remembered, and none of its tag. Not so while victims are taken and not removed.
+    /// index that the shard owns are remembered, and none of its tag. Not so while victims are taken and
+    /// not removed. Of a key that the shard does not own it says nothing.
     pub(crate) fn lacks(&self, index: IndexId, key: &IndexKey) -> bool {
-        self.tracker(index)
-            .is_some_and(|tracker| tracker.policy().evicts_all() && !tracker.has(Tag::of(key)))
+        let all = self
+            .tags(index)
+            .or_else(|| self.tracker(index).filter(|tracker| tracker.policy().evicts_all()));
+        all.is_some_and(|all| !all.has(Tag::of(key)))
     }
 
     /// Takes the document to evict from some indexes of one policy, if there is any.
@@ -291,7 +316,14 @@ impl Residents {
     /// Takes a document that was found to be a victim, accessed since or not.
     pub(crate) fn take(&self, victim: Taken) -> Option<Taken> {
         let slot = self.tracker(victim.index)?.evict(victim.slot.tag)?;
+        self.note_taken(victim.index, slot);
         Some(Taken { slot, ..victim })
+    }
+
+    fn note_taken(&self, index: IndexId, slot: Slot) {
+        if let Some(tags) = self.tags(index) {
+            tags.remove(slot.tag, 0);
+        }
     }
 
     /// How many documents are remembered of some indexes.
@@ -302,6 +334,7 @@ impl Residents {
     /// Takes a document that was found to be a victim, if it was not accessed since.
     pub(crate) fn take_if_unchanged(&self, victim: Taken) -> Option<Taken> {
         let slot = self.tracker(victim.index)?.evict_if_unchanged(victim.slot)?;
+        self.note_taken(victim.index, slot);
         Some(Taken { slot, ..victim })
     }
 
@@ -341,6 +374,9 @@ impl Residents {
         if let Some(tracker) = self.tracker(taken.index) {
             tracker.restore(taken.slot);
         }
+        if let Some(tags) = self.tags(taken.index) {
+            tags.insert(taken.slot.tag, 0, 0, 0);
+        }
     }
 
     /// Documents of an index that have expired by `now`, in milliseconds since 1970: up to some
@@ -367,7 +403,7 @@ impl Residents {
         self.indexes.read().keys().copied().collect()
     }
 
-    /// The documents remembered, and the bytes that takes.
+    /// The documents remembered for evictions, and the bytes that takes.
     pub(crate) fn memory(&self) -> (usize, usize) {
         let mut trackers = Vec::new();
         for of_index in self.indexes.read().values() {

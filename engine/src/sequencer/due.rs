@@ -10,6 +10,13 @@ use crate::defect::Defect;
 use crate::engine::Durability;
 use crate::error::{Error, Result};
 
+/// A checkpoint is started when this part of the documents has changed, as a divisor: of some 20 entries in
+/// each block of the index, two or three then.
+const CHECKPOINT_SHARE: u64 = 4;
+
+/// How many times as many keys as are told start a checkpoint at most, whatever the documents.
+const MOST_CHECKPOINT_KEYS: usize = 6;
+
 /// How many keys the active overlay may have, as a multiple of those that start a checkpoint,
 /// before writing waits for the running checkpoint.
 const OVERLAY_BACKLOG: usize = 8;
@@ -86,9 +93,17 @@ impl Sequencer {
             return;
         }
         let idle = self.last_freeze.elapsed() >= self.options.checkpoint_interval && !empty;
-        if keys >= self.options.checkpoint_keys || idle || self.checkpoint_wanted {
+        if keys >= self.checkpoint_keys() || idle || self.checkpoint_wanted {
             self.freeze();
         }
+    }
+
+    /// How many changed keys start a checkpoint. Of a large index each change rewrites a block of its
+    /// own, which many changes together share.
+    fn checkpoint_keys(&self) -> usize {
+        let least = self.options.checkpoint_keys;
+        let share = (self.state.documents() / CHECKPOINT_SHARE) as usize;
+        share.clamp(least, least.saturating_mul(MOST_CHECKPOINT_KEYS))
     }
 
     /// How long the next batch is to be put off, because the index takes in less than is written: from

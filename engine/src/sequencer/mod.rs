@@ -18,7 +18,6 @@ mod mutate;
 mod relocate;
 mod room;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
@@ -36,6 +35,7 @@ use crate::defect::Defect;
 use crate::effect::{self, CreateIndex, DropIndex, Effect, Lock};
 use crate::engine::{Completion, Durability, Options};
 use crate::error::{Error, Result};
+use crate::hash::FastMap;
 use crate::index::{Entry, IndexKey};
 use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
@@ -130,7 +130,7 @@ struct Batch {
     moved: u64,
     changes: Vec<Change>,
     /// The latest entries of the keys that the batch changes.
-    pending: HashMap<(IndexId, IndexKey), Option<Entry>>,
+    pending: FastMap<(IndexId, IndexKey), Option<Entry>>,
     answers: Vec<(Completion, Result<Outcome>)>,
     /// How to take back what the changes made the residents.
     undo: Vec<Undo>,

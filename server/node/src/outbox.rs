@@ -148,6 +148,7 @@ impl Outbox {
     fn post<A: Serialize>(&self, id: u64, outcome: &A, reserved: usize) {
         // A thread that ends has no scratch any more; then a buffer is made for the answer.
         let mut answer = SCRATCH.try_with(Cell::take).unwrap_or_default();
+        answer.reserve(reserved);
         self.encode(&mut answer, id, outcome);
         let waker = {
             let mut state = self.state.lock();

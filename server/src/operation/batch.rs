@@ -4,7 +4,7 @@
 //! that does not exist is the fate of its mutation, as if the engine had found it out.
 
 use bytes::Bytes;
-use sherd_engine::{Command, Mutation, Outcome};
+use sherd_engine::{Command, IndexId, Mutation, Outcome};
 use sherd_node::Responder;
 use sherd_protocol::message::{self, Batch, MAX_BATCH_MUTATIONS, MutationOutcome, ShardAnswer};
 use sherd_protocol::{BadRequest, WireError};
@@ -13,7 +13,10 @@ use super::mutation;
 use crate::refusal::refusal;
 use crate::shard::Shard;
 
-pub(crate) fn batch(shard: &Shard, body: &Bytes, batch: &Batch<'_>, responder: Responder) {
+/// What an outcome takes in an answer, about.
+const OUTCOME_BYTES: usize = 32;
+
+pub(crate) fn batch(shard: &Shard, body: &Bytes, batch: &Batch<'_>, mut responder: Responder) {
     let Prepared { mutations, names, refused } = match prepare(shard, body, batch) {
         Ok(prepared) => prepared,
         Err(error) => return responder.refuse(&error),
@@ -25,13 +28,13 @@ pub(crate) fn batch(shard: &Shard, body: &Bytes, batch: &Batch<'_>, responder: R
     if mutations.is_empty() {
         return responder.send(&ShardAnswer::Batch(with_refused(Vec::new(), refused)));
     }
+    responder.reserve(batch.mutations.len() * OUTCOME_BYTES);
     let command = Command::Mutate { mutations, atomic: batch.atomic };
     let done = move |result| match result {
         Ok(Outcome::Mutated(outcomes)) => {
-            let named = outcomes.into_iter().zip(&names);
-            let outcomes = named
-                .map(|(outcome, index)| mutation::on_the_wire(outcome, mutation::name(index)))
-                .collect();
+            let places = outcomes.into_iter().enumerate();
+            let outcomes =
+                places.map(|(i, outcome)| mutation::on_the_wire(outcome, names.name(i))).collect();
             responder.send(&ShardAnswer::Batch(with_refused(outcomes, refused)));
         }
         Ok(Outcome::Done | Outcome::Frozen(_)) => responder.refuse(&mutation::unexpected()),
@@ -45,8 +48,7 @@ pub(crate) fn batch(shard: &Shard, body: &Bytes, batch: &Batch<'_>, responder: R
 #[derive(Default)]
 struct Prepared {
     mutations: Vec<Mutation>,
-    /// Each mutation's index, as the request named it.
-    names: Vec<Bytes>,
+    names: Names,
     /// The mutations that the engine does not get, by their place in the batch, in order.
     refused: Vec<(usize, WireError)>,
 }
@@ -61,26 +63,56 @@ fn prepare(shard: &Shard, body: &Bytes, batch: &Batch<'_>) -> Result<Prepared, W
     }
     let mut prepared = Prepared {
         mutations: Vec::with_capacity(count),
-        names: Vec::with_capacity(count),
+        names: Names::default(),
         refused: Vec::new(),
     };
     for (i, mutation) in batch.mutations.iter().enumerate() {
-        let (change, index) = match mutation {
-            message::Mutation::Write(write) => (mutation::write(shard, body, write), write.index),
-            message::Mutation::Remove(remove) => {
-                (mutation::remove(shard, body, remove), remove.index)
-            }
+        let place = prepared.mutations.len();
+        let index = |name| prepared.names.look_up(shard, body, name, place);
+        let change = match mutation {
+            message::Mutation::Write(write) => mutation::write(shard, body, write, index),
+            message::Mutation::Remove(remove) => mutation::remove(shard, body, remove, index),
         };
         match change {
-            Ok(change) => {
-                prepared.mutations.push(change);
-                prepared.names.push(body.slice_ref(index.as_bytes()));
-            }
+            Ok(change) => prepared.mutations.push(change),
             Err(error @ WireError::IndexNotFound { .. }) => prepared.refused.push((i, error)),
             Err(error) => return Err(within(error, i)),
         }
     }
     Ok(prepared)
+}
+
+/// The indexes of the mutations, as the request named them: most batches are of one.
+#[derive(Default)]
+struct Names {
+    /// From which mutation on which index is named.
+    runs: Vec<(usize, Bytes, IndexId)>,
+}
+
+impl Names {
+    /// The index that is named for the mutation at a place, the last so far.
+    fn look_up(
+        &mut self,
+        shard: &Shard,
+        body: &Bytes,
+        name: &str,
+        place: usize,
+    ) -> Result<IndexId, WireError> {
+        match self.runs.last() {
+            Some((_, last, id)) if last == name.as_bytes() => Ok(*id),
+            _ => {
+                let id = shard.index(name)?;
+                self.runs.push((place, body.slice_ref(name.as_bytes()), id));
+                Ok(id)
+            }
+        }
+    }
+
+    fn name(&self, place: usize) -> &str {
+        let after = self.runs.partition_point(|(from, ..)| *from <= place);
+        let run = after.checked_sub(1).and_then(|last| self.runs.get(last));
+        run.map_or("", |(_, name, _)| mutation::name(name))
+    }
 }
 
 /// Says which mutation of the batch an error is about.

@@ -1,7 +1,7 @@
 //! Changes of one document: from the wire to the engine, and what became of them back.
 
 use bytes::Bytes;
-use sherd_engine::{Command, Condition, Expiry, Mutation, Outcome};
+use sherd_engine::{Command, Condition, Expiry, IndexId, Mutation, Outcome};
 use sherd_node::Responder;
 use sherd_protocol::document::{self, DocumentError};
 use sherd_protocol::message::{self, MutationOutcome, Remove, Write};
@@ -10,11 +10,16 @@ use sherd_protocol::{MAX_DOCUMENT_BYTES, WireError};
 use crate::refusal::refusal;
 use crate::shard::Shard;
 
-/// The engine's mutation for a write in `body`, checked and not copied.
+/// The engine's mutation for a write in `body`, checked and not copied; `index` looks its index up.
 ///
 /// # Errors
 /// What is wrong with the request.
-pub(super) fn write(shard: &Shard, body: &Bytes, write: &Write<'_>) -> Result<Mutation, WireError> {
+pub(super) fn write<'a>(
+    shard: &Shard,
+    body: &Bytes,
+    write: &Write<'a>,
+    index: impl FnOnce(&'a str) -> Result<IndexId, WireError>,
+) -> Result<Mutation, WireError> {
     let key = shard.key(body, write.key)?;
     document::check(write.document).map_err(|error| match error {
         DocumentError::TooLarge { size } => WireError::TooLarge {
@@ -24,7 +29,7 @@ pub(super) fn write(shard: &Shard, body: &Bytes, write: &Write<'_>) -> Result<Mu
         },
         fault => WireError::bad_request("document", fault),
     })?;
-    let index = shard.index(write.index)?;
+    let index = index(write.index)?;
     let condition = match write.condition {
         message::Condition::Absent => Condition::Absent,
         message::Condition::Any => Condition::Any,
@@ -49,17 +54,18 @@ pub(super) fn expiry(expiry: sherd_protocol::Expiry) -> Result<Expiry, WireError
     })
 }
 
-/// The engine's mutation for a remove in `body`.
+/// The engine's mutation for a remove in `body`; `index` looks its index up.
 ///
 /// # Errors
 /// What is wrong with the request.
-pub(super) fn remove(
+pub(super) fn remove<'a>(
     shard: &Shard,
     body: &Bytes,
-    remove: &Remove<'_>,
+    remove: &Remove<'a>,
+    index: impl FnOnce(&'a str) -> Result<IndexId, WireError>,
 ) -> Result<Mutation, WireError> {
     let key = shard.key(body, remove.key)?;
-    let index = shard.index(remove.index)?;
+    let index = index(remove.index)?;
     Ok(Mutation::Remove { index, key, version: remove.version })
 }
 

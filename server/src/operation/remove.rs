@@ -8,7 +8,7 @@ use super::mutation;
 use crate::shard::Shard;
 
 pub(crate) fn remove(shard: &Shard, body: &Bytes, remove: &Remove<'_>, responder: Responder) {
-    match mutation::remove(shard, body, remove) {
+    match mutation::remove(shard, body, remove, |index| shard.index(index)) {
         Ok(change) => mutation::submit(shard, body, remove.index, change, responder),
         Err(error) => responder.refuse(&error),
     }

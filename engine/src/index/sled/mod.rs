@@ -13,7 +13,6 @@
 
 mod table;
 
-use std::collections::HashMap;
 use std::fs::{self, TryLockError};
 use std::io::ErrorKind;
 use std::ops::Bound;
@@ -31,6 +30,7 @@ use self::table::Table;
 use super::{Change, Entries, Entry, Index, IndexKey, IndexStore};
 use crate::command::IndexId;
 use crate::error::{Error, Result};
+use crate::hash::FastMap;
 use crate::log::Lsn;
 
 /// Under this key of the default tree lies the LSN of the last flush, little-endian.
@@ -214,7 +214,7 @@ fn remove_dir(dir: &Path) -> Result<()> {
 struct SledIndex {
     db: Db,
     dir: PathBuf,
-    tables: RwLock<HashMap<IndexId, Arc<Table>>>,
+    tables: RwLock<FastMap<IndexId, Arc<Table>>>,
 }
 
 impl SledIndex {
