@@ -208,19 +208,30 @@ fn all_indexes_go_to_a_directory_that_is_there_when_it_is_whole() {
     again.expect(2);
     cluster.run(["export", "--all"]).expect(2);
 
-    // Of one that was interrupted, what is whole stays as it is.
+    // Of one that did not come to its end, what is whole stays as it is.
+    cluster.run(["write", "d", "not|held", "1"]).expect(0);
     let (second, partial) = (dir.path().join("second"), dir.path().join("second.partial"));
-    fs::create_dir(&partial).unwrap();
     let second = second.to_str().unwrap();
-    for of_a in ["a.jsonl", "a.jsonl.digest.json"] {
-        fs::write(partial.join(of_a), "whole").unwrap();
-    }
-    let refused = cluster.run(["export", "--all", "-o", second]);
+    let of_rows = ["export", "--all", "-o", second, "--format", "rows"];
+    let failed = cluster.run(of_rows);
+    assert!(failed.stderr.contains("has no place in this format"), "{failed:?}");
+    failed.expect(1);
+    let refused = cluster.run(of_rows);
     assert!(refused.stderr.contains("--resume"), "{refused:?}");
     refused.expect(1);
-    cluster.run(["export", "--all", "-o", second, "--resume"]).expect(0);
-    assert_eq!(fs::read_to_string(dir.path().join("second/a.jsonl")).unwrap(), "whole");
-    assert!(dir.path().join("second/d.jsonl").exists() && !partial.exists());
+    let resumed =
+        |options: &[&str]| run(cluster.command(of_rows).arg("--resume").args(options), "");
+    let other = resumed(&["--prefix", "key"]);
+    assert!(other.stderr.contains("with other options"), "{other:?}");
+    other.expect(1);
+    fs::write(partial.join("a.rows"), "whole").unwrap();
+    cluster.run(["remove", "d", "not|held"]).expect(0);
+    resumed(&[]).expect(0);
+    assert_eq!(fs::read_to_string(dir.path().join("second/a.rows")).unwrap(), "whole");
+    let files = ["a.rows", "b.c.rows", "d.rows"];
+    let with_sidecars = files.map(|file| [file.to_owned(), format!("{file}.digest.json")]).concat();
+    assert_eq!(names(&dir.path().join("second")), with_sidecars);
+    assert!(!partial.exists());
 }
 
 #[test]

@@ -15,6 +15,9 @@ use tmpfs::Tmpfs;
 /// Two segments, the reserve, sled, and one more segment.
 const BYTES: u64 = 160 << 20;
 
+/// More than a full disk has room for in the segments that are there.
+const ROWS: usize = 1100;
+
 fn stat(cluster: &Cluster) -> serde_json::Value {
     let all: serde_json::Value =
         serde_json::from_str(&cluster.run(["--json", "stat"]).expect(0)).unwrap();
@@ -72,6 +75,35 @@ fn a_shard_on_a_full_disk_reads_removes_restarts_and_writes_again() {
     for i in 2..written {
         cluster.run(["has", "test", &format!("large{i}")]).expect(0);
     }
+    cluster.stop();
+}
+
+#[test]
+fn an_import_stops_at_a_full_disk_and_goes_on() {
+    let Some(disk) = Tmpfs::mount(2 * BYTES) else { return };
+    let data = disk.path().join("cluster");
+    let cluster = Cluster::start_on(&data, ["--port", "0", "--shards", "1"]);
+    cluster.run(["index", "create", "test"]).expect(0);
+    let dir = tempfile::tempdir().unwrap();
+    let text = "x".repeat(100_000);
+    let rows: String = (0..ROWS).map(|n| format!("{n}|{text}\n")).collect();
+    fs::write(dir.path().join("test.rows"), rows).unwrap();
+    let import = |resume: Option<&str>| {
+        let mut command = cluster.command(["import", "test", "test.rows"]);
+        run(command.args(resume).current_dir(dir.path()), "")
+    };
+
+    disk.fill();
+    let stopped = import(None);
+    assert_eq!(stopped.status, 1, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("disk is full"), "{}", stopped.stderr);
+    assert!(stopped.stdout.contains(" 0 failed"), "no row is at fault: {}", stopped.stdout);
+    assert!(dir.path().join("test.import").exists());
+
+    disk.free();
+    let all = format!("{ROWS} written, 0 existing, 0 failed\n");
+    assert_eq!(import(Some("--resume")).expect(0), all);
+    assert_eq!(stat(&cluster)["documents"], ROWS);
     cluster.stop();
 }
 

@@ -23,7 +23,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Cluster, PATIENCE, Ran, eventually, from_environment, run, sherd, signal};
+use support::{Cluster, PATIENCE, Process, Ran, eventually, from_environment, run, sherd, signal};
 use tempfile::TempDir;
 
 fn json(text: &str) -> Value {
@@ -539,4 +539,74 @@ fn pids(stat: &str) -> Vec<u64> {
     let stat = json(stat);
     let shards = stat.as_object().into_iter().flat_map(|shards| shards.values());
     shards.filter_map(|shard| shard["pid"].as_u64()).collect()
+}
+
+#[test]
+fn what_is_cut_or_written_is_no_input() {
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    let rows = "{\"key\":\"a\",\"record\":1}\nbad\n";
+    dir.file("a.jsonl", rows);
+    std::os::unix::fs::symlink(dir.path("a.jsonl"), dir.path("same")).expect("a link");
+    for (rejects, dry) in [("a.jsonl", false), ("same", true), ("i.import", false)] {
+        let mut arguments = vec!["import", "i", "a.jsonl", "--force", "--rejects", rejects];
+        arguments.extend(dry.then_some("--dry-run"));
+        let refused = dir.run(&cluster, &arguments);
+        assert!(refused.stderr.contains("would take the place of"), "{}", refused.stderr);
+        refused.expect(2);
+        assert_eq!(std::fs::read_to_string(dir.path("a.jsonl")).expect("it is there"), rows);
+    }
+    // What it wrote before does not become an input, so the same command says the same.
+    for _ in 0..2 {
+        let ran =
+            dir.run(&cluster, &["import", "i", "*.jsonl", "--force", "--rejects", "bad.jsonl"]);
+        assert!(ran.stdout.contains("1 failed"), "{}{}", ran.stdout, ran.stderr);
+        ran.expect(1);
+        assert_eq!(dir.rejects("bad.jsonl").len(), 1);
+    }
+}
+
+#[test]
+fn a_checkpoint_is_of_one_import_at_a_time() {
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    cluster.run(["index", "create", "i"]).expect(0);
+    // It waits for more of its standard input.
+    let mut first =
+        Process::start(&mut dir.command(&cluster, &["import", "i", "--format", "rows"]));
+    assert!(eventually(|| dir.path("i.import").exists()), "it begins");
+    dir.file("a.rows", "a|1\n");
+    for resume in [None, Some("--resume")] {
+        let mut arguments = vec!["import", "i", "a.rows"];
+        arguments.extend(resume);
+        let refused = dir.run(&cluster, &arguments);
+        assert!(refused.stderr.contains("is under way"), "{}", refused.stderr);
+        refused.expect(1);
+    }
+    dir.run(&cluster, &["import", "i", "a.rows", "--checkpoint", "other"]).expect(0);
+    first.kill();
+    let refused = dir.run(&cluster, &["import", "i", "a.rows"]);
+    assert!(refused.stderr.contains("did not end"), "{}", refused.stderr);
+}
+
+#[test]
+fn an_input_that_changes_and_an_index_that_is_dropped_are_told() {
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    let rows: String = (0..200).map(|n| format!("{n}|{n}\n")).collect();
+    for (name, told) in
+        [("changed", "was changed while it was read"), ("gone", "was dropped while")]
+    {
+        cluster.run(["index", "create", name]).expect(0);
+        let file = dir.file(&format!("{name}.rows"), &rows);
+        // The rate has it wait before it sends the rows, and end the input behind them.
+        let arguments = ["import", name, &file, "--rate", "100"];
+        let mut importing = Process::start(&mut dir.command(&cluster, &arguments));
+        assert!(eventually(|| dir.path(&format!("{name}.import")).exists()), "it begins");
+        if name == "changed" {
+            dir.file(&file, rows.clone() + "more|1\n");
+        } else {
+            cluster.run(["index", "drop", name]).expect(0);
+            cluster.run(["index", "create", name]).expect(0);
+        }
+        assert_eq!(importing.wait().code(), Some(1), "{}", importing.stderr());
+        assert!(importing.stderr().contains(told), "{}", importing.stderr());
+    }
 }

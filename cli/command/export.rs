@@ -10,7 +10,7 @@ use sherd_client::Client;
 use sherd_protocol::{RING_SIZE, Range};
 
 use crate::error::Error;
-use crate::export::{DEFAULT_JOBS, Sidecar, Wanted, summary, to_file, to_stdout};
+use crate::export::{DEFAULT_JOBS, OfAll, Sidecar, Wanted, summary, to_file, to_stdout};
 use crate::formats::{Compression, Format};
 use crate::output::{Output, json, say};
 
@@ -71,7 +71,8 @@ impl Export {
             (Some(index), None) => self.to_stdout(context, &client, index).await,
             (Some(index), Some(path)) => {
                 let begun = Instant::now();
-                let sidecar = self.to_file(&client, index, path, self.form_of(path)).await?;
+                let wanted = self.wanted(&client, index, self.form_of(path)).await?;
+                let sidecar = to_file(&client, &wanted, path, self.resume).await?;
                 print(context, &sidecar, path, begun)
             }
             (None, Some(dir)) => self.all(context, &client, dir).await,
@@ -97,17 +98,6 @@ impl Export {
         Ok(())
     }
 
-    async fn to_file(
-        &self,
-        client: &Client,
-        index: &str,
-        path: &Path,
-        form: (Format, Compression),
-    ) -> Result<Sidecar, Error> {
-        let wanted = self.wanted(client, index, form).await?;
-        to_file(client, &wanted, path, self.resume).await
-    }
-
     /// Exports all indexes to a directory, which gets its name when they are all there.
     async fn all(&self, context: &Context, client: &Client, dir: &Path) -> Result<(), Error> {
         if dir.exists() {
@@ -121,6 +111,7 @@ impl Export {
         let mut partial = dir.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
+        let mut is_new = false;
         match fs::create_dir(&partial) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.resume => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -130,19 +121,33 @@ impl Export {
                     partial.display()
                 )));
             }
-            result => result.map_err(Error::file("create", partial.as_path()))?,
+            result => {
+                result.map_err(Error::file("create", partial.as_path()))?;
+                is_new = true;
+            }
         }
-        for index in client.indexes().await? {
+        let cluster = client.map().await?.cluster;
+        let indexes = client.indexes().await?;
+        let all = indexes.iter().map(|index| self.wanted_of(&index.name, index.id, form));
+        let all: Vec<_> = all.collect();
+        let of_all = OfAll::new(cluster, &all);
+        if is_new {
+            of_all.write(&partial)?;
+        } else {
+            of_all.check(&partial)?;
+        }
+        for wanted in &all {
             let begun = Instant::now();
-            let name = format!("{}.{}{}", index.name, form.0.name(), suffix(form.1));
+            let name = format!("{}.{}{}", wanted.index, form.0.name(), suffix(form.1));
             let path = partial.join(&name);
             if Sidecar::is_beside(&path) {
                 // Whole since an earlier attempt.
                 continue;
             }
-            let sidecar = self.to_file(client, &index.name, &path, form).await?;
+            let sidecar = to_file(client, wanted, &path, self.resume).await?;
             print(context, &sidecar, &dir.join(name), begun)?;
         }
+        OfAll::remove(&partial)?;
         fs::rename(&partial, dir).map_err(Error::file("rename to", dir))?;
         crate::export::sync_dir(dir)
     }
@@ -157,11 +162,20 @@ impl Export {
         &self,
         client: &Client,
         index: &str,
-        (format, compression): (Format, Compression),
+        form: (Format, Compression),
     ) -> Result<Wanted, Error> {
-        Ok(Wanted {
+        Ok(self.wanted_of(index, Wanted::id_of(client, index).await?, form))
+    }
+
+    fn wanted_of(
+        &self,
+        index: &str,
+        id: u32,
+        (format, compression): (Format, Compression),
+    ) -> Wanted {
+        Wanted {
             index: index.to_owned(),
-            id: Wanted::id_of(client, index).await?,
+            id,
             format,
             compression,
             columns: self.columns.clone(),
@@ -169,7 +183,7 @@ impl Export {
             prefix: self.prefix.clone(),
             range: self.range.unwrap_or(Range::FULL),
             jobs: self.jobs,
-        })
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,14 +28,17 @@ use crate::units::{parse_size, parse_ttl};
 use super::{Context, ensure_index, expect_index, parse_index};
 
 /// Between two checkpoints at most so much is read: it is what is sent again after a crash, and what
-/// must be remembered to count it once.
-const WINDOW: Window = Window { rows: 200_000, bytes: 64 << 20 };
+/// must be remembered to count it once. A checkpoint waits for all that is under way.
+const WINDOW: Window = Window { rows: 1_000_000, bytes: 256 << 20 };
 
 /// Batches that may be under way at most.
 const MAX_JOBS: u16 = 64;
 
 /// How long shards that do not answer are waited for, while nothing at all is answered.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two attempts to ask the cluster something.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Import documents from files
 ///
@@ -248,10 +252,12 @@ impl Import {
     /// Imports.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
         let inputs = self.inputs()?;
+        self.check_rejects(&inputs)?;
         if self.dry_run {
             return self.try_out(context, &inputs);
         }
         let file = CheckpointFile::new(self.checkpoint_path());
+        let _lock = file.lock()?;
         let before = file.load()?;
         let path = file.path().display();
         match (&before, self.resume) {
@@ -308,6 +314,21 @@ impl Import {
         self.checkpoint.clone().unwrap_or_else(|| PathBuf::from(format!("{}.import", self.index)))
     }
 
+    /// Makes sure that the file of rejects, which is cut to its length, is nothing that is needed.
+    fn check_rejects(&self, inputs: &Inputs) -> Result<(), Error> {
+        let Some(rejects) = &self.rejects else { return Ok(()) };
+        let checkpoint = self.checkpoint_path();
+        let files = inputs.inputs.iter().filter_map(|input| input.source.path());
+        let needed = files.chain([checkpoint.as_path()]).find(|needed| is_same(needed, rejects));
+        match needed {
+            Some(needed) => Err(Error::Usage(format!(
+                "the rows of --rejects would take the place of {}: name another file",
+                needed.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
     fn rejects_file(&self, length: u64) -> Result<Option<RejectsFile>, Error> {
         self.rejects.as_ref().map(|path| RejectsFile::open(path, length)).transpose()
     }
@@ -339,7 +360,7 @@ impl Import {
     fn inputs(&self) -> Result<Inputs, Error> {
         let mut sources = Vec::new();
         for name in &self.files {
-            sources.extend(sources_of(name)?);
+            sources.extend(self.sources_of(name)?);
         }
         if sources.is_empty() {
             sources.push(Source::Stdin);
@@ -352,17 +373,13 @@ impl Import {
             let name = source.name();
             let (mut sidecar, mut bytes, mut modified) = (None, 0, 0);
             if let Some(path) = source.path() {
-                let metadata = std::fs::metadata(path).map_err(Error::file("read", path))?;
-                if metadata.is_dir() {
+                if path.is_dir() {
                     return Err(Error::Usage(format!(
                         "{name} is a directory; name its files, as '{name}/*.jsonl'"
                     )));
                 }
                 sidecar = Sidecar::of(path)?;
-                bytes = metadata.len();
-                let since =
-                    metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-                modified = since.map_or(0, |since| since.as_nanos() as u64);
+                (bytes, modified) = length_and_time(path)?;
             }
             let of_sidecar = sidecar.as_ref().and_then(|sidecar| sidecar.format);
             let told = source.path().and_then(Format::of_path).or(of_sidecar);
@@ -379,6 +396,36 @@ impl Import {
             all.are.push(InputIs { name, format, bytes, modified });
         }
         Ok(all)
+    }
+
+    /// The sources that a name on the command line stands for.
+    fn sources_of(&self, name: &str) -> Result<Vec<Source>, Error> {
+        if name == "-" {
+            return Ok(vec![Source::Stdin]);
+        }
+        let path = PathBuf::from(name);
+        if path.exists() || !name.contains(['*', '?', '[']) {
+            return Ok(vec![Source::File(path)]);
+        }
+        let wrong = |error: String| Error::Usage(format!("{name} is no pattern of files: {error}"));
+        let checkpoint = self.checkpoint_path();
+        let own: Vec<&Path> =
+            self.rejects.iter().map(PathBuf::as_path).chain([checkpoint.as_path()]).collect();
+        let paths = glob::glob(name).map_err(|error| wrong(error.to_string()))?;
+        let mut files = Vec::new();
+        for path in paths {
+            let path = path.map_err(|error| Error::Failed(error.to_string()))?;
+            // What an export says of a file is not one of the files, nor is what this import writes.
+            let is_said = path.to_string_lossy().ends_with(".digest.json");
+            let is_ours = own.iter().any(|own| is_same(own, &path));
+            if path.is_file() && !is_said && !is_ours {
+                files.push(Source::File(path));
+            }
+        }
+        if files.is_empty() {
+            return Err(Error::Failed(format!("no file matches {name}")));
+        }
+        Ok(files)
     }
 
     fn check_options(&self, format: Format, name: &str) -> Result<(), Error> {
@@ -460,29 +507,21 @@ fn too_many(most: Option<u64>) -> Error {
     Error::Failed(format!("more than {most} rows failed, which is what --max-errors allows"))
 }
 
-/// The sources that a name on the command line stands for.
-fn sources_of(name: &str) -> Result<Vec<Source>, Error> {
-    if name == "-" {
-        return Ok(vec![Source::Stdin]);
+/// How long a file is, and when it was changed last, in nanoseconds since 1970.
+fn length_and_time(path: &Path) -> Result<(u64, u64), Error> {
+    let metadata = std::fs::metadata(path).map_err(Error::file("read", path))?;
+    let since = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    Ok((metadata.len(), since.map_or(0, |since| since.as_nanos() as u64)))
+}
+
+/// Whether two names are of one file, which may not be there yet.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    match (file(one), file(other)) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => std::path::absolute(one).ok() == std::path::absolute(other).ok(),
+        _ => false,
     }
-    let path = PathBuf::from(name);
-    if path.exists() || !name.contains(['*', '?', '[']) {
-        return Ok(vec![Source::File(path)]);
-    }
-    let wrong = |error: String| Error::Usage(format!("{name} is no pattern of files: {error}"));
-    let paths = glob::glob(name).map_err(|error| wrong(error.to_string()))?;
-    let mut files = Vec::new();
-    for path in paths {
-        let path = path.map_err(|error| Error::Failed(error.to_string()))?;
-        // What an export says of a file is not one of the files.
-        if path.is_file() && !path.to_string_lossy().ends_with(".digest.json") {
-            files.push(Source::File(path));
-        }
-    }
-    if files.is_empty() {
-        return Err(Error::Failed(format!("no file matches {name}")));
-    }
-    Ok(files)
 }
 
 /// What the end of an input says against its sidecar.
@@ -516,7 +555,7 @@ async fn marks(client: &Client) -> Result<Marks, Error> {
         if began.elapsed() > PATIENCE {
             return Err(Error::Failed(format!("no checkpoint can be made: {why}")));
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -632,8 +671,11 @@ impl Run<'_> {
                 result = Err(unreadable(self.inputs, end.input, &error));
                 break;
             }
+            if ends_input {
+                result = self.check_unchanged(end.input);
+            }
             if ends_window {
-                result = load.drain().await;
+                result = result.and(load.drain().await);
             }
             result = result.and_then(|()| load.check());
             if result.is_err() {
@@ -651,6 +693,7 @@ impl Run<'_> {
         if let Err(error) = load.check() {
             return Err(self.stopped(load, sent, error).await);
         }
+        self.check_index().await?;
         self.checkpoint.is_finished = true;
         self.checkpoint.at = sent;
         self.checkpoint.counts = load.summary();
@@ -661,12 +704,54 @@ impl Run<'_> {
     /// Makes a checkpoint there, with nothing under way, and begins a window.
     async fn save(&mut self, load: &mut Load, at: Point) -> Result<(), Error> {
         self.checkpoint.marks = marks(&self.client).await?;
+        self.check_index().await?;
         self.checkpoint.at = at;
         self.checkpoint.counts = load.summary();
         self.checkpoint.rejects_bytes = load.sync_rejects()?;
         self.file.save(&self.checkpoint)?;
         load.begin_window(self.checkpoint.marks.clone(), false);
         Ok(())
+    }
+
+    /// Makes sure that the index is the one that the rows before were written to.
+    async fn check_index(&self) -> Result<(), Error> {
+        let name = &self.import.index;
+        let id = self.checkpoint.asked.index_id;
+        let began = Instant::now();
+        loop {
+            match self.client.indexes().await {
+                Ok(indexes) if indexes.iter().any(|it| it.id == id && it.name == *name) => {
+                    return Ok(());
+                }
+                Ok(_) => {
+                    return Err(Error::Failed(format!(
+                        "the index {name:?} was dropped while it was imported into, and the rows \
+                         before with it; remove {} and begin anew",
+                        self.file.path().display()
+                    )));
+                }
+                Err(error) if began.elapsed() > PATIENCE => return Err(error.into()),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Makes sure that an input is still what it was when it was looked at.
+    fn check_unchanged(&self, input: usize) -> Result<(), Error> {
+        let (Some(path), Some(is)) =
+            (self.inputs.inputs[input].source.path(), self.inputs.are.get(input))
+        else {
+            return Ok(());
+        };
+        // Of a pipe or a terminal neither says anything.
+        if !path.is_file() || length_and_time(path)? == (is.bytes, is.modified) {
+            return Ok(());
+        }
+        Err(Error::Failed(format!(
+            "{} was changed while it was read: what was imported of it may be of both; import it \
+             anew when it is whole",
+            is.name
+        )))
     }
 
     /// Makes a checkpoint where it stops, if it can be one: everything before is answered, and no

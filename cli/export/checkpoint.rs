@@ -45,6 +45,59 @@ struct Stored {
     range: Range,
 }
 
+/// What an export of all indexes is of, kept in its directory while it is not whole.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct OfAll {
+    cluster: String,
+    indexes: Vec<Stored>,
+}
+
+impl OfAll {
+    pub(crate) fn new(cluster: String, indexes: &[Wanted]) -> Self {
+        Self { cluster, indexes: indexes.iter().map(Stored::from).collect() }
+    }
+
+    fn path(dir: &Path) -> PathBuf {
+        dir.join(".export.json")
+    }
+
+    /// Keeps it in the directory.
+    ///
+    /// # Errors
+    /// With the name of the file.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), Error> {
+        let text = serde_json::to_vec(self).map_err(|error| Error::Failed(error.to_string()))?;
+        replace(&Self::path(dir), &text)
+    }
+
+    /// Makes sure that the directory is of this.
+    ///
+    /// # Errors
+    /// When it is not, or does not say.
+    pub(crate) fn check(&self, dir: &Path) -> Result<(), Error> {
+        let path = Self::path(dir);
+        let bytes = fs::read(&path).map_err(Error::file("read", path.as_path()))?;
+        let earlier = serde_json::from_slice::<Self>(&bytes);
+        if earlier.is_ok_and(|earlier| earlier == *self) {
+            return Ok(());
+        }
+        Err(Error::Failed(format!(
+            "{} is of an export from another cluster, with other options, or of other indexes than \
+             there are now; remove it to begin anew",
+            dir.display()
+        )))
+    }
+
+    /// Removes it: the export is whole.
+    ///
+    /// # Errors
+    /// With the name of the file.
+    pub(crate) fn remove(dir: &Path) -> Result<(), Error> {
+        let path = Self::path(dir);
+        fs::remove_file(&path).map_err(Error::file("remove", path.as_path()))
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct PartAt {
     range: Range,

@@ -75,7 +75,8 @@ pub(crate) async fn to_file(
         true => Checkpoint::read(&files.checkpoint(), &map.cluster, wanted)?,
         false => None,
     };
-    let is_named = !files.part(0).exists();
+    // An attempt that went on after that may have left an empty one: it is what is locked.
+    let is_named = fs::metadata(files.part(0)).map_or(true, |found| found.len() == 0);
     let _lock = lock(&files.part(0))?;
     let (joined_before, parts) = match earlier {
         Some(earlier) => (earlier.joined, earlier.parts(&files.checkpoint())?),
@@ -107,6 +108,7 @@ pub(crate) async fn to_file(
             }
             return Err(error);
         }
+        export.check_index().await?;
     }
     let work = Arc::clone(&export);
     let putting_together = tokio::task::spawn_blocking(move || {

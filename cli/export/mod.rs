@@ -29,7 +29,7 @@ use crate::error::Error;
 use crate::formats::{Compression, Format, Shape};
 use crate::progress::{Done, Watch, rate};
 
-pub(crate) use self::checkpoint::sync_dir;
+pub(crate) use self::checkpoint::{OfAll, sync_dir};
 pub(crate) use self::file::to_file;
 pub(crate) use self::sidecar::Sidecar;
 
@@ -112,6 +112,17 @@ impl Export {
         })
     }
 
+    /// Makes sure that all of it is of one index: what is asked for by its name may be another one by now.
+    async fn check_index(&self) -> Result<(), Error> {
+        let Wanted { index, id, .. } = &self.wanted;
+        if Wanted::id_of(&self.client, index).await? == *id {
+            return Ok(());
+        }
+        Err(Error::Failed(format!(
+            "the index {index:?} was dropped and created again while it was exported; export it anew"
+        )))
+    }
+
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
@@ -168,6 +179,7 @@ pub(crate) async fn to_stdout(client: &Client, wanted: &Wanted) -> Result<Sideca
         part.run(&work, Target::Stdout(io::stdout()))
     });
     export.watch(joined(reading)).await?;
+    export.check_index().await?;
     Ok(Sidecar::new(&export))
 }
 

@@ -43,6 +43,10 @@ const HASH: &str = "hash_";
 /// More characters of a cell are not quoted in messages.
 const QUOTED_CHARACTERS: usize = 40;
 
+/// A record of more cells is a bad row: of a line that is nothing but delimiters, they would take many times its
+/// length in memory.
+const MAX_CELLS: usize = 1 << 16;
+
 /// What the cells of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Type {
@@ -214,10 +218,9 @@ impl<R: Read> Records<R> {
             }
             Plan::Others(key) => (text(*key).to_owned(), self.document(&cells, Some(*key))?),
             Plan::All(of) => {
-                let cell = |name: &str| {
-                    self.columns.iter().position(|column| column.name == name).map(text)
-                };
-                (of.of_cells(cell)?, self.document(&cells, None)?)
+                // By its values and not its texts: what is null, or has several texts, is no key.
+                let document = self.document(&cells, None)?;
+                (of.of_document(&document)?, document)
             }
         };
         check_key(&key)?;
@@ -506,9 +509,12 @@ impl<R: Read> RecordScanner<R> {
                         &mut self.is_quoted,
                         &mut self.fault,
                     );
-                    if self.raw.len() > MAX_LINE_BYTES && !is_end {
+                    let is_long = self.raw.len() > MAX_LINE_BYTES;
+                    if (is_long || self.ends.len() > MAX_CELLS) && !is_end {
                         state = State::Skipping;
-                        self.fault = Some(Fault::TooLong(MAX_LINE_BYTES));
+                        let many = Fault::TooManyCells(MAX_CELLS);
+                        self.fault =
+                            Some(if is_long { Fault::TooLong(MAX_LINE_BYTES) } else { many });
                         self.raw.truncate(KEPT_OF_LONG_BYTES);
                         self.raw.shrink_to_fit();
                         self.text = Vec::new();

@@ -182,6 +182,13 @@ impl<'de> Deserialize<'de> for Field {
     }
 }
 
+/// What comes before a version and before the time at which a document expires.
+const VERSION: &[u8] = b", \"version\": ";
+const EXPIRES_AT: &[u8] = b", \"expires_at\": ";
+
+/// What a line may have behind its document: both, numbers of 64 bits, and its end.
+const MAX_REST_BYTES: usize = VERSION.len() + EXPIRES_AT.len() + 2 * 20 + 2;
+
 /// Appends a line.
 pub(super) fn write(out: &mut Vec<u8>, fields: &Fields<'_>) -> Result<(), Fault> {
     let Fields { key, document, version, expires_at } = *fields;
@@ -189,15 +196,14 @@ pub(super) fn write(out: &mut Vec<u8>, fields: &Fields<'_>) -> Result<(), Fault>
     out.extend_from_slice(b"{\"key\": ");
     append(out, key)?;
     out.extend_from_slice(b", \"record\": ");
-    let mut rest = String::new();
-    for (name, value) in [("version", version), ("expires_at", expires_at)] {
+    write_document(out, start, document, MAX_REST_BYTES)?;
+    for (name, value) in [(VERSION, version), (EXPIRES_AT, expires_at)] {
         if let Some(value) = value {
-            rest += &format!(", \"{name}\": {value}");
+            out.extend_from_slice(name);
+            append(out, &value)?;
         }
     }
-    rest += "}\n";
-    write_document(out, start, document, rest.len())?;
-    out.extend_from_slice(rest.as_bytes());
+    out.extend_from_slice(b"}\n");
     Ok(())
 }
 

@@ -91,24 +91,6 @@ impl KeyOf {
             Part::Text(_) => None,
         })
     }
-
-    /// The key of a row of text cells, whose texts `cell` has by the names of the columns.
-    pub(super) fn of_cells<'c>(
-        &self,
-        cell: impl Fn(&str) -> Option<&'c str>,
-    ) -> Result<String, Fault> {
-        let mut key = String::new();
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => key += text,
-                Part::Field(field) => {
-                    let missing = || Fault::NoKeyField { field: field.clone() };
-                    key += cell(field).ok_or_else(missing)?;
-                }
-            }
-        }
-        Ok(key)
-    }
 }
 
 fn push_field(key: &mut String, document: &[u8], field: &str) -> Result<(), Fault> {

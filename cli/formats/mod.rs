@@ -103,6 +103,8 @@ pub(crate) enum Fault {
     NoKeyField { field: String },
     #[error("the field {field:?} of the key is {what}; use one that holds text or a number")]
     NoScalar { field: String, what: &'static str },
+    #[error("over {0} cells")]
+    TooManyCells(usize),
     #[error("{found} cells where the header has {expected}")]
     Cells { found: usize, expected: usize },
     #[error("text after the closing quote of cell {cell}")]

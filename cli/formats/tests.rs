@@ -152,6 +152,36 @@ fn objects_whose_fields_make_the_key() {
 }
 
 #[test]
+fn a_key_is_made_of_cells_that_have_one_text() {
+    let input = "c,id,x\nCH,1,y\nCH,,y\nCH,\"\",y\nCH,1.10,y\nCH,007,y\nCH,\"1.10\",y\n";
+    expect(
+        input,
+        Format::Csv,
+        &keyed("{c}:{id}", ""),
+        &[
+            r#"2 CH:1 {"c": "CH", "id": 1, "x": "y"}"#,
+            "3 bad: the field \"id\" of the key is null; use one that holds text or a number",
+            r#"4 CH: {"c": "CH", "id": "", "x": "y"}"#,
+            "5 bad: the field \"id\" of the key is a float, of which there are several texts; use one \
+             that holds text or a number",
+            r#"6 CH:007 {"c": "CH", "id": "007", "x": "y"}"#,
+            r#"7 CH:1.10 {"c": "CH", "id": "1.10", "x": "y"}"#,
+        ],
+    );
+}
+
+#[test]
+fn a_line_of_delimiters_is_one_bad_row() {
+    let input = format!("key,x\n{}\na,1\n", ",".repeat(3_000_000));
+    expect(
+        &input,
+        Format::Csv,
+        &ReadOptions::default(),
+        &["2 bad: over 65536 cells", r#"3 a {"x": 1}"#],
+    );
+}
+
+#[test]
 fn cells_are_inferred_or_as_the_schema_has_them() {
     let input = concat!(
         "\u{feff}key,n,f,b,s,zip\r\n",

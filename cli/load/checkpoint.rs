@@ -9,7 +9,7 @@
 //! checkpoint was made has at most the LSN that it had then, what was written later has more.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -148,6 +148,21 @@ impl Marks {
     }
 }
 
+/// Held by the import that a checkpoint is of. The file goes with it; who opens it at that moment may lock one that
+/// has no name any more, and finds the checkpoint gone or changed.
+#[derive(Debug)]
+pub(crate) struct CheckpointLock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Drop for CheckpointLock {
+    fn drop(&mut self) {
+        // One that is left is locked again by the next import.
+        _ = fs::remove_file(&self.path);
+    }
+}
+
 /// Where a checkpoint is kept: one file, replaced as a whole.
 #[derive(Debug)]
 pub(crate) struct CheckpointFile {
@@ -161,6 +176,32 @@ impl CheckpointFile {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Keeps other imports from the checkpoint for as long as the guard lives.
+    ///
+    /// # Errors
+    /// When another one has it.
+    pub(crate) fn lock(&self) -> Result<CheckpointLock, Error> {
+        let path = self.beside(".lock");
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(Error::file("write", path.as_path()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(CheckpointLock { _file: file, path }),
+            Err(TryLockError::WouldBlock) => Err(Error::Failed(format!(
+                "{} is of an import that is under way; wait for it, or name another file with \
+                 --checkpoint",
+                self.path.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(Error::file("lock", path)(error)),
+        }
+    }
+
+    /// A file whose name begins with the checkpoint's.
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(suffix);
+        self.path.with_file_name(name)
     }
 
     /// The checkpoint, if there is one.
@@ -195,9 +236,7 @@ impl CheckpointFile {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let new = self.path.with_file_name(name);
+        let new = self.beside(".new");
         let checkpoint = Checkpoint { version: FORMAT_VERSION, ..checkpoint.clone() };
         let write = || {
             let mut file = File::create(&new)?;

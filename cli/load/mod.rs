@@ -331,6 +331,10 @@ impl Load {
             || !self.hashes.is_disjoint(&hashes)
         {
             self.settle_one().await?;
+            // A row of the same key may have been given up: this one must not overtake it.
+            if matches!(self.stop, Some(Stop::Unanswered(_))) {
+                return Ok(());
+            }
         }
         self.hashes.extend(&hashes);
         self.bytes_under_way += bytes;
@@ -448,6 +452,7 @@ fn stops(error: &sherd_client::Error) -> bool {
         Some(
             WireError::IndexNotFound { .. }
                 | WireError::Poisoned { .. }
+                | WireError::DiskFull { .. }
                 | WireError::Unauthorized
                 | WireError::UnsupportedVersion { .. }
                 | WireError::WrongCluster { .. }

@@ -7,7 +7,7 @@
 //! range up since it was asked, and begun to remove what is in it.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::iter::Peekable;
 use std::ops::{Bound, Range};
 use std::sync::{Arc, atomic};
@@ -18,6 +18,7 @@ use crate::clock::has_expired;
 use crate::command::{Document, IndexId, Key, Page, Scan, Span, Version};
 use crate::effect::{Effect, Put};
 use crate::error::{Error, Result};
+use crate::hash::FastMap;
 use crate::index::{Entry, Index, IndexKey, LAST_KEY};
 use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
 use crate::overlay::Overlay;
@@ -341,7 +342,7 @@ struct Loaded<'a> {
     /// The bytes of keys and documents.
     size: usize,
     /// Those that were read from: who holds a segment may read on, also once it is deleted.
-    segments: HashMap<u32, Arc<Segment>>,
+    segments: FastMap<u32, Arc<Segment>>,
 }
 
 struct LoadedDocument {

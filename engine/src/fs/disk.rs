@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Result};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,12 +23,11 @@ impl Fs for DiskFs {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        Ok(Arc::new(DiskFile(file)))
+        open(OpenOptions::new().read(true).write(true).create_new(true), path)
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
-        Ok(Arc::new(DiskFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        open(OpenOptions::new().read(true).write(true), path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -60,6 +59,21 @@ impl Fs for DiskFs {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+/// Opens a file of which the system need not note when it was read, where it lets us ask for that: of a small document
+/// read from memory, that is a tenth of the time.
+fn open(options: &mut OpenOptions, path: &Path) -> Result<Arc<dyn File>> {
+    #[cfg(target_os = "linux")]
+    options.custom_flags(rustix::fs::OFlags::NOATIME.bits() as i32);
+    let file = match options.open(path) {
+        // Only the owner of a file may ask.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            options.custom_flags(0).open(path)?
+        }
+        opened => opened?,
+    };
+    Ok(Arc::new(DiskFile(file)))
 }
 
 struct DiskFile(fs::File);
