@@ -6,7 +6,8 @@
 //! back, three times. Reported are the longest a write to the moving range took around each hand-over,
 //! and the throughput of the other thirds while it moves beside that of before.
 //!
-//! Options: `--documents N`, `--writes N` a second, `--moves N`, `--rate BYTES` a second for a move,
+//! Options: `--documents N`, `--writes N` a second, `--clients N` of each of the other thirds, 0 for none,
+//! `--moves N`, `--rate BYTES` a second for a move,
 //! `--plot FILE` for a plot (SVG) of the first two moves over time.
 
 #![allow(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to report")]
@@ -35,7 +36,7 @@ const INDEX: &str = "moves";
 /// The tasks that write to the moving range, each its part of the rate.
 const WRITERS: u64 = 50;
 
-/// The clients of each of the other thirds.
+/// The clients of each of the other thirds, unless it is said.
 const CLIENTS: u64 = 4;
 
 /// The documents of each of them.
@@ -50,6 +51,7 @@ const THIRD: u32 = RING_SIZE / 3;
 struct Arguments {
     documents: usize,
     writes: u64,
+    clients: u64,
     moves: usize,
     rate: Option<u64>,
     plot: Option<String>,
@@ -57,8 +59,14 @@ struct Arguments {
 
 impl Arguments {
     fn parse() -> Self {
-        let mut parsed =
-            Self { documents: 1_000_000, writes: 5_000, moves: 6, rate: None, plot: None };
+        let mut parsed = Self {
+            documents: 1_000_000,
+            writes: 5_000,
+            clients: CLIENTS,
+            moves: 6,
+            rate: None,
+            plot: None,
+        };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut number =
@@ -66,6 +74,7 @@ impl Arguments {
             match word.as_str() {
                 "--documents" => parsed.documents = number() as usize,
                 "--writes" => parsed.writes = number(),
+                "--clients" => parsed.clients = number(),
                 "--moves" => parsed.moves = number() as usize,
                 "--rate" => parsed.rate = Some(number()),
                 "--plot" => parsed.plot = words.next(),
@@ -131,7 +140,7 @@ async fn run(arguments: &Arguments) {
     let counts: [Arc<AtomicU64>; 2] = Default::default();
     let mut clients = Vec::new();
     for (keys, count) in others.iter().zip(&counts) {
-        for i in 0..CLIENTS {
+        for i in 0..arguments.clients {
             let (keys, stopped) = (Arc::clone(keys), Arc::clone(&stopped));
             let worker = as_fast_as_it_can(connect().await, keys, stopped, Arc::clone(count), i);
             clients.push(tokio::spawn(worker));

@@ -37,7 +37,7 @@ use checkpoint::Written;
 use rejects::Why;
 
 /// Batches sent and not answered, unless told: enough to keep a few shards busy.
-pub(crate) const BATCHES_UNDER_WAY: usize = 4;
+pub(crate) const BATCHES_UNDER_WAY: usize = 8;
 
 /// The bytes of them, unless a single one has more: large documents are sent one by one rather than
 /// held in memory.

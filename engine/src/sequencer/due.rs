@@ -11,7 +11,7 @@ use crate::engine::Durability;
 use crate::error::{Error, Result};
 
 /// A checkpoint is started when this part of the documents has changed, as a divisor: of some 20 entries in
-/// each block of the index, two or three then.
+/// each block of the index, five then.
 const CHECKPOINT_SHARE: u64 = 4;
 
 /// How many times as many keys as are told start a checkpoint at most, whatever the documents.

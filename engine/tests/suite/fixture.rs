@@ -5,24 +5,21 @@
 //! the format's version, make a new one and leave the old ones:
 //!
 //! ```sh
-//! cargo test -p sherd-engine --test fixture -- --ignored
+//! cargo test -p sherd-engine --test suite fixture -- --ignored
 //! ```
-
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use common::*;
 use sherd_engine::verify::verify;
 use sherd_engine::{
     Command, Condition, Engine, Error, Expiry, IndexId, IndexSettings, Key, Mutation, Policy, Scan,
     rebuild,
 };
+
+use crate::common::*;
 
 /// The format versions that are read; the last is written.
 const FORMATS: [u32; 2] = [2, 3];

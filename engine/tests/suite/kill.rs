@@ -1,18 +1,15 @@
 //! A real process, compacting all the time on a real disk with the real sled, killed with -9.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::{Condition, Engine, MutationOutcome, Options};
+
+use crate::common::*;
 
 /// How many data directories there are, each with processes of its own, side by side: most of the time goes
 /// by with the disk.
@@ -96,7 +93,7 @@ fn kill_again_and_again(seed: u64) {
     let mut highest = 0;
     for round in 0..ROUNDS {
         let mut child = Process::new(std::env::current_exe().unwrap())
-            .args(["write_until_killed", "--exact", "--ignored", "--nocapture"])
+            .args(["kill::write_until_killed", "--exact", "--ignored", "--nocapture"])
             .env(DIR, dir.path())
             .env(FROM, (highest + WRITERS).to_string())
             .stdout(Stdio::piped())

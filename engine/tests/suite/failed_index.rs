@@ -1,10 +1,6 @@
 //! An index that fails while the engine runs: it is opened again without a restart, and an index
 //! that lost something is never asked.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use common::*;
 use sherd_engine::fs::SimFs;
 use sherd_engine::index::{Change, Entries, Entry, Index, IndexStore, MemoryStore};
 use sherd_engine::{Command, Engine, Error, IndexId, IndexSettings, Policy, Result, Scan};
+
+use crate::common::*;
 
 /// Tells that an opening begins, and when it may go on.
 type Gate = (Sender<()>, Receiver<()>);

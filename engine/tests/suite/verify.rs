@@ -1,22 +1,19 @@
 //! Verifying: a sound directory has no fault, every damage is named, and nothing is changed.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::fs::Fs;
 use sherd_engine::index::{IndexKey, IndexStore, SledStore};
 use sherd_engine::verify::{Fault, Report, verify, verify_with};
 use sherd_engine::{Command, Condition, Engine, Error, Expiry, IndexSettings, Mutation, rebuild};
+
+use crate::common::*;
 
 const DATA: &str = "/data";
 

@@ -1,15 +1,12 @@
 //! Faults while running: a disk that fails, a disk that is full.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::io::ErrorKind;
 use std::sync::mpsc;
 
-use common::*;
 use sherd_engine::fs::Fault;
 use sherd_engine::{Command, Condition, Error, Expiry, IndexSettings};
+
+use crate::common::*;
 
 fn try_put(engine: &sherd_engine::Engine, name: &str) -> Result<(), Error> {
     let mutations = vec![write(name, "document", Condition::Any)];

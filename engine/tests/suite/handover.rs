@@ -4,15 +4,10 @@
 //! two simulated machines, while documents are written, removed, touched, expire and are compacted,
 //! and while power is cut on either side. At the end the new owner has exactly what the model has.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::index::IndexStore;
@@ -20,6 +15,8 @@ use sherd_engine::{
     Assignment, Command, Engine, Error, Expiry, Import, Imported, IndexId, IndexSettings, Key,
     Mutation, MutationOutcome, Options, Outcome, Policy, Scan, Span, TailCursor,
 };
+
+use crate::common::*;
 
 const INDEXES: [IndexId; 2] = [1, 2];
 const MIDDLE: u32 = RING / 2;

@@ -3,19 +3,16 @@
 //! That an expired document is not returned needs nobody to have removed it; that it is removed is
 //! the sweeper's, which tests wait for by its outcome. The time is set by the tests.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use common::*;
 use sherd_engine::index::IndexStore;
 use sherd_engine::{
     Command, Condition, Engine, Expiry, IndexId, IndexSettings, Mutation, MutationOutcome, Options,
     Policy, Scan,
 };
+
+use crate::common::*;
 
 const OTHER: IndexId = 2;
 const SECOND: u64 = 1000;

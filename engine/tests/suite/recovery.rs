@@ -1,9 +1,5 @@
 //! Recovery: what a crash, a cut, a flipped byte or a lost index leaves behind.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -12,11 +8,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::fs::Fault;
 use sherd_engine::{Command, Condition, Engine, Error, Mutation, MutationOutcome};
+
+use crate::common::*;
 
 type Contents = BTreeMap<String, String>;
 

@@ -1,21 +1,18 @@
 //! Compaction: what is dead is reclaimed, what lives stays, and nothing comes back.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::fs::{Failure, FaultFs, Kind, Operation, SimFs};
 use sherd_engine::index::{IndexStore, MemoryStore};
 use sherd_engine::{Command, Defect, Defects, Engine, Error, IndexSettings, Options};
+
+use crate::common::*;
 
 /// Compacts until there is no garbage left, and returns how many segments went.
 fn compact_all(engine: &Engine) -> usize {

@@ -1,16 +1,13 @@
 //! Readers beside the writer, with checkpoints so frequent that every hand-over between overlay,
 //! cache and index happens all the time.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::*;
 use rand::Rng;
 use sherd_engine::{Command, Condition, Engine, MutationOutcome, Options, Outcome};
+
+use crate::common::*;
 
 const KEYS: usize = 40;
 const ROUNDS: u64 = 1500;

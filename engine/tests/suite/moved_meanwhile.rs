@@ -4,23 +4,20 @@
 //! An index and a disk that let something happen just before they are asked stand in for a reader that is
 //! slow at the wrong moment.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::*;
 use sherd_engine::fs::{FaultFs, SimFs};
 use sherd_engine::index::{Change, Entries, Entry, Index, IndexStore, MemoryStore};
 use sherd_engine::{
     Command, Condition, Engine, Error, Expiry, IndexId, Key, Mutation, MutationOutcome, Result,
     Scan,
 };
+
+use crate::common::*;
 
 type Event = Box<dyn FnOnce() + Send>;
 

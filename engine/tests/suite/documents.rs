@@ -1,11 +1,8 @@
 //! What the engine promises of single documents, batches, limits and control commands.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
-use common::*;
 use sherd_engine::{Command, Condition, Error, IndexSettings, MutationOutcome, Scan};
+
+use crate::common::*;
 
 #[test]
 fn conditions_decide_over_what_is_there() {

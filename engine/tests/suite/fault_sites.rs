@@ -5,22 +5,19 @@
 //! After each: what was acknowledged is durable, reads go on, and either it is visible that writing
 //! has stopped, or it goes on without a restart.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::*;
 use sherd_engine::fs::{Failure, FaultFs, File, Fs, Kind, Operation, SimFs, Site};
 use sherd_engine::index::MemoryStore;
 use sherd_engine::{
     Command, Condition, Engine, Error, Mutation, MutationOutcome, Options, Outcome, Result,
 };
+
+use crate::common::*;
 
 type Contents = BTreeMap<String, String>;
 

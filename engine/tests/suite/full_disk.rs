@@ -2,18 +2,11 @@
 //!
 //! Needs the right to mount a tmpfs, and says so where it is missing.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-#[path = "common/tmpfs.rs"]
-mod tmpfs;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::fs::{DiskFs, FaultFs, Fs};
@@ -21,7 +14,9 @@ use sherd_engine::index::SledStore;
 use sherd_engine::{
     Command, Condition, Engine, Error, MutationOutcome, Options, Outcome, Recovery, rebuild,
 };
-use tmpfs::Tmpfs;
+
+use crate::common::*;
+use crate::tmpfs::Tmpfs;
 
 const ROUNDS: u32 = 100;
 
@@ -35,7 +30,7 @@ fn options() -> Options {
         segment_bytes: 64 * 1024,
         reserve_bytes: Some(RESERVE),
         checkpoint_keys: 500,
-        ..common::options()
+        ..crate::common::options()
     }
 }
 
@@ -133,7 +128,7 @@ fn a_disk_of_five_segments_frees_itself_by_removes() {
         segment_bytes: 4 << 20,
         reserve_bytes: None,
         compaction: true,
-        ..common::options()
+        ..crate::common::options()
     };
     let open = || Engine::open(&disk.path().join("data"), options.clone()).unwrap().0;
     let mut engine = open();

@@ -1,22 +1,19 @@
 //! Cuts: what is read from one is the shard as it was, whatever the shard does meanwhile, and the log that
 //! is kept leads from one to the next, to every LSN and every time in between.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::verify::{
     Fault, Moment, SegmentFile, ShardContents, ShardFiles, check_backup, file_sum, read_backup,
 };
 use sherd_engine::{Command, Cut, Engine, Error, IndexSettings, Options};
+
+use crate::common::*;
 
 fn cut(engine: &Engine, keep: Option<u64>) -> Cut {
     let (sender, receiver) = mpsc::channel();

@@ -5,16 +5,11 @@
 //! What threads do at what time is not the seed's, so a failure is one of many runs of a seed; it
 //! is printed, and `SHERD_ACCOUNTING_SEED` takes it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use bytes::Bytes;
-use common::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::fs::Fault;
@@ -23,6 +18,8 @@ use sherd_engine::{
     Command, Condition, Engine, Error, Expiry, IndexId, IndexSettings, Mutation, MutationOutcome,
     Options, Outcome, Policy, Result, Stat,
 };
+
+use crate::common::*;
 
 const WRITERS: usize = 8;
 
