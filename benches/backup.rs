@@ -23,6 +23,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_client::{Client, Condition, Options};
 use support::{Cluster, Process};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 const INDEX: &str = "backup";
@@ -114,8 +115,9 @@ async fn run(arguments: &Arguments) {
     client.create_index(INDEX).await.expect("it is created");
     load(&client, INDEX, (0..arguments.documents).map(key)).await;
     let counts = Arc::new(Counts::default());
+    let mut clients = JoinSet::new();
     for seed in 0..arguments.clients {
-        tokio::spawn(overwrite(client.clone(), seed, arguments.documents, Arc::clone(&counts)));
+        clients.spawn(overwrite(client.clone(), seed, arguments.documents, Arc::clone(&counts)));
     }
     sleep(2 * SETTLING).await;
     println!("round  without/s  longest   during/s  longest   slower  backup");
@@ -148,6 +150,8 @@ async fn run(arguments: &Arguments) {
         );
         sleep(SETTLING).await;
     }
+    // Before the cluster ends.
+    clients.shutdown().await;
     ratios.sort_unstable_by(f64::total_cmp);
     println!("median: {:.1}% slower", ratios[ratios.len() / 2] * 100.0);
 }

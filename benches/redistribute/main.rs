@@ -312,11 +312,13 @@ fn report(measured: &Measured) {
         longest.push(percentile(&writes, 100.0));
         gaps.push(longest_gap(&answered, from, until));
         println!(
-            "{:8.2}s  {:16.1?}  {:12.1?}  {:12.1?}  {target:14.2}  {third:13.2}",
+            "{:8.2}s  {:16.1?}  {:12.1?}  {:12.1?}  {:>14}  {:>13}",
             (until - from).as_secs_f64(),
             longest_gap(&answered, from, until),
             percentile(&writes, 100.0),
             percentile(&writes, 99.0),
+            times(target),
+            times(third),
         );
     }
     longest.sort_unstable();
@@ -327,14 +329,19 @@ fn report(measured: &Measured) {
     println!(
         "none written for: median {:.1?}, the most {:.1?}; \
          the longest write of a move: median {:.1?}, the most {:.1?}; throughput beside it, median: \
-         target's range {:.2}, third shard's {:.2}",
+         target's range {}, third shard's {}",
         percentile(&gaps, 50.0),
         percentile(&gaps, 100.0),
         percentile(&longest, 50.0),
         percentile(&longest, 100.0),
-        ratios[0][ratios[0].len() / 2],
-        ratios[1][ratios[1].len() / 2],
+        times(ratios[0][ratios[0].len() / 2]),
+        times(ratios[1][ratios[1].len() / 2]),
     );
+}
+
+/// A ratio, which there is none of where no clients are beside the move.
+fn times(ratio: f64) -> String {
+    if ratio.is_finite() { format!("{ratio:.2}") } else { "-".to_owned() }
 }
 
 /// The longest time within a move in which no write to the moving range was answered: its freeze, as
