@@ -577,6 +577,63 @@ fn a_moment_between_two_backups_is_restored_to_the_operation() {
     }
 }
 
+/// Where the log was not kept all the time, batches have no times: a moment would come to another state
+/// than that which there was, and say nothing.
+#[test]
+fn a_moment_is_refused_where_the_log_was_not_kept_all_the_time() {
+    let cluster = Cluster::start();
+    let other = Cluster::start_with(["--port", "0", "--shards", "1"]);
+    let other_address = other.address.to_string();
+    let backups = Backups::new();
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(3));
+    let write = |key: &str| -> u64 {
+        cluster.run(["write", "load", key, "1", "--force"]).expect(0);
+        pause();
+        let written = milliseconds();
+        pause();
+        written
+    };
+    let keeping = || {
+        let options = ["--share", "100", "--keep-log", "1GiB"];
+        let ran = run(&mut backups.command(&cluster, &options), "");
+        serde_json::from_str::<Value>(&ran.expect(0)).unwrap()
+    };
+    let restore = |moment: u64| backups.restore(&other_address, &["--at", &show(moment)]);
+    let refused = |moment: u64| {
+        let ran = restore(moment);
+        assert!(ran.stderr.contains("--keep-log"), "{ran:?}");
+        ran.expect(3);
+    };
+    write("zero");
+    let first = backups.take(&cluster);
+    let before_it_is_kept = write("one");
+    write("two");
+    let second = keeping();
+    // Nothing of the log is gone: yet when what was written is not in it.
+    assert_eq!(second["follows"], first["backup"]);
+    refused(before_it_is_kept);
+
+    let kept = write("three");
+    write("four");
+    assert_eq!(keeping()["follows"], second["backup"]);
+    refused(before_it_is_kept);
+    restore(kept).expect(0);
+    let keys = other.run(["keys", "load"]).expect(0);
+    let keys: BTreeSet<&str> = keys.lines().collect();
+    assert_eq!(keys, BTreeSet::from(["zero", "one", "two", "three"]));
+
+    // It ends, and begins anew: there are times only of the end.
+    run(&mut backups.command(&cluster, &["--share", "100", "--keep-log", "0"]), "").expect(0);
+    let in_the_gap = write("five");
+    keeping();
+    refused(in_the_gap);
+    let kept = write("six");
+    keeping();
+    other.run(["index", "drop", "load"]).expect(0);
+    restore(kept).expect(0);
+    assert_eq!(other.run(["keys", "load"]).expect(0).lines().count(), 7);
+}
+
 /// A time as people write it.
 fn show(milliseconds: u64) -> String {
     let out = std::process::Command::new("date")

@@ -64,6 +64,12 @@ pub(crate) struct ShardBackup {
     pub(crate) identity: String,
     /// The last LSN that is in it.
     pub(crate) lsn: u64,
+    /// The shard's clock at the cut, in milliseconds since 1970; `None` in backups of before it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) clock: Option<u64>,
+    /// Each batch of a higher LSN says when it was written. Left out where none does, or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timed_after: Option<u64>,
     /// What it owned, in ring order.
     pub(crate) ranges: Vec<Range>,
     /// What each index of the catalogue had there.
@@ -160,6 +166,12 @@ impl ShardBackup {
     /// Where its manifest is.
     pub(super) fn manifest_path(&self, path: &Path) -> PathBuf {
         path.join(&self.dir).join(MANIFEST)
+    }
+
+    /// Whether all that was written since the backup that it follows says when.
+    pub(crate) fn is_timed(&self) -> bool {
+        let follows = self.follows.as_ref().zip(self.timed_after);
+        follows.is_some_and(|(before, timed_after)| timed_after <= before.lsn)
     }
 
     /// What the engine reads of it.
@@ -265,6 +277,11 @@ impl Backup {
         let first = &all.next()??.backup;
         let is_first = |it: Option<&Follows>| it.is_some_and(|it| it.backup == *first);
         all.all(is_first).then_some(first)
+    }
+
+    /// Whether all that was written since the backup that it follows says when, at every shard.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.shards.iter().all(ShardBackup::is_timed)
     }
 
     /// What it has of a data directory.

@@ -107,7 +107,17 @@ fn find<'a>(backups: &'a [Backup], at: &At) -> Result<(&'a Backup, &'a Backup), 
         At::Time(time) if *time < base.cut_until => {
             Err(nothing(&format!("backup {} has what happened since {} only", later.id, base.id)))
         }
-        _ => Ok((base, later)),
+        // Without times the first batch that has one would be taken for all that comes before it.
+        At::Time(_) => match later.shards.iter().find(|shard| !shard.is_timed()) {
+            Some(shard) => Err(Error::DoesNotHold(format!(
+                "shard {} did not note all the time between {} and {} when it wrote what: no moment \
+                 between them can be told by its time, by --at-lsn it can. `sherd backup --keep-log SIZE` \
+                 has the times noted from that backup on",
+                shard.name, base.id, later.id
+            ))),
+            None => Ok((base, later)),
+        },
+        At::Lsns(_) => Ok((base, later)),
     }
 }
 

@@ -260,6 +260,8 @@ impl Job {
             dir: dir.to_owned(),
             identity: cut.identity.clone(),
             lsn: cut.lsn,
+            clock: Some(cut.clock),
+            timed_after: cut.timed_after,
             ranges: cut.ranges.clone(),
             indexes: Vec::new(),
             manifest,
