@@ -1,16 +1,19 @@
 //! The directory that holds backups.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sherd_engine::verify::Fault;
 
-use super::file::{Backup, FILE, sync_dir};
+use super::file::{Backup, FILE, UNFINISHED, sync_dir};
 use crate::error::Error;
 use crate::output::say;
 
 const LOCK_FILE: &str = "LOCK";
+
+/// What marks a backup that is not finished, while it is written: in the directory of backups.
+const NEW_UNFINISHED: &str = "UNFINISHED.new";
 
 /// What a directory of a backup is called, by its length: `20261126T081530Z`, and `-2` and so on behind
 /// where there are more of a second.
@@ -90,19 +93,46 @@ impl Directory {
         }
     }
 
-    /// Removes what backups left that did not come to their end. Only under the lock.
-    pub(super) fn remove_unfinished(&self, held: &Held) -> Result<(), Error> {
+    /// Removes what backups of a cluster left that did not come to their end, and nothing else: a directory
+    /// may be called like a backup, or be one that has lost what makes it one. Only under the lock.
+    pub(super) fn remove_unfinished(&self, held: &Held, cluster: &str) -> Result<(), Error> {
         for id in &held.unfinished {
-            say!("backup {id} was not finished: its files are removed");
-            self.remove(id)?;
+            let path = self.of(id);
+            if fs::read(path.join(UNFINISHED)).is_ok_and(|begun| begun == cluster.as_bytes()) {
+                say!("backup {id} was not finished: its files are removed");
+                self.remove(id)?;
+            } else if fs::remove_dir(&path).is_err() {
+                say!(
+                    "{} is no backup, and none of this cluster that was not finished: it is left alone; \
+                     delete it unless it is of use",
+                    path.display()
+                );
+            }
+        }
+        // Of those that were killed between their last two steps.
+        for backup in &held.backups {
+            self.finish(&backup.id)?;
         }
         Ok(())
     }
 
-    /// Removes a backup that is not finished.
+    /// Removes a backup that is not finished. What says so goes last, so that one who is killed meanwhile
+    /// leaves nothing that nobody may remove.
     pub(super) fn remove(&self, id: &str) -> Result<(), Error> {
         let path = self.of(id);
-        match fs::remove_dir_all(&path) {
+        let remove = || {
+            for entry in fs::read_dir(&path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(entry.path())?;
+                } else if entry.file_name() != UNFINISHED {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            sync_dir(&path)?;
+            fs::remove_dir_all(&path)
+        };
+        match remove() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::file("remove", path)(error))
             }
@@ -110,19 +140,44 @@ impl Directory {
         }
     }
 
-    /// Makes the directory of a new backup, and names it after a time. Only under the lock.
-    pub(super) fn begin(&self, milliseconds: u64) -> Result<String, Error> {
+    /// Makes the directory of a new backup of a cluster, and names it after a time. Only under the lock.
+    pub(super) fn begin(&self, milliseconds: u64, cluster: &str) -> Result<String, Error> {
         let time = id_of(milliseconds);
         for number in 1.. {
             let id = if number == 1 { time.clone() } else { format!("{time}-{number}") };
             let path = self.of(&id);
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(id),
+                Ok(()) => {
+                    self.mark(&path, cluster).map_err(Error::file("begin", path))?;
+                    return Ok(id);
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(Error::file("make", path)(error)),
             }
         }
         Err(Error::Failed("too many backups of one second".to_owned()))
+    }
+
+    /// Says of an empty directory that it is a backup to be, durably, before there is anything in it.
+    fn mark(&self, path: &Path, cluster: &str) -> io::Result<()> {
+        let temporary = self.path.join(NEW_UNFINISHED);
+        let mut file = File::create(&temporary)?;
+        file.write_all(cluster.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path.join(UNFINISHED))?;
+        sync_dir(path)?;
+        sync_dir(&self.path)
+    }
+
+    /// Says no more of a backup that it is not finished: it has what makes it one.
+    pub(super) fn finish(&self, id: &str) -> Result<(), Error> {
+        let path = self.of(id).join(UNFINISHED);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => {
+                removed.and_then(|()| sync_dir(&self.of(id))).map_err(Error::file("remove", path))
+            }
+        }
     }
 
     /// Makes the names of its backups durable.
@@ -161,6 +216,30 @@ fn order(id: &str) -> (String, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_backup_of_this_cluster_has_begun_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path());
+        let begun = directory.begin(1_795_680_930_123, "mine").unwrap();
+        fs::create_dir(directory.of(&begun).join("shard0")).unwrap();
+        fs::write(directory.of(&begun).join("shard0/MANIFEST"), "").unwrap();
+        let of_another = directory.begin(1_795_680_931_123, "another").unwrap();
+        let empty = "20261126T081532Z";
+        fs::create_dir(directory.of(empty)).unwrap();
+        let photographs = "20261126T081533Z";
+        fs::create_dir(directory.of(photographs)).unwrap();
+        fs::write(directory.of(photographs).join("1.jpg"), "").unwrap();
+        let held = directory.held().unwrap();
+        assert_eq!(held.unfinished, [begun.as_str(), of_another.as_str(), empty, photographs]);
+        directory.remove_unfinished(&held, "mine").unwrap();
+        assert_eq!(directory.held().unwrap().unfinished, [of_another.as_str(), photographs]);
+        assert!(directory.of(photographs).join("1.jpg").is_file());
+        directory.finish(&of_another).unwrap();
+        assert_eq!(fs::read_dir(directory.of(&of_another)).unwrap().count(), 0);
+        directory.finish(&of_another).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 
     #[test]
     fn ids_are_times_and_come_in_their_order() {

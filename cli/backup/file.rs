@@ -21,6 +21,9 @@ const FORMAT_VERSION: u32 = 1;
 /// The file that makes a directory a backup.
 pub(super) const FILE: &str = "BACKUP.json";
 
+/// The file that says which cluster's backup is to be in a directory, until it is there.
+pub(super) const UNFINISHED: &str = "UNFINISHED";
+
 /// The file while it is written.
 const TEMPORARY_FILE: &str = "BACKUP.json.new";
 

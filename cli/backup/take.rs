@@ -87,11 +87,11 @@ pub(crate) async fn take(
 ) -> Result<Taken, Error> {
     let _lock = directory.lock()?;
     let held = directory.held()?;
-    directory.remove_unfinished(&held)?;
+    let cluster = client.known_map().cluster;
+    directory.remove_unfinished(&held, &cluster)?;
     for fault in &held.faults {
         say!("{fault}; nothing is shared with that backup");
     }
-    let cluster = client.known_map().cluster;
     if let Some(other) = held.backups.iter().find(|backup| backup.map.cluster != cluster) {
         return Err(Error::Failed(format!(
             "{} has backups of another cluster, {}; use a directory for each cluster",
@@ -102,7 +102,7 @@ pub(crate) async fn take(
     let cut_from = now();
     let cut = client.cut(keep_log).await?;
     let cut_until = now();
-    let id = directory.begin(cut_until)?;
+    let id = directory.begin(cut_until, &cluster)?;
     let job = Arc::new(Job {
         client: client.clone(),
         pace,
@@ -118,6 +118,8 @@ pub(crate) async fn take(
         // Everything that it names is durable, and so are the names.
         backup.write(&job.dir)?;
         directory.sync()?;
+        // Where this fails, the next backup does it.
+        _ = directory.finish(&id);
         Ok(backup)
     });
     match finished {
