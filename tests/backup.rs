@@ -112,6 +112,17 @@ fn fill(cluster: &Cluster, documents: usize) {
     cluster.run(["remove", "mortal", "mortal5"]).expect(0);
 }
 
+/// The settings of each index.
+fn settings(cluster: &Cluster) -> BTreeMap<String, Value> {
+    let listed = cluster.run(["--json", "index", "list"]).expect(0);
+    let of_line = |line: &str| {
+        let mut index: Value = serde_json::from_str(line).unwrap();
+        index["id"].take();
+        (index["name"].as_str().unwrap().to_owned(), index)
+    };
+    listed.lines().map(of_line).collect()
+}
+
 fn digest(address: &str) -> Value {
     let ran = run(sherd().args(["--json", "-b", address, "digest"]), "").expect(0);
     serde_json::from_str(&ran).unwrap()
@@ -172,9 +183,23 @@ fn a_backup_is_restored_into_other_shards_and_another_hash_method_with_the_same_
     assert!(restored.contains("3999 documents"), "{restored}");
     assert_eq!(digest(&three_address), before);
     assert_eq!(three.run(["index", "list"]).expect(0), indexes);
+    assert_eq!(settings(&three), settings(&cluster));
     // As after an interruption: what is there already comes to the same.
     backups.restore(&three_address, &["--overwrite"]).expect(0);
     assert_eq!(digest(&three_address), before);
+
+    // As after one that was cut off before its end: the index is there, without its limits.
+    three.run(["index", "drop", "bounded"]).expect(0);
+    three.run(["write", "bounded", "bounded3", "3", "--force"]).expect(0);
+    backups.restore(&three_address, &["--overwrite", "--index", "bounded"]).expect(0);
+    assert_eq!(digest(&three_address), before);
+    assert_eq!(settings(&three), settings(&cluster));
+    // What somebody has set stays.
+    three.run(["index", "set", "bounded", "--max-documents", "90000"]).expect(0);
+    let restored = backups.restore(&three_address, &["--overwrite", "--index", "bounded"]);
+    assert!(restored.stderr.contains("keeps its settings"), "{restored:?}");
+    restored.expect(0);
+    assert_eq!(settings(&three)["bounded"]["max_documents"], json!(90_000));
 
     // A backup of the one and restored into the other, by way of a shard with an odd name.
     let other = Other::start();

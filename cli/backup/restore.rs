@@ -127,8 +127,9 @@ impl Restore {
             catalogue(&checked, &indexes, is_cut, &only)
         })
         .await?;
-        let there: BTreeSet<String> =
-            client.indexes().await?.into_iter().map(|index| index.name).collect();
+        let there = client.indexes().await?;
+        let there: BTreeMap<String, IndexSettings> =
+            there.into_iter().map(|index| (index.name, index.settings)).collect();
         let contents = client.contents().await?;
         for index in &self.indexes {
             let documents = contents.get(&index.name).map_or(0, |contents| contents.documents);
@@ -141,18 +142,26 @@ impl Restore {
                 )));
             }
         }
-        for index in self.indexes.iter().filter(|index| !there.contains(&index.name)) {
-            // Its limits come last: a shard's share of them may be less than what it is to hold of the
-            // backup, and nothing may be evicted before the digests are compared.
-            let settings = IndexSettings { ttl: index.settings.ttl, ..IndexSettings::default() };
-            client.create_index_with(&index.name, settings).await?;
+        for index in self.indexes.iter().filter(|index| !there.contains_key(&index.name)) {
+            client.create_index_with(&index.name, without_limits(index)).await?;
         }
         let (restored, expected) = self.copy(client).await?;
         for (index, expected) in &expected {
             prove(client, index, expected).await?;
         }
-        for index in self.indexes.iter().filter(|index| !there.contains(&index.name)) {
-            set_limits(client, index).await?;
+        for index in &self.indexes {
+            let found = there.get(&index.name);
+            // One that a restore made that was interrupted, and is gone on with.
+            let is_ours = |found: &IndexSettings| self.overwrite && *found == without_limits(index);
+            if found.is_none_or(is_ours) {
+                set_limits(client, index).await?;
+            } else if found.is_some_and(|found| *found != index.settings) {
+                say!(
+                    "index {:?} was there and keeps its settings, which are not those of the backup: see \
+                     `sherd index set`",
+                    index.name
+                );
+            }
         }
         Ok(restored)
     }
@@ -424,6 +433,12 @@ async fn prove(client: &Client, index: &str, expected: &Expected) -> Result<(), 
         }
         sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// What an index is made with. Its limits come last: a shard's share of them may be less than what it is to
+/// hold of the backup, and nothing may be evicted before the digests are compared.
+fn without_limits(index: &Index) -> IndexSettings {
+    IndexSettings { ttl: index.settings.ttl, ..IndexSettings::default() }
 }
 
 /// Sets the limits and the policy that an index had.
