@@ -12,6 +12,7 @@ use sherd_client::{Client, ClusterCut, Cut, CutSegment, FetchPiece, KeepLog};
 use sherd_engine::verify::{Fault, Moment, check_backup, file_sum};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::directory::Directory;
 use super::file::{
@@ -321,7 +322,7 @@ impl Job {
         }
         let begun = Instant::now();
         let sum = self.client.sum_segment(shard, cut.id, number).await?.to_string();
-        self.pace.rest(begun.elapsed(), length).await;
+        self.rest((shard, cut.id, number), begun.elapsed(), length).await?;
         for earlier in alike.into_iter().rev().filter(|earlier| earlier.file.sum == sum) {
             let (from, to) = (earlier.path.clone(), path.to_owned());
             let wanted = earlier.file.clone();
@@ -335,6 +336,23 @@ impl Job {
             say!("{} cannot be shared: it is fetched anew", earlier.path.display());
         }
         Ok(None)
+    }
+
+    /// Rests after something was asked of a segment of a shard's cut, which is held on.
+    async fn rest(
+        &self,
+        (shard, id, segment): (&str, u64, u32),
+        took: Duration,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        for (i, slice) in self.pace.rest(took, bytes).enumerate() {
+            if i > 0 {
+                let nothing = FetchPiece { id, segment, offset: 0, length: 0 };
+                self.client.fetch_piece(shard, nothing).await?;
+            }
+            sleep(slice).await;
+        }
+        Ok(())
     }
 
     /// Fetches a segment into a file, piece by piece, durably.
@@ -372,7 +390,7 @@ impl Job {
                 file.sync_data().await.map_err(failed())?;
                 synced = offset;
             }
-            self.pace.rest(begun.elapsed(), bytes.len() as u64).await;
+            self.rest((shard, id, number), begun.elapsed(), bytes.len() as u64).await?;
         }
         file.sync_all().await.map_err(failed())
     }
