@@ -287,6 +287,16 @@ impl Backup {
         self.shards.iter().all(ShardBackup::is_timed)
     }
 
+    /// When the first and when the last shard was cut, by the clock of each; by that of who took it where
+    /// these are not known. All shards have what was written by a time before the one, none has what was
+    /// written later than the other.
+    pub(crate) fn cut_between(&self) -> (u64, u64) {
+        let clocks: Option<Vec<u64>> = self.shards.iter().map(|shard| shard.clock).collect();
+        let clocks = clocks.unwrap_or_default();
+        let first = clocks.iter().copied().min().unwrap_or(self.cut_from);
+        (first, clocks.iter().copied().max().unwrap_or(self.cut_until))
+    }
+
     /// What it has of a data directory.
     pub(crate) fn shard(&self, identity: &str) -> Option<&ShardBackup> {
         self.shards.iter().find(|shard| shard.identity == identity)

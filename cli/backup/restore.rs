@@ -237,6 +237,12 @@ fn check(source: &Source) -> Result<ShardContents, Error> {
              verify` tells all that is wrong with it"
         )));
     }
+    if contents.is_ambiguous {
+        return Err(Error::Failed(format!(
+            "the clock of shard {name} was put back over a restart, and that time came twice: choose another one, or a \
+             state by --at-lsn"
+        )));
+    }
     Ok(contents)
 }
 

@@ -300,6 +300,46 @@ fn a_cut_says_since_when_each_batch_has_its_time() {
 }
 
 #[test]
+fn a_time_that_came_twice_is_told() {
+    let machine = Machine::default();
+    let time = Time::default();
+    let open = || machine.open_with(Options { clock: time.clock(), ..options() }).unwrap().0;
+    let mut engine = open();
+    set_up(&engine);
+    let first = cut(&engine, Some(1 << 30));
+    let dir = tempfile::tempdir().unwrap();
+    let base = bring(&engine, &first, &dir.path().join("first"));
+    // From 100 it goes back to 50: over a restart, for before it would stand still.
+    for at in [0, 60, 100, 50, 70, 120] {
+        time.set(Time::START + at);
+        if at == 50 {
+            engine.close().unwrap();
+            drop(engine);
+            engine = open();
+        }
+        put(&engine, "key", &at.to_string());
+    }
+    let second = cut(&engine, None);
+    assert_eq!(second.clock, Time::START + 120);
+    let later = bring(&engine, &second, &dir.path().join("second"));
+    let files = ShardFiles { manifest: base.manifest, segments: later.segments };
+    for (at, is_ambiguous, expected) in [
+        (0, false, "0"),
+        (49, false, "0"),
+        (50, true, "0"),
+        (65, true, "60"),
+        (99, true, "60"),
+        (100, false, "70"),
+        (119, false, "70"),
+        (120, false, "120"),
+    ] {
+        let (found, contents) = documents(&files, Moment::Time(Time::START + at));
+        assert_eq!(contents.is_ambiguous, is_ambiguous, "at {at}");
+        assert_eq!(found["key"], expected, "at {at}");
+    }
+}
+
+#[test]
 fn the_log_is_kept_up_to_its_bound_only() {
     let machine = Machine::default();
     let options = Options { compaction: true, ..options() };
