@@ -659,6 +659,44 @@ fn a_moment_is_refused_where_the_log_was_not_kept_all_the_time() {
     assert_eq!(other.run(["keys", "load"]).expect(0).lines().count(), 7);
 }
 
+/// An older backup never passes for the newest, nor files of an older one for those of a newer one.
+#[test]
+fn an_older_state_is_not_restored_in_place_of_the_newest() {
+    let cluster = Cluster::start();
+    fill(&cluster, 60);
+    let backups = Backups::new();
+    let older = backups.take(&cluster);
+    let rows: String = (0..40).map(|i| format!("new{i}|1\n")).collect();
+    cluster.feed(["write", "mortal"], rows).expect(0);
+    let taken = run(&mut backups.command(&cluster, &["--full", "--share", "100"]), "").expect(0);
+    let newer: Value = serde_json::from_str(&taken).unwrap();
+    let other = Cluster::start_with(["--port", "0", "--shards", "1"]);
+    let other_address = other.address.to_string();
+    let dir = |backup: &Value| backups.path().join(backup["backup"].as_str().unwrap());
+
+    // The newest has lost what makes it a backup.
+    let (there, away) = (dir(&newer).join("BACKUP.json"), backups.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    let refused = backups.restore(&other_address, &[]);
+    assert!(refused.stderr.contains("Name the backup"), "{refused:?}");
+    refused.expect(1);
+    let ran = backups.verify();
+    assert!(ran.stdout.contains("no fault found") && ran.stderr.contains("no BACKUP.json"));
+    ran.expect(1);
+    backups.restore(&other_address, &[older["backup"].as_str().unwrap()]).expect(0);
+    for index in ["bounded", "mortal", "empty"] {
+        other.run(["index", "drop", index]).expect(0);
+    }
+    // Nor does the next backup take that away.
+    let mut command = backups.command(&cluster, &["--share", "100"]);
+    let ran = run(&mut command, "");
+    assert!(ran.stderr.contains("left alone"), "{ran:?}");
+    let next: Value = serde_json::from_str(&ran.expect(0)).unwrap();
+    fs::remove_dir_all(dir(&next)).unwrap();
+    fs::rename(&away, &there).unwrap();
+    backups.verify().expect(0);
+}
+
 /// A time as people write it.
 fn show(milliseconds: u64) -> String {
     let out = std::process::Command::new("date")

@@ -36,6 +36,15 @@ pub(crate) struct Held {
     pub(crate) unfinished: Vec<String>,
 }
 
+impl Held {
+    /// The newest that is not finished, or not any more, if it comes after all backups: the last of these is
+    /// not what was backed up last.
+    pub(crate) fn unfinished_after_all(&self) -> Option<&str> {
+        let last = self.backups.last().map(|backup| order(&backup.id));
+        self.unfinished.last().map(String::as_str).filter(|id| Some(order(id)) > last)
+    }
+}
+
 impl Directory {
     pub(crate) fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
@@ -51,15 +60,8 @@ impl Directory {
     /// # Errors
     /// When it cannot be listed.
     pub(crate) fn held(&self) -> Result<Held, Error> {
-        let failed = || Error::file("list", &self.path);
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(failed())? {
-            let name = entry.map_err(failed())?.file_name();
-            ids.extend(name.to_str().filter(|name| is_id(name)).map(str::to_owned));
-        }
-        ids.sort_unstable_by_key(|id| order(id));
         let mut held = Held::default();
-        for id in ids {
+        for id in self.ids()? {
             match Backup::read(&self.of(&id)) {
                 Ok(Some(backup)) if backup.id == id => held.backups.push(backup),
                 Ok(Some(backup)) => held.faults.push(Fault {
@@ -72,6 +74,23 @@ impl Directory {
             }
         }
         Ok(held)
+    }
+
+    /// What is called like a backup, oldest first.
+    fn ids(&self) -> Result<Vec<String>, Error> {
+        let failed = || Error::file("list", &self.path);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(failed())? {
+            let name = entry.map_err(failed())?.file_name();
+            ids.extend(name.to_str().filter(|name| is_id(name)).map(str::to_owned));
+        }
+        ids.sort_unstable_by_key(|id| order(id));
+        Ok(ids)
+    }
+
+    /// Whether what is not finished was begun by a backup.
+    pub(crate) fn is_begun(&self, id: &str) -> bool {
+        self.of(id).join(UNFINISHED).exists()
     }
 
     /// Makes it where it is missing, and keeps others from taking a backup into it.
@@ -140,22 +159,32 @@ impl Directory {
         }
     }
 
+    /// The name of a backup of that time. It comes after all that there are: the last one is the newest.
+    ///
+    /// # Errors
+    /// When there is one of a later time.
+    pub(super) fn new_id(&self, milliseconds: u64) -> Result<String, Error> {
+        let time = id_of(milliseconds);
+        let Some(newest) = self.ids()?.pop() else { return Ok(time) };
+        let (of_newest, number) = order(&newest);
+        if of_newest > time {
+            return Err(Error::Failed(format!(
+                "the clock of this machine shows {time}, and there is {} already, which would pass for \
+                 the newer one: put the clock right, or use another directory",
+                self.of(&newest).display()
+            )));
+        }
+        let is_new = of_newest < time;
+        Ok(if is_new { time } else { format!("{time}-{}", number.saturating_add(1)) })
+    }
+
     /// Makes the directory of a new backup of a cluster, and names it after a time. Only under the lock.
     pub(super) fn begin(&self, milliseconds: u64, cluster: &str) -> Result<String, Error> {
-        let time = id_of(milliseconds);
-        for number in 1.. {
-            let id = if number == 1 { time.clone() } else { format!("{time}-{number}") };
-            let path = self.of(&id);
-            match fs::create_dir(&path) {
-                Ok(()) => {
-                    self.mark(&path, cluster).map_err(Error::file("begin", path))?;
-                    return Ok(id);
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::file("make", path)(error)),
-            }
-        }
-        Err(Error::Failed("too many backups of one second".to_owned()))
+        let id = self.new_id(milliseconds)?;
+        let path = self.of(&id);
+        fs::create_dir(&path).map_err(Error::file("make", &path))?;
+        self.mark(&path, cluster).map_err(Error::file("begin", path))?;
+        Ok(id)
     }
 
     /// Says of an empty directory that it is a backup to be, durably, before there is anything in it.
@@ -239,6 +268,24 @@ mod tests {
         assert_eq!(fs::read_dir(directory.of(&of_another)).unwrap().count(), 0);
         directory.finish(&of_another).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_new_backup_comes_after_all_others() {
+        const TIME: u64 = 1_795_680_930_123;
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path());
+        let ids = [(TIME, ""), (TIME + 500, "-2"), (TIME + 1000, "")];
+        for (time, number) in ids {
+            assert_eq!(directory.begin(time, "mine").unwrap(), id_of(time) + number);
+        }
+        let refused = directory.begin(TIME, "mine").unwrap_err();
+        assert!(refused.to_string().contains("20261126T081531Z"), "{refused}");
+        // The number of one that was deleted does not come again.
+        for id in ["20261126T081530Z", "20261126T081531Z"] {
+            fs::remove_dir_all(directory.of(id)).unwrap();
+        }
+        assert_eq!(directory.begin(TIME, "mine").unwrap(), "20261126T081530Z-3");
     }
 
     #[test]

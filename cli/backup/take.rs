@@ -101,6 +101,8 @@ pub(crate) async fn take(
         )));
     }
     let cut_from = now();
+    // Here already, before anything is asked of the shards.
+    directory.new_id(cut_from)?;
     let cut = client.cut(keep_log).await?;
     let cut_until = now();
     let id = directory.begin(cut_until, &cluster)?;
