@@ -371,7 +371,11 @@ fn a_second_backup_shares_what_has_not_changed() {
     let path =
         backups.path().join(first["backup"].as_str().unwrap()).join("shard0/log/0000000001.log");
     flip(&path, 20_000_000);
-    let third = backups.take(&cluster);
+    let options = ["--share", "100", "--keep-log", "1GiB"];
+    let ran = run(&mut backups.command(&cluster, &options), "");
+    assert!(ran.stderr.contains("no moment between"), "{ran:?}");
+    let third: Value = serde_json::from_str(&ran.expect(0)).unwrap();
+    assert_eq!((&second["follows"], third.get("follows")), (&first["backup"], None));
     assert_ne!(segment(&third).ino(), segment(&first).ino());
     let third_alone = |third: &Value| {
         let id = third["backup"].as_str().unwrap();

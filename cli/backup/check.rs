@@ -119,7 +119,7 @@ fn check_shard(
 }
 
 /// Checks that what happened since an earlier backup leads to this one.
-fn check_history(
+pub(super) fn check_history(
     shard: &ShardBackup,
     dir: &Path,
     (base, base_dir): (&ShardBackup, &Path),

@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::check::check_history;
 use super::directory::Directory;
 use super::file::{
     Backup, FileSum, Follows, IndexSums, LOG_DIR, MANIFEST, SegmentBackup, ShardBackup, Sums, hex,
@@ -65,13 +66,21 @@ struct Earlier {
 /// last.
 type EarlierSegments = HashMap<(String, u32), Vec<Earlier>>;
 
+/// The newest backup of a data directory.
+struct Previous {
+    follows: Follows,
+    shard: ShardBackup,
+    /// Of the backup.
+    dir: PathBuf,
+}
+
 /// What the tasks of the shards share.
 struct Job {
     client: Client,
     pace: Pace,
     earlier: EarlierSegments,
     /// The newest backup of each data directory, by its identity.
-    previous: HashMap<String, Follows>,
+    previous: HashMap<String, Previous>,
     /// Of the backup.
     dir: PathBuf,
     fetched: AtomicU64,
@@ -110,7 +119,7 @@ pub(crate) async fn take(
         client: client.clone(),
         pace,
         earlier: if full { HashMap::new() } else { earlier_segments(directory, &held.backups) },
-        previous: previous_cuts(&held.backups),
+        previous: previous_cuts(directory, &held.backups),
         dir: directory.of(&id),
         fetched: AtomicU64::new(0),
     });
@@ -198,15 +207,17 @@ impl Job {
                 }
             }
         }
-        let dir = self.dir.clone();
+        let job = Arc::clone(self);
         let catalogue: Vec<u32> = indexes.iter().map(|index| index.id).collect();
         let shards = blocking(move || {
+            let dir = &job.dir;
             let prove = |(mut shard, cut): (ShardBackup, Cut)| {
-                shard.indexes = prove(&dir, &shard, &cut, &catalogue)?;
+                shard.indexes = prove(dir, &shard, &cut, &catalogue)?;
+                job.prove_history(&mut shard);
                 Ok(shard)
             };
             let shards: Result<Vec<_>, Error> = brought.into_values().map(prove).collect();
-            sync_dir(&dir).map_err(Error::file("sync", &dir))?;
+            sync_dir(dir).map_err(Error::file("sync", dir))?;
             shards
         });
         let shards = shards.await?;
@@ -233,6 +244,27 @@ impl Job {
         })
     }
 
+    /// Reads what a shard did since the backup before, from that one on: it must lead to this one. Where it
+    /// does not, the backup is whole, and follows none.
+    fn prove_history(&self, shard: &mut ShardBackup) {
+        let Some(before) = &shard.follows else { return };
+        let Some(previous) = self.previous.get(&shard.identity) else { return };
+        let mut first = None;
+        let base = (&previous.shard, previous.dir.as_path());
+        let checked = check_history(shard, &self.dir, base, &mut |fault| {
+            first.get_or_insert(fault);
+        });
+        let fault = checked.err().map(|error| error.to_string());
+        if let Some(fault) = fault.or(first.map(|fault| fault.to_string())) {
+            say!(
+                "no moment between {} and this backup can be restored of shard {}: {fault}",
+                before.backup,
+                shard.name
+            );
+            shard.follows = None;
+        }
+    }
+
     /// Brings the files of a shard.
     async fn shard(&self, name: &str, dir: &str, cut: &Cut) -> Result<ShardBackup, Error> {
         let path = self.dir.join(dir);
@@ -251,7 +283,8 @@ impl Job {
         });
         let manifest = manifest.await?;
         // What the manifest does not name has nothing but history, which is worth having if it is whole.
-        let follows = self.previous.get(&cut.identity).filter(|it| is_whole_since(cut, it));
+        let previous = self.previous.get(&cut.identity).map(|previous| &previous.follows);
+        let follows = previous.filter(|it| is_whole_since(cut, it));
         let is_history = |number| follows.is_some_and(|follows| number >= follows.segment);
         let mut segments = Vec::new();
         for segment in cut.segments.iter().filter(|it| it.named || is_history(it.number)) {
@@ -473,14 +506,15 @@ fn earlier_segments(directory: &Directory, backups: &[Backup]) -> EarlierSegment
     found
 }
 
-fn previous_cuts(backups: &[Backup]) -> HashMap<String, Follows> {
+fn previous_cuts(directory: &Directory, backups: &[Backup]) -> HashMap<String, Previous> {
     let mut found = HashMap::new();
     for backup in backups {
         for shard in &backup.shards {
             let segment = shard.segments.iter().map(|segment| segment.number).max().unwrap_or(0);
             let follows = Follows { backup: backup.id.clone(), lsn: shard.lsn, segment };
+            let dir = directory.of(&backup.id);
             // The newest comes last.
-            found.insert(shard.identity.clone(), follows);
+            found.insert(shard.identity.clone(), Previous { follows, shard: shard.clone(), dir });
         }
     }
     found
