@@ -699,6 +699,14 @@ fn an_older_state_is_not_restored_in_place_of_the_newest() {
     fs::remove_dir_all(dir(&next)).unwrap();
     fs::rename(&away, &there).unwrap();
     backups.verify().expect(0);
+
+    // A shard's log is read up to the cut of the older one: whole in itself.
+    let [from, to] = [&older, &newer].map(|backup| dir(backup).join("shard0/MANIFEST"));
+    fs::copy(from, to).unwrap();
+    let refused = backups.restore(&other_address, &[]);
+    assert!(refused.stderr.contains("is not what BACKUP.json says"), "{refused:?}");
+    refused.expect(1);
+    assert_eq!(digest(&other_address)["documents"], json!(0));
 }
 
 /// A time as people write it.

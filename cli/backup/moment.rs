@@ -27,6 +27,7 @@ pub(crate) fn sources(directory: &Directory, backup: &Backup) -> (Vec<Source>, V
         name: shard.name.clone(),
         files: shard.files(&dir),
         at: Moment::Cut,
+        said: shard.clone(),
     };
     (backup.shards.iter().map(source).collect(), backup.indexes.clone())
 }
@@ -53,7 +54,7 @@ pub(crate) fn sources_at<'a>(
             At::Lsns(lsns) => Moment::Lsn(lsns.get(&shard.name).copied().unwrap_or(shard.lsn)),
         };
         let files = shard.files_since(&dir, before, &base_dir);
-        sources.push(Source { name: shard.name.clone(), files, at });
+        sources.push(Source { name: shard.name.clone(), files, at, said: shard.clone() });
     }
     let mut indexes = later.indexes.clone();
     let of_base = base.indexes.iter();

@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::check::is_said;
+use super::file::{ShardBackup, hex};
 use super::take::now;
 use crate::command::blocking;
 use crate::error::Error;
@@ -43,6 +45,8 @@ pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) files: ShardFiles,
     pub(crate) at: Moment,
+    /// What the backup says of it.
+    pub(crate) said: ShardBackup,
 }
 
 /// What is to be restored.
@@ -237,6 +241,18 @@ fn check(source: &Source) -> Result<ShardContents, Error> {
              verify` tells all that is wrong with it"
         )));
     }
+    let is_said = match source.at {
+        Moment::Cut => is_said(&source.said, &contents),
+        // Of another moment nothing else is said.
+        Moment::Lsn(_) | Moment::Time(_) => hex(contents.identity) == source.said.identity,
+    };
+    if !is_said {
+        return Err(Error::Failed(format!(
+            "{}: what was backed up of shard {name} is not what BACKUP.json says of it: nothing is \
+             restored, for these are the files of another backup or of another shard",
+            source.files.manifest.display()
+        )));
+    }
     if contents.is_ambiguous {
         return Err(Error::Failed(format!(
             "the clock of shard {name} was put back over a restart, and that time came twice: choose another one, or a \
@@ -325,7 +341,7 @@ fn read(
 ) -> Result<(Restored, BTreeMap<String, Expected>), Error> {
     let mut restored = Restored::default();
     let mut expected: BTreeMap<String, Expected> = BTreeMap::new();
-    for Source { name, files, at } in sources {
+    for Source { name, files, at, .. } in sources {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut visit = |found: BackedUp<'_>| -> Result<(), Stopped> {
             if !wanted.contains(&found.id) {
