@@ -374,6 +374,7 @@ fn a_second_backup_shares_what_has_not_changed() {
     let options = ["--share", "100", "--keep-log", "1GiB"];
     let ran = run(&mut backups.command(&cluster, &options), "");
     assert!(ran.stderr.contains("no moment between"), "{ran:?}");
+    assert!(ran.stderr.contains("has not everything since"), "{ran:?}");
     let third: Value = serde_json::from_str(&ran.expect(0)).unwrap();
     assert_eq!((&second["follows"], third.get("follows")), (&first["backup"], None));
     assert_ne!(segment(&third).ino(), segment(&first).ino());

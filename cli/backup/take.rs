@@ -139,6 +139,16 @@ pub(crate) async fn take(
             if let Some(bytes) = keep_log {
                 keep(client, &backup, bytes).await?;
             }
+            let last = held.backups.last().filter(|_| keep_log.is_some_and(|bytes| bytes > 0));
+            if let Some(last) = last.filter(|_| backup.follows().is_none()) {
+                say!(
+                    "{id} has not everything since {}, and no moment between the two can be restored: a \
+                     shard was not told to keep its log since then, would have had to keep more than it \
+                     may, is new or has another data directory, or was backed up into another directory \
+                     meanwhile; its log says if it gave up",
+                    last.id
+                );
+            }
             Ok(Taken { backup, fetched: job.fetched.load(Ordering::Relaxed) })
         }
         Err(error) => {
