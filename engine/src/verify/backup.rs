@@ -312,7 +312,7 @@ impl Reading<'_> {
         round: Round,
         faults: &mut Faults<'_>,
     ) -> (LiveSet, Option<Assignment>, Walked) {
-        let mut live = LiveSet::new(self.manifest, part);
+        let mut live = LiveSet::new(self.manifest, part).of_the_last_state();
         let mut assignment = self.manifest.assignment.clone();
         let checkpoint = self.manifest.checkpoint_lsn;
         let walked = self.log.walk(self.fs, faults, round, |place, effect, faults| {
