@@ -112,6 +112,17 @@ fn fill(cluster: &Cluster, documents: usize) {
     cluster.run(["remove", "mortal", "mortal5"]).expect(0);
 }
 
+/// The settings of each index.
+fn settings(cluster: &Cluster) -> BTreeMap<String, Value> {
+    let listed = cluster.run(["--json", "index", "list"]).expect(0);
+    let of_line = |line: &str| {
+        let mut index: Value = serde_json::from_str(line).unwrap();
+        index["id"].take();
+        (index["name"].as_str().unwrap().to_owned(), index)
+    };
+    listed.lines().map(of_line).collect()
+}
+
 fn digest(address: &str) -> Value {
     let ran = run(sherd().args(["--json", "-b", address, "digest"]), "").expect(0);
     serde_json::from_str(&ran).unwrap()
@@ -172,9 +183,23 @@ fn a_backup_is_restored_into_other_shards_and_another_hash_method_with_the_same_
     assert!(restored.contains("3999 documents"), "{restored}");
     assert_eq!(digest(&three_address), before);
     assert_eq!(three.run(["index", "list"]).expect(0), indexes);
+    assert_eq!(settings(&three), settings(&cluster));
     // As after an interruption: what is there already comes to the same.
     backups.restore(&three_address, &["--overwrite"]).expect(0);
     assert_eq!(digest(&three_address), before);
+
+    // As after one that was cut off before its end: the index is there, without its limits.
+    three.run(["index", "drop", "bounded"]).expect(0);
+    three.run(["write", "bounded", "bounded3", "3", "--force"]).expect(0);
+    backups.restore(&three_address, &["--overwrite", "--index", "bounded"]).expect(0);
+    assert_eq!(digest(&three_address), before);
+    assert_eq!(settings(&three), settings(&cluster));
+    // What somebody has set stays.
+    three.run(["index", "set", "bounded", "--max-documents", "90000"]).expect(0);
+    let restored = backups.restore(&three_address, &["--overwrite", "--index", "bounded"]);
+    assert!(restored.stderr.contains("keeps its settings"), "{restored:?}");
+    restored.expect(0);
+    assert_eq!(settings(&three)["bounded"]["max_documents"], json!(90_000));
 
     // A backup of the one and restored into the other, by way of a shard with an odd name.
     let other = Other::start();
@@ -346,7 +371,12 @@ fn a_second_backup_shares_what_has_not_changed() {
     let path =
         backups.path().join(first["backup"].as_str().unwrap()).join("shard0/log/0000000001.log");
     flip(&path, 20_000_000);
-    let third = backups.take(&cluster);
+    let options = ["--share", "100", "--keep-log", "1GiB"];
+    let ran = run(&mut backups.command(&cluster, &options), "");
+    assert!(ran.stderr.contains("no moment between"), "{ran:?}");
+    assert!(ran.stderr.contains("has not everything since"), "{ran:?}");
+    let third: Value = serde_json::from_str(&ran.expect(0)).unwrap();
+    assert_eq!((&second["follows"], third.get("follows")), (&first["backup"], None));
     assert_ne!(segment(&third).ino(), segment(&first).ino());
     let third_alone = |third: &Value| {
         let id = third["backup"].as_str().unwrap();
@@ -575,6 +605,109 @@ fn a_moment_between_two_backups_is_restored_to_the_operation() {
         assert!(refused.stderr.contains("--keep-log"), "{refused:?}");
         refused.expect(3);
     }
+}
+
+/// Where the log was not kept all the time, batches have no times: a moment would come to another state
+/// than that which there was, and say nothing.
+#[test]
+fn a_moment_is_refused_where_the_log_was_not_kept_all_the_time() {
+    let cluster = Cluster::start();
+    let other = Cluster::start_with(["--port", "0", "--shards", "1"]);
+    let other_address = other.address.to_string();
+    let backups = Backups::new();
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(3));
+    let write = |key: &str| -> u64 {
+        cluster.run(["write", "load", key, "1", "--force"]).expect(0);
+        pause();
+        let written = milliseconds();
+        pause();
+        written
+    };
+    let keeping = || {
+        let options = ["--share", "100", "--keep-log", "1GiB"];
+        let ran = run(&mut backups.command(&cluster, &options), "");
+        serde_json::from_str::<Value>(&ran.expect(0)).unwrap()
+    };
+    let restore = |moment: u64| backups.restore(&other_address, &["--at", &show(moment)]);
+    let refused = |moment: u64| {
+        let ran = restore(moment);
+        assert!(ran.stderr.contains("--keep-log"), "{ran:?}");
+        ran.expect(3);
+    };
+    write("zero");
+    let first = backups.take(&cluster);
+    let before_it_is_kept = write("one");
+    write("two");
+    let second = keeping();
+    // Nothing of the log is gone: yet when what was written is not in it.
+    assert_eq!(second["follows"], first["backup"]);
+    refused(before_it_is_kept);
+
+    let kept = write("three");
+    write("four");
+    assert_eq!(keeping()["follows"], second["backup"]);
+    refused(before_it_is_kept);
+    restore(kept).expect(0);
+    let keys = other.run(["keys", "load"]).expect(0);
+    let keys: BTreeSet<&str> = keys.lines().collect();
+    assert_eq!(keys, BTreeSet::from(["zero", "one", "two", "three"]));
+
+    // It ends, and begins anew: there are times only of the end.
+    run(&mut backups.command(&cluster, &["--share", "100", "--keep-log", "0"]), "").expect(0);
+    let in_the_gap = write("five");
+    keeping();
+    refused(in_the_gap);
+    let kept = write("six");
+    keeping();
+    other.run(["index", "drop", "load"]).expect(0);
+    restore(kept).expect(0);
+    assert_eq!(other.run(["keys", "load"]).expect(0).lines().count(), 7);
+}
+
+/// An older backup never passes for the newest, nor files of an older one for those of a newer one.
+#[test]
+fn an_older_state_is_not_restored_in_place_of_the_newest() {
+    let cluster = Cluster::start();
+    fill(&cluster, 60);
+    let backups = Backups::new();
+    let older = backups.take(&cluster);
+    let rows: String = (0..40).map(|i| format!("new{i}|1\n")).collect();
+    cluster.feed(["write", "mortal"], rows).expect(0);
+    let taken = run(&mut backups.command(&cluster, &["--full", "--share", "100"]), "").expect(0);
+    let newer: Value = serde_json::from_str(&taken).unwrap();
+    let other = Cluster::start_with(["--port", "0", "--shards", "1"]);
+    let other_address = other.address.to_string();
+    let dir = |backup: &Value| backups.path().join(backup["backup"].as_str().unwrap());
+
+    // The newest has lost what makes it a backup.
+    let (there, away) = (dir(&newer).join("BACKUP.json"), backups.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    let refused = backups.restore(&other_address, &[]);
+    assert!(refused.stderr.contains("Name the backup"), "{refused:?}");
+    refused.expect(1);
+    let ran = backups.verify();
+    assert!(ran.stdout.contains("no fault found") && ran.stderr.contains("no BACKUP.json"));
+    ran.expect(1);
+    backups.restore(&other_address, &[older["backup"].as_str().unwrap()]).expect(0);
+    for index in ["bounded", "mortal", "empty"] {
+        other.run(["index", "drop", index]).expect(0);
+    }
+    // Nor does the next backup take that away.
+    let mut command = backups.command(&cluster, &["--share", "100"]);
+    let ran = run(&mut command, "");
+    assert!(ran.stderr.contains("left alone"), "{ran:?}");
+    let next: Value = serde_json::from_str(&ran.expect(0)).unwrap();
+    fs::remove_dir_all(dir(&next)).unwrap();
+    fs::rename(&away, &there).unwrap();
+    backups.verify().expect(0);
+
+    // A shard's log is read up to the cut of the older one: whole in itself.
+    let [from, to] = [&older, &newer].map(|backup| dir(backup).join("shard0/MANIFEST"));
+    fs::copy(from, to).unwrap();
+    let refused = backups.restore(&other_address, &[]);
+    assert!(refused.stderr.contains("is not what BACKUP.json says"), "{refused:?}");
+    refused.expect(1);
+    assert_eq!(digest(&other_address)["documents"], json!(0));
 }
 
 /// A time as people write it.

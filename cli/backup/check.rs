@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use sherd_engine::verify::{Fault, Moment, check_backup, file_sum};
+use sherd_engine::verify::{Fault, Moment, ShardContents, check_backup, file_sum};
 
 use super::directory::Directory;
 use super::file::{Backup, FileSum, ShardBackup, Sums, hex, parse_sums};
@@ -100,10 +100,7 @@ fn check_shard(
         }
     }
     if found.is_empty() {
-        let of_index = |id| contents.indexes.get(&id).map(|it| it.sums).unwrap_or_default();
-        let same = shard.indexes.iter().all(|it| of_index(it.id) == parse_sums(&it.sums));
-        let identity = hex(contents.identity);
-        if !same || contents.lsn != shard.lsn || identity != shard.identity {
+        if !is_said(shard, &contents) {
             found.push(Fault {
                 file: dir.join(super::file::FILE),
                 offset: Some(0),
@@ -118,8 +115,16 @@ fn check_shard(
     Ok(contents.records)
 }
 
+/// Whether the files of a shard come to what is said of it.
+pub(super) fn is_said(shard: &ShardBackup, contents: &ShardContents) -> bool {
+    let of_index = |id| contents.indexes.get(&id).map(|it| it.sums).unwrap_or_default();
+    shard.indexes.iter().all(|it| of_index(it.id) == parse_sums(&it.sums))
+        && contents.lsn == shard.lsn
+        && hex(contents.identity) == shard.identity
+}
+
 /// Checks that what happened since an earlier backup leads to this one.
-fn check_history(
+pub(super) fn check_history(
     shard: &ShardBackup,
     dir: &Path,
     (base, base_dir): (&ShardBackup, &Path),

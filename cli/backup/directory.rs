@@ -1,16 +1,19 @@
 //! The directory that holds backups.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sherd_engine::verify::Fault;
 
-use super::file::{Backup, FILE, sync_dir};
+use super::file::{Backup, FILE, UNFINISHED, sync_dir};
 use crate::error::Error;
 use crate::output::say;
 
 const LOCK_FILE: &str = "LOCK";
+
+/// What marks a backup that is not finished, while it is written: in the directory of backups.
+const NEW_UNFINISHED: &str = "UNFINISHED.new";
 
 /// What a directory of a backup is called, by its length: `20261126T081530Z`, and `-2` and so on behind
 /// where there are more of a second.
@@ -33,6 +36,15 @@ pub(crate) struct Held {
     pub(crate) unfinished: Vec<String>,
 }
 
+impl Held {
+    /// The newest that is not finished, or not any more, if it comes after all backups: the last of these is
+    /// not what was backed up last.
+    pub(crate) fn unfinished_after_all(&self) -> Option<&str> {
+        let last = self.backups.last().map(|backup| order(&backup.id));
+        self.unfinished.last().map(String::as_str).filter(|id| Some(order(id)) > last)
+    }
+}
+
 impl Directory {
     pub(crate) fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
@@ -48,15 +60,8 @@ impl Directory {
     /// # Errors
     /// When it cannot be listed.
     pub(crate) fn held(&self) -> Result<Held, Error> {
-        let failed = || Error::file("list", &self.path);
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(failed())? {
-            let name = entry.map_err(failed())?.file_name();
-            ids.extend(name.to_str().filter(|name| is_id(name)).map(str::to_owned));
-        }
-        ids.sort_unstable_by_key(|id| order(id));
         let mut held = Held::default();
-        for id in ids {
+        for id in self.ids()? {
             match Backup::read(&self.of(&id)) {
                 Ok(Some(backup)) if backup.id == id => held.backups.push(backup),
                 Ok(Some(backup)) => held.faults.push(Fault {
@@ -69,6 +74,23 @@ impl Directory {
             }
         }
         Ok(held)
+    }
+
+    /// What is called like a backup, oldest first.
+    fn ids(&self) -> Result<Vec<String>, Error> {
+        let failed = || Error::file("list", &self.path);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(failed())? {
+            let name = entry.map_err(failed())?.file_name();
+            ids.extend(name.to_str().filter(|name| is_id(name)).map(str::to_owned));
+        }
+        ids.sort_unstable_by_key(|id| order(id));
+        Ok(ids)
+    }
+
+    /// Whether what is not finished was begun by a backup.
+    pub(crate) fn is_begun(&self, id: &str) -> bool {
+        self.of(id).join(UNFINISHED).exists()
     }
 
     /// Makes it where it is missing, and keeps others from taking a backup into it.
@@ -90,19 +112,46 @@ impl Directory {
         }
     }
 
-    /// Removes what backups left that did not come to their end. Only under the lock.
-    pub(super) fn remove_unfinished(&self, held: &Held) -> Result<(), Error> {
+    /// Removes what backups of a cluster left that did not come to their end, and nothing else: a directory
+    /// may be called like a backup, or be one that has lost what makes it one. Only under the lock.
+    pub(super) fn remove_unfinished(&self, held: &Held, cluster: &str) -> Result<(), Error> {
         for id in &held.unfinished {
-            say!("backup {id} was not finished: its files are removed");
-            self.remove(id)?;
+            let path = self.of(id);
+            if fs::read(path.join(UNFINISHED)).is_ok_and(|begun| begun == cluster.as_bytes()) {
+                say!("backup {id} was not finished: its files are removed");
+                self.remove(id)?;
+            } else if fs::remove_dir(&path).is_err() {
+                say!(
+                    "{} is no backup, and none of this cluster that was not finished: it is left alone; \
+                     delete it unless it is of use",
+                    path.display()
+                );
+            }
+        }
+        // Of those that were killed between their last two steps.
+        for backup in &held.backups {
+            self.finish(&backup.id)?;
         }
         Ok(())
     }
 
-    /// Removes a backup that is not finished.
+    /// Removes a backup that is not finished. What says so goes last, so that one who is killed meanwhile
+    /// leaves nothing that nobody may remove.
     pub(super) fn remove(&self, id: &str) -> Result<(), Error> {
         let path = self.of(id);
-        match fs::remove_dir_all(&path) {
+        let remove = || {
+            for entry in fs::read_dir(&path)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(entry.path())?;
+                } else if entry.file_name() != UNFINISHED {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            sync_dir(&path)?;
+            fs::remove_dir_all(&path)
+        };
+        match remove() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::file("remove", path)(error))
             }
@@ -110,19 +159,54 @@ impl Directory {
         }
     }
 
-    /// Makes the directory of a new backup, and names it after a time. Only under the lock.
-    pub(super) fn begin(&self, milliseconds: u64) -> Result<String, Error> {
+    /// The name of a backup of that time. It comes after all that there are: the last one is the newest.
+    ///
+    /// # Errors
+    /// When there is one of a later time.
+    pub(super) fn new_id(&self, milliseconds: u64) -> Result<String, Error> {
         let time = id_of(milliseconds);
-        for number in 1.. {
-            let id = if number == 1 { time.clone() } else { format!("{time}-{number}") };
-            let path = self.of(&id);
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(id),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(Error::file("make", path)(error)),
+        let Some(newest) = self.ids()?.pop() else { return Ok(time) };
+        let (of_newest, number) = order(&newest);
+        if of_newest > time {
+            return Err(Error::Failed(format!(
+                "the clock of this machine shows {time}, and there is {} already, which would pass for \
+                 the newer one: put the clock right, or use another directory",
+                self.of(&newest).display()
+            )));
+        }
+        let is_new = of_newest < time;
+        Ok(if is_new { time } else { format!("{time}-{}", number.saturating_add(1)) })
+    }
+
+    /// Makes the directory of a new backup of a cluster, and names it after a time. Only under the lock.
+    pub(super) fn begin(&self, milliseconds: u64, cluster: &str) -> Result<String, Error> {
+        let id = self.new_id(milliseconds)?;
+        let path = self.of(&id);
+        fs::create_dir(&path).map_err(Error::file("make", &path))?;
+        self.mark(&path, cluster).map_err(Error::file("begin", path))?;
+        Ok(id)
+    }
+
+    /// Says of an empty directory that it is a backup to be, durably, before there is anything in it.
+    fn mark(&self, path: &Path, cluster: &str) -> io::Result<()> {
+        let temporary = self.path.join(NEW_UNFINISHED);
+        let mut file = File::create(&temporary)?;
+        file.write_all(cluster.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path.join(UNFINISHED))?;
+        sync_dir(path)?;
+        sync_dir(&self.path)
+    }
+
+    /// Says no more of a backup that it is not finished: it has what makes it one.
+    pub(super) fn finish(&self, id: &str) -> Result<(), Error> {
+        let path = self.of(id).join(UNFINISHED);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => {
+                removed.and_then(|()| sync_dir(&self.of(id))).map_err(Error::file("remove", path))
             }
         }
-        Err(Error::Failed("too many backups of one second".to_owned()))
     }
 
     /// Makes the names of its backups durable.
@@ -161,6 +245,48 @@ fn order(id: &str) -> (String, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_backup_of_this_cluster_has_begun_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path());
+        let begun = directory.begin(1_795_680_930_123, "mine").unwrap();
+        fs::create_dir(directory.of(&begun).join("shard0")).unwrap();
+        fs::write(directory.of(&begun).join("shard0/MANIFEST"), "").unwrap();
+        let of_another = directory.begin(1_795_680_931_123, "another").unwrap();
+        let empty = "20261126T081532Z";
+        fs::create_dir(directory.of(empty)).unwrap();
+        let photographs = "20261126T081533Z";
+        fs::create_dir(directory.of(photographs)).unwrap();
+        fs::write(directory.of(photographs).join("1.jpg"), "").unwrap();
+        let held = directory.held().unwrap();
+        assert_eq!(held.unfinished, [begun.as_str(), of_another.as_str(), empty, photographs]);
+        directory.remove_unfinished(&held, "mine").unwrap();
+        assert_eq!(directory.held().unwrap().unfinished, [of_another.as_str(), photographs]);
+        assert!(directory.of(photographs).join("1.jpg").is_file());
+        directory.finish(&of_another).unwrap();
+        assert_eq!(fs::read_dir(directory.of(&of_another)).unwrap().count(), 0);
+        directory.finish(&of_another).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_new_backup_comes_after_all_others() {
+        const TIME: u64 = 1_795_680_930_123;
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path());
+        let ids = [(TIME, ""), (TIME + 500, "-2"), (TIME + 1000, "")];
+        for (time, number) in ids {
+            assert_eq!(directory.begin(time, "mine").unwrap(), id_of(time) + number);
+        }
+        let refused = directory.begin(TIME, "mine").unwrap_err();
+        assert!(refused.to_string().contains("20261126T081531Z"), "{refused}");
+        // The number of one that was deleted does not come again.
+        for id in ["20261126T081530Z", "20261126T081531Z"] {
+            fs::remove_dir_all(directory.of(id)).unwrap();
+        }
+        assert_eq!(directory.begin(TIME, "mine").unwrap(), "20261126T081530Z-3");
+    }
 
     #[test]
     fn ids_are_times_and_come_in_their_order() {

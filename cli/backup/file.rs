@@ -21,6 +21,9 @@ const FORMAT_VERSION: u32 = 1;
 /// The file that makes a directory a backup.
 pub(super) const FILE: &str = "BACKUP.json";
 
+/// The file that says which cluster's backup is to be in a directory, until it is there.
+pub(super) const UNFINISHED: &str = "UNFINISHED";
+
 /// The file while it is written.
 const TEMPORARY_FILE: &str = "BACKUP.json.new";
 
@@ -64,6 +67,12 @@ pub(crate) struct ShardBackup {
     pub(crate) identity: String,
     /// The last LSN that is in it.
     pub(crate) lsn: u64,
+    /// The shard's clock at the cut, in milliseconds since 1970; `None` in backups of before it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) clock: Option<u64>,
+    /// Each batch of a higher LSN says when it was written. Left out where none does, or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timed_after: Option<u64>,
     /// What it owned, in ring order.
     pub(crate) ranges: Vec<Range>,
     /// What each index of the catalogue had there.
@@ -160,6 +169,12 @@ impl ShardBackup {
     /// Where its manifest is.
     pub(super) fn manifest_path(&self, path: &Path) -> PathBuf {
         path.join(&self.dir).join(MANIFEST)
+    }
+
+    /// Whether all that was written since the backup that it follows says when.
+    pub(crate) fn is_timed(&self) -> bool {
+        let follows = self.follows.as_ref().zip(self.timed_after);
+        follows.is_some_and(|(before, timed_after)| timed_after <= before.lsn)
     }
 
     /// What the engine reads of it.
@@ -265,6 +280,21 @@ impl Backup {
         let first = &all.next()??.backup;
         let is_first = |it: Option<&Follows>| it.is_some_and(|it| it.backup == *first);
         all.all(is_first).then_some(first)
+    }
+
+    /// Whether all that was written since the backup that it follows says when, at every shard.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.shards.iter().all(ShardBackup::is_timed)
+    }
+
+    /// When the first and when the last shard was cut, by the clock of each; by that of who took it where
+    /// these are not known. All shards have what was written by a time before the one, none has what was
+    /// written later than the other.
+    pub(crate) fn cut_between(&self) -> (u64, u64) {
+        let clocks: Option<Vec<u64>> = self.shards.iter().map(|shard| shard.clock).collect();
+        let clocks = clocks.unwrap_or_default();
+        let first = clocks.iter().copied().min().unwrap_or(self.cut_from);
+        (first, clocks.iter().copied().max().unwrap_or(self.cut_until))
     }
 
     /// What it has of a data directory.

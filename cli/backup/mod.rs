@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! DIR/LOCK                                   held while a backup is taken
+//! DIR/20261126T081530Z/UNFINISHED            the cluster's id, until BACKUP.json is there
 //! DIR/20261126T081530Z/BACKUP.json           written last: a directory without it is no backup
 //! DIR/20261126T081530Z/shard0/MANIFEST
 //! DIR/20261126T081530Z/shard0/log/0000000001.log

@@ -27,6 +27,7 @@ pub(crate) fn sources(directory: &Directory, backup: &Backup) -> (Vec<Source>, V
         name: shard.name.clone(),
         files: shard.files(&dir),
         at: Moment::Cut,
+        said: shard.clone(),
     };
     (backup.shards.iter().map(source).collect(), backup.indexes.clone())
 }
@@ -53,7 +54,7 @@ pub(crate) fn sources_at<'a>(
             At::Lsns(lsns) => Moment::Lsn(lsns.get(&shard.name).copied().unwrap_or(shard.lsn)),
         };
         let files = shard.files_since(&dir, before, &base_dir);
-        sources.push(Source { name: shard.name.clone(), files, at });
+        sources.push(Source { name: shard.name.clone(), files, at, said: shard.clone() });
     }
     let mut indexes = later.indexes.clone();
     let of_base = base.indexes.iter();
@@ -65,18 +66,21 @@ pub(crate) fn sources_at<'a>(
 fn find<'a>(backups: &'a [Backup], at: &At) -> Result<(&'a Backup, &'a Backup), Error> {
     let later = match at {
         At::Time(time) => {
-            // A shard was cut somewhere between: before it or after it is not known.
-            if let Some(backup) =
-                backups.iter().find(|it| (it.cut_from..=it.cut_until).contains(time))
-            {
+            // Of some shards it has what was written then, and of others not all.
+            let is_within = |backup: &&Backup| {
+                let (first, last) = backup.cut_between();
+                (first..last).contains(time)
+            };
+            if let Some(backup) = backups.iter().find(is_within) {
+                let (first, last) = backup.cut_between();
                 return Err(Error::Failed(format!(
-                    "backup {} was cut just then: restore it, or a moment before {} or after {}",
+                    "backup {} was cut just then: restore it, or a moment before {} or from {} on",
                     backup.id,
-                    show_milliseconds(backup.cut_from),
-                    show_milliseconds(backup.cut_until)
+                    show_milliseconds(first),
+                    show_milliseconds(last)
                 )));
             }
-            backups.iter().find(|backup| backup.cut_from > *time)
+            backups.iter().find(|backup| backup.cut_between().0 > *time)
         }
         At::Lsns(lsns) => {
             let names = |backup: &Backup| -> Vec<String> {
@@ -104,13 +108,110 @@ fn find<'a>(backups: &'a [Backup], at: &At) -> Result<(&'a Backup, &'a Backup), 
         nothing(&format!("backup {} has not all that happened before it", later.id))
     })?;
     match at {
-        At::Time(time) if *time < base.cut_until => {
+        At::Time(time) if *time < base.cut_between().1 => {
             Err(nothing(&format!("backup {} has what happened since {} only", later.id, base.id)))
         }
-        _ => Ok((base, later)),
+        // Without times the first batch that has one would be taken for all that comes before it.
+        At::Time(_) => match later.shards.iter().find(|shard| !shard.is_timed()) {
+            Some(shard) => Err(Error::DoesNotHold(format!(
+                "shard {} did not note all the time between {} and {} when it wrote what: no moment \
+                 between them can be told by its time, by --at-lsn it can. `sherd backup --keep-log SIZE` \
+                 has the times noted from that backup on",
+                shard.name, base.id, later.id
+            ))),
+            None => Ok((base, later)),
+        },
+        At::Lsns(_) => Ok((base, later)),
     }
 }
 
 fn show_milliseconds(time: u64) -> String {
     format!("{}.{:03}", show_time(time), time % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_protocol::{HashMethod, RangeMap};
+
+    use super::super::file::{FileSum, Follows, Sums};
+    use super::*;
+
+    /// A backup of shards, each with its LSN, its clock at the cut, and since when it has times, that was
+    /// taken by somebody whose clock shows quite another time.
+    fn backup(
+        id: &str,
+        follows: Option<&Backup>,
+        shards: &[(u64, Option<u64>, Option<u64>)],
+    ) -> Backup {
+        let shard = |(place, &(lsn, clock, timed_after)): (usize, &(u64, _, _))| ShardBackup {
+            name: format!("shard{place}"),
+            dir: format!("shard{place}"),
+            identity: place.to_string(),
+            lsn,
+            clock,
+            timed_after,
+            ranges: Vec::new(),
+            indexes: Vec::new(),
+            manifest: FileSum { length: 0, sum: String::new() },
+            segments: Vec::new(),
+            follows: follows.map(|before| Follows {
+                backup: before.id.clone(),
+                lsn: before.shards[place].lsn,
+                segment: 1,
+            }),
+        };
+        Backup {
+            id: id.to_owned(),
+            cut_from: 500_000,
+            cut_until: 500_001,
+            sherd: String::new(),
+            map: RangeMap {
+                cluster: "mine".to_owned(),
+                epoch: 1,
+                hash_method: HashMethod::Md5,
+                shards: Vec::new(),
+                ranges: Vec::new(),
+            },
+            indexes: Vec::new(),
+            total: Sums::default(),
+            shards: shards.iter().enumerate().map(shard).collect(),
+            builds_on: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_time_lies_between_two_cuts_by_the_clocks_of_the_shards() {
+        let first = backup("first", None, &[(10, Some(1000), None), (20, Some(1005), Some(20))]);
+        let second = [(30, Some(2007), Some(10)), (40, Some(2000), Some(15))];
+        let second = backup("second", Some(&first), &second);
+        let third = [(50, Some(3000), Some(31)), (60, Some(3000), Some(15))];
+        let third = backup("third", Some(&second), &third);
+        let backups = [first, second, third];
+        let found = |time| find(&backups, &At::Time(time));
+        let why = |time| found(time).map(drop).unwrap_err().to_string();
+        for time in [1005, 1006, 1999] {
+            let (base, later) = found(time).unwrap();
+            assert_eq!((&*base.id, &*later.id), ("first", "second"), "at {time}");
+        }
+        for time in [1000, 1004, 2000, 2006] {
+            assert!(why(time).contains("cut just then"), "at {time}: {}", why(time));
+        }
+        for time in [999, 3000, 500_000] {
+            assert!(why(time).contains("--keep-log"), "at {time}: {}", why(time));
+        }
+        // One shard has no times of the first batch since.
+        assert!(why(2500).contains("shard0 did not note"), "{}", why(2500));
+        let lsns = [("shard0".to_owned(), 45), ("shard1".to_owned(), 55)];
+        assert_eq!(find(&backups, &At::Lsns(lsns.into())).unwrap().1.id, "third");
+    }
+
+    /// Of early versions it is not known when anything was written.
+    #[test]
+    fn a_time_is_refused_where_the_backups_say_nothing_of_times() {
+        let first = backup("first", None, &[(10, None, None)]);
+        let mut second = backup("second", Some(&first), &[(30, None, None)]);
+        (second.cut_from, second.cut_until) = (600_000, 600_001);
+        let why = find(&[first, second], &At::Time(550_000)).map(drop).unwrap_err().to_string();
+        assert!(why.contains("--keep-log"), "{why}");
+    }
 }

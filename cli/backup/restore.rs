@@ -18,6 +18,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::check::is_said;
+use super::file::{ShardBackup, hex};
 use super::take::now;
 use crate::command::blocking;
 use crate::error::Error;
@@ -43,6 +45,8 @@ pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) files: ShardFiles,
     pub(crate) at: Moment,
+    /// What the backup says of it.
+    pub(crate) said: ShardBackup,
 }
 
 /// What is to be restored.
@@ -127,8 +131,9 @@ impl Restore {
             catalogue(&checked, &indexes, is_cut, &only)
         })
         .await?;
-        let there: BTreeSet<String> =
-            client.indexes().await?.into_iter().map(|index| index.name).collect();
+        let there = client.indexes().await?;
+        let there: BTreeMap<String, IndexSettings> =
+            there.into_iter().map(|index| (index.name, index.settings)).collect();
         let contents = client.contents().await?;
         for index in &self.indexes {
             let documents = contents.get(&index.name).map_or(0, |contents| contents.documents);
@@ -141,18 +146,26 @@ impl Restore {
                 )));
             }
         }
-        for index in self.indexes.iter().filter(|index| !there.contains(&index.name)) {
-            // Its limits come last: a shard's share of them may be less than what it is to hold of the
-            // backup, and nothing may be evicted before the digests are compared.
-            let settings = IndexSettings { ttl: index.settings.ttl, ..IndexSettings::default() };
-            client.create_index_with(&index.name, settings).await?;
+        for index in self.indexes.iter().filter(|index| !there.contains_key(&index.name)) {
+            client.create_index_with(&index.name, without_limits(index)).await?;
         }
         let (restored, expected) = self.copy(client).await?;
         for (index, expected) in &expected {
             prove(client, index, expected).await?;
         }
-        for index in self.indexes.iter().filter(|index| !there.contains(&index.name)) {
-            set_limits(client, index).await?;
+        for index in &self.indexes {
+            let found = there.get(&index.name);
+            // One that a restore made that was interrupted, and is gone on with.
+            let is_ours = |found: &IndexSettings| self.overwrite && *found == without_limits(index);
+            if found.is_none_or(is_ours) {
+                set_limits(client, index).await?;
+            } else if found.is_some_and(|found| *found != index.settings) {
+                say!(
+                    "index {:?} was there and keeps its settings, which are not those of the backup: see \
+                     `sherd index set`",
+                    index.name
+                );
+            }
         }
         Ok(restored)
     }
@@ -226,6 +239,24 @@ fn check(source: &Source) -> Result<ShardContents, Error> {
         return Err(Error::Failed(format!(
             "{fault}: nothing is restored, for the backup of shard {name} is damaged; `sherd backup \
              verify` tells all that is wrong with it"
+        )));
+    }
+    let is_said = match source.at {
+        Moment::Cut => is_said(&source.said, &contents),
+        // Of another moment nothing else is said.
+        Moment::Lsn(_) | Moment::Time(_) => hex(contents.identity) == source.said.identity,
+    };
+    if !is_said {
+        return Err(Error::Failed(format!(
+            "{}: what was backed up of shard {name} is not what BACKUP.json says of it: nothing is \
+             restored, for these are the files of another backup or of another shard",
+            source.files.manifest.display()
+        )));
+    }
+    if contents.is_ambiguous {
+        return Err(Error::Failed(format!(
+            "the clock of shard {name} was put back over a restart, and that time came twice: choose another one, or a \
+             state by --at-lsn"
         )));
     }
     Ok(contents)
@@ -310,7 +341,7 @@ fn read(
 ) -> Result<(Restored, BTreeMap<String, Expected>), Error> {
     let mut restored = Restored::default();
     let mut expected: BTreeMap<String, Expected> = BTreeMap::new();
-    for Source { name, files, at } in sources {
+    for Source { name, files, at, .. } in sources {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut visit = |found: BackedUp<'_>| -> Result<(), Stopped> {
             if !wanted.contains(&found.id) {
@@ -424,6 +455,12 @@ async fn prove(client: &Client, index: &str, expected: &Expected) -> Result<(), 
         }
         sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// What an index is made with. Its limits come last: a shard's share of them may be less than what it is to
+/// hold of the backup, and nothing may be evicted before the digests are compared.
+fn without_limits(index: &Index) -> IndexSettings {
+    IndexSettings { ttl: index.settings.ttl, ..IndexSettings::default() }
 }
 
 /// Sets the limits and the policy that an index had.

@@ -12,7 +12,9 @@ use sherd_client::{Client, ClusterCut, Cut, CutSegment, FetchPiece, KeepLog};
 use sherd_engine::verify::{Fault, Moment, check_backup, file_sum};
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
+use super::check::check_history;
 use super::directory::Directory;
 use super::file::{
     Backup, FileSum, Follows, IndexSums, LOG_DIR, MANIFEST, SegmentBackup, ShardBackup, Sums, hex,
@@ -64,13 +66,21 @@ struct Earlier {
 /// last.
 type EarlierSegments = HashMap<(String, u32), Vec<Earlier>>;
 
+/// The newest backup of a data directory.
+struct Previous {
+    follows: Follows,
+    shard: ShardBackup,
+    /// Of the backup.
+    dir: PathBuf,
+}
+
 /// What the tasks of the shards share.
 struct Job {
     client: Client,
     pace: Pace,
     earlier: EarlierSegments,
     /// The newest backup of each data directory, by its identity.
-    previous: HashMap<String, Follows>,
+    previous: HashMap<String, Previous>,
     /// Of the backup.
     dir: PathBuf,
     fetched: AtomicU64,
@@ -87,11 +97,11 @@ pub(crate) async fn take(
 ) -> Result<Taken, Error> {
     let _lock = directory.lock()?;
     let held = directory.held()?;
-    directory.remove_unfinished(&held)?;
+    let cluster = client.known_map().cluster;
+    directory.remove_unfinished(&held, &cluster)?;
     for fault in &held.faults {
         say!("{fault}; nothing is shared with that backup");
     }
-    let cluster = client.known_map().cluster;
     if let Some(other) = held.backups.iter().find(|backup| backup.map.cluster != cluster) {
         return Err(Error::Failed(format!(
             "{} has backups of another cluster, {}; use a directory for each cluster",
@@ -100,14 +110,16 @@ pub(crate) async fn take(
         )));
     }
     let cut_from = now();
+    // Here already, before anything is asked of the shards.
+    directory.new_id(cut_from)?;
     let cut = client.cut(keep_log).await?;
     let cut_until = now();
-    let id = directory.begin(cut_until)?;
+    let id = directory.begin(cut_until, &cluster)?;
     let job = Arc::new(Job {
         client: client.clone(),
         pace,
         earlier: if full { HashMap::new() } else { earlier_segments(directory, &held.backups) },
-        previous: previous_cuts(&held.backups),
+        previous: previous_cuts(directory, &held.backups),
         dir: directory.of(&id),
         fetched: AtomicU64::new(0),
     });
@@ -118,12 +130,24 @@ pub(crate) async fn take(
         // Everything that it names is durable, and so are the names.
         backup.write(&job.dir)?;
         directory.sync()?;
+        // Where this fails, the next backup does it.
+        _ = directory.finish(&id);
         Ok(backup)
     });
     match finished {
         Ok(backup) => {
             if let Some(bytes) = keep_log {
                 keep(client, &backup, bytes).await?;
+            }
+            let last = held.backups.last().filter(|_| keep_log.is_some_and(|bytes| bytes > 0));
+            if let Some(last) = last.filter(|_| backup.follows().is_none()) {
+                say!(
+                    "{id} has not everything since {}, and no moment between the two can be restored: a \
+                     shard was not told to keep its log since then, would have had to keep more than it \
+                     may, is new or has another data directory, or was backed up into another directory \
+                     meanwhile; its log says if it gave up",
+                    last.id
+                );
             }
             Ok(Taken { backup, fetched: job.fetched.load(Ordering::Relaxed) })
         }
@@ -193,15 +217,17 @@ impl Job {
                 }
             }
         }
-        let dir = self.dir.clone();
+        let job = Arc::clone(self);
         let catalogue: Vec<u32> = indexes.iter().map(|index| index.id).collect();
         let shards = blocking(move || {
+            let dir = &job.dir;
             let prove = |(mut shard, cut): (ShardBackup, Cut)| {
-                shard.indexes = prove(&dir, &shard, &cut, &catalogue)?;
+                shard.indexes = prove(dir, &shard, &cut, &catalogue)?;
+                job.prove_history(&mut shard);
                 Ok(shard)
             };
             let shards: Result<Vec<_>, Error> = brought.into_values().map(prove).collect();
-            sync_dir(&dir).map_err(Error::file("sync", &dir))?;
+            sync_dir(dir).map_err(Error::file("sync", dir))?;
             shards
         });
         let shards = shards.await?;
@@ -228,6 +254,27 @@ impl Job {
         })
     }
 
+    /// Reads what a shard did since the backup before, from that one on: it must lead to this one. Where it
+    /// does not, the backup is whole, and follows none.
+    fn prove_history(&self, shard: &mut ShardBackup) {
+        let Some(before) = &shard.follows else { return };
+        let Some(previous) = self.previous.get(&shard.identity) else { return };
+        let mut first = None;
+        let base = (&previous.shard, previous.dir.as_path());
+        let checked = check_history(shard, &self.dir, base, &mut |fault| {
+            first.get_or_insert(fault);
+        });
+        let fault = checked.err().map(|error| error.to_string());
+        if let Some(fault) = fault.or(first.map(|fault| fault.to_string())) {
+            say!(
+                "no moment between {} and this backup can be restored of shard {}: {fault}",
+                before.backup,
+                shard.name
+            );
+            shard.follows = None;
+        }
+    }
+
     /// Brings the files of a shard.
     async fn shard(&self, name: &str, dir: &str, cut: &Cut) -> Result<ShardBackup, Error> {
         let path = self.dir.join(dir);
@@ -246,7 +293,8 @@ impl Job {
         });
         let manifest = manifest.await?;
         // What the manifest does not name has nothing but history, which is worth having if it is whole.
-        let follows = self.previous.get(&cut.identity).filter(|it| is_whole_since(cut, it));
+        let previous = self.previous.get(&cut.identity).map(|previous| &previous.follows);
+        let follows = previous.filter(|it| is_whole_since(cut, it));
         let is_history = |number| follows.is_some_and(|follows| number >= follows.segment);
         let mut segments = Vec::new();
         for segment in cut.segments.iter().filter(|it| it.named || is_history(it.number)) {
@@ -260,6 +308,8 @@ impl Job {
             dir: dir.to_owned(),
             identity: cut.identity.clone(),
             lsn: cut.lsn,
+            clock: Some(cut.clock),
+            timed_after: cut.timed_after,
             ranges: cut.ranges.clone(),
             indexes: Vec::new(),
             manifest,
@@ -317,7 +367,7 @@ impl Job {
         }
         let begun = Instant::now();
         let sum = self.client.sum_segment(shard, cut.id, number).await?.to_string();
-        self.pace.rest(begun.elapsed(), length).await;
+        self.rest((shard, cut.id, number), begun.elapsed(), length).await?;
         for earlier in alike.into_iter().rev().filter(|earlier| earlier.file.sum == sum) {
             let (from, to) = (earlier.path.clone(), path.to_owned());
             let wanted = earlier.file.clone();
@@ -331,6 +381,23 @@ impl Job {
             say!("{} cannot be shared: it is fetched anew", earlier.path.display());
         }
         Ok(None)
+    }
+
+    /// Rests after something was asked of a segment of a shard's cut, which is held on.
+    async fn rest(
+        &self,
+        (shard, id, segment): (&str, u64, u32),
+        took: Duration,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        for (i, slice) in self.pace.rest(took, bytes).enumerate() {
+            if i > 0 {
+                let nothing = FetchPiece { id, segment, offset: 0, length: 0 };
+                self.client.fetch_piece(shard, nothing).await?;
+            }
+            sleep(slice).await;
+        }
+        Ok(())
     }
 
     /// Fetches a segment into a file, piece by piece, durably.
@@ -368,7 +435,7 @@ impl Job {
                 file.sync_data().await.map_err(failed())?;
                 synced = offset;
             }
-            self.pace.rest(begun.elapsed(), bytes.len() as u64).await;
+            self.rest((shard, id, number), begun.elapsed(), bytes.len() as u64).await?;
         }
         file.sync_all().await.map_err(failed())
     }
@@ -449,14 +516,15 @@ fn earlier_segments(directory: &Directory, backups: &[Backup]) -> EarlierSegment
     found
 }
 
-fn previous_cuts(backups: &[Backup]) -> HashMap<String, Follows> {
+fn previous_cuts(directory: &Directory, backups: &[Backup]) -> HashMap<String, Previous> {
     let mut found = HashMap::new();
     for backup in backups {
         for shard in &backup.shards {
             let segment = shard.segments.iter().map(|segment| segment.number).max().unwrap_or(0);
             let follows = Follows { backup: backup.id.clone(), lsn: shard.lsn, segment };
+            let dir = directory.of(&backup.id);
             // The newest comes last.
-            found.insert(shard.identity.clone(), follows);
+            found.insert(shard.identity.clone(), Previous { follows, shard: shard.clone(), dir });
         }
     }
     found

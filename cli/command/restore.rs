@@ -137,7 +137,16 @@ impl RestoreBackup {
                     "not every backup can be read: name the one to restore".to_owned(),
                 ));
             }
-            None => held.backups.len().checked_sub(1),
+            None => {
+                if let (Some(id), Some(last)) = (held.unfinished_after_all(), held.backups.last()) {
+                    return Err(Error::Failed(format!(
+                        "{id} comes after the last backup, {}, and is none: it is being taken, was cut off, \
+                         or has lost its BACKUP.json. Name the backup to restore",
+                        last.id
+                    )));
+                }
+                held.backups.len().checked_sub(1)
+            }
         };
         let shown = self.dir.display();
         match (place, wanted) {

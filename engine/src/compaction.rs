@@ -320,7 +320,7 @@ impl Compactor {
             disk_full = shared.space.is_full(),
             "the log is not kept for the next backup any more: the moments since the last one are lost"
         );
-        if let Err(error) = shared.kept.set(shared.fs.as_ref(), &shared.dir, None) {
+        if let Err(error) = shared.kept.end(shared.fs.as_ref(), &shared.dir) {
             tracing::warn!(%error, "after a restart it is kept again");
         }
         self.queue.push(Task::CheckpointSoon);

@@ -23,7 +23,6 @@ use twox_hash::xxhash3_128;
 
 use crate::command::{Assignment, IndexId, Version};
 use crate::error::{Error, Result};
-use crate::kept::Keep;
 use crate::log::{Lsn, Segment};
 use crate::manifest::{Manifest, SegmentInfo};
 use crate::shared::Shared;
@@ -42,6 +41,11 @@ pub struct Cut {
     pub id: u64,
     /// The last LSN that is in it.
     pub lsn: Version,
+    /// The shard's clock at the cut, in milliseconds since 1970.
+    pub clock: u64,
+    /// Each batch of a higher LSN, before the cut and after it as long as the log is kept, has its time
+    /// behind it. `None` where none will have one.
+    pub timed_after: Option<Version>,
     /// The identity of the data directory.
     pub identity: u128,
     /// The file `MANIFEST` of a data directory whose log ends with the cut.
@@ -173,19 +177,24 @@ impl Shared {
             (segment.number, (segment, length))
         });
         let id = self.cuts.hold(held.collect())?;
-        if let Some(max_bytes) = keep.filter(|&bytes| bytes > 0) {
-            // What is kept since the last backup as well, until this one is complete.
-            self.kept.keep_as_well(Keep { after: lsn, max_bytes });
+        // What is kept since the last backup as well, until this one is complete.
+        let keep = keep.filter(|&bytes| bytes > 0);
+        let timed_after = self.kept.at_cut(lsn, keep);
+        if keep.is_some() {
             self.kept.save(self.fs.as_ref(), &self.dir)?;
         }
-        Ok(Cut { id, lsn, identity: self.identity, manifest, assignment, sums, segments })
+        let (clock, identity) = (self.clock.now(), self.identity);
+        Ok(Cut { id, lsn, clock, timed_after, identity, manifest, assignment, sums, segments })
     }
 
     /// Keeps the log after an LSN, and nothing before it, up to so many bytes; with 0, nothing.
     pub(crate) fn keep_log(&self, after: Lsn, max_bytes: u64) -> Result<()> {
         let after = after.min(self.durable_lsn.load(Ordering::Acquire));
-        let keep = (max_bytes > 0).then_some(Keep { after, max_bytes });
-        self.kept.set(self.fs.as_ref(), &self.dir, keep)
+        let fs = self.fs.as_ref();
+        match max_bytes {
+            0 => self.kept.end(fs, &self.dir),
+            _ => self.kept.set(fs, &self.dir, after, max_bytes),
+        }
     }
 
     /// The bytes of segments that are there only because the log is kept.

@@ -68,8 +68,13 @@ impl List {
             output.line(rows.trim_fmt())?;
         }
         output.flush()?;
+        let directory = Directory::new(&self.dir);
         for id in &held.unfinished {
-            say!("{id} is not finished: it is being taken, or the next backup removes it");
+            if directory.is_begun(id) {
+                say!("{id} is not finished: it is being taken, or the next backup removes it");
+            } else {
+                say!("{id} has no BACKUP.json: it is no backup, or not any more");
+            }
         }
         for fault in &held.faults {
             say!("{fault}");

@@ -91,7 +91,8 @@ impl Take {
                 show_size(shared_bytes)
             ))?;
             if let Some(before) = backup.follows() {
-                output.line(format_args!("  with everything since {before}"))?;
+                let when = if backup.is_timed() { "" } else { ", but not when it was written" };
+                output.line(format_args!("  with everything since {before}{when}"))?;
             }
         }
         output.flush()

@@ -19,7 +19,7 @@ use super::super::Context;
 /// Reads every byte: the checksums of files and of records, how the segments of a log go on from each
 /// other, and what all documents come to, which must be what the shards said at the cut, by digest. Goes
 /// on behind a fault; prints one a line, `FILE:OFFSET: WHAT`, then what was checked. Exits 1 if there is
-/// any.
+/// any, and where all are checked, if one has lost its BACKUP.json or the newest is not finished.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// The directory
@@ -93,10 +93,15 @@ impl Verify {
             faults += checked.faults;
             printed.and_then(|()| print(&mut output, backup, &checked, json))?;
         }
-        for id in &held.unfinished {
-            say!("{id} was not finished: it is no backup, and was not checked");
+        let newest = held.unfinished_after_all().filter(|_| self.backup.is_none());
+        let mut is_complete = true;
+        for id in held.unfinished.iter().filter(|_| self.backup.is_none()) {
+            let is_begun = directory.is_begun(id);
+            let why = if is_begun { "was not finished" } else { "has no BACKUP.json" };
+            say!("{id} {why}: it is no backup, and was not checked");
+            is_complete &= is_begun && newest != Some(id.as_str());
         }
-        if faults == 0 { Ok(()) } else { Err(Error::FailedSaid) }
+        if faults == 0 && is_complete { Ok(()) } else { Err(Error::FailedSaid) }
     }
 }
 

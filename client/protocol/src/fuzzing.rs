@@ -300,6 +300,8 @@ fn messages() -> Vec<(&'static str, u8, Vec<u8>)> {
     let cut = Cut {
         id: u64::MAX,
         lsn: 9,
+        clock: 1 << 40,
+        timed_after: Some(5),
         epoch: 3,
         ranges: vec![Range::FULL],
         sums: vec![sum],

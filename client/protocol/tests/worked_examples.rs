@@ -747,6 +747,8 @@ fn examples_of_cuts() -> Vec<(&'static str, Message)> {
                 ShardAnswer::Cut(Box::new(Cut {
                     id,
                     lsn: 290,
+                    clock: EXPIRES_AT,
+                    timed_after: Some(120),
                     epoch: 3,
                     ranges: vec![Range { start: 0, end: 5_000_000 }],
                     sums: vec![RangeSum { index: 1, documents: 1, bytes: 16, digest }],

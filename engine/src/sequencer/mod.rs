@@ -476,7 +476,7 @@ impl Sequencer {
 
     /// The room that is left for when a batch was written.
     fn time_bytes(&self) -> usize {
-        if self.shared.kept.get().is_some() { effect::TIME_RECORD_BYTES } else { 0 }
+        if self.shared.kept.is_timed() { effect::TIME_RECORD_BYTES } else { 0 }
     }
 
     /// Says behind a batch when it was written, where the log is kept: what is acknowledged before a time

@@ -77,6 +77,9 @@ pub struct ShardContents {
     pub assignment: Option<Assignment>,
     /// What it had of that, by index: of the indexes that there were.
     pub indexes: BTreeMap<IndexId, IndexContents>,
+    /// Read as of a time, by which more was written, but only after the shard's clock had gone back from a
+    /// later one: which state is meant is not known.
+    pub is_ambiguous: bool,
     /// The records that were read.
     pub records: u64,
     /// The faults that were found.
@@ -185,9 +188,9 @@ fn read<E: From<Error>>(
     };
     let log = Log::of(fs, &files.segments, &manifest, &mut faults);
     let checkpoint = manifest.checkpoint_lsn;
-    let until = match at {
-        Moment::Cut => checkpoint,
-        Moment::Lsn(at) => last_group(fs, &log, at),
+    let (until, is_ambiguous) = match at {
+        Moment::Cut => (checkpoint, false),
+        Moment::Lsn(at) => (last_group(fs, &log, at), false),
         Moment::Time(at) => last_batch(fs, &log, checkpoint, at),
     };
     let mut reading = Reading {
@@ -198,6 +201,7 @@ fn read<E: From<Error>>(
         contents: ShardContents {
             identity: manifest.identity,
             lsn: until,
+            is_ambiguous,
             ..ShardContents::default()
         },
     };
@@ -235,9 +239,10 @@ fn last_group(fs: &dyn Fs, log: &Log, at: Lsn) -> Lsn {
     last.min(at)
 }
 
-/// The LSN that the last batch ends with that was written by a time; at least the checkpoint.
-fn last_batch(fs: &dyn Fs, log: &Log, checkpoint: Lsn, at: u64) -> Lsn {
-    let (mut last, mut ended) = (checkpoint, false);
+/// The LSN that the last batch ends with that was written by a time; at least the checkpoint. And whether
+/// more was written by that time, behind what is of a later one.
+fn last_batch(fs: &dyn Fs, log: &Log, checkpoint: Lsn, at: u64) -> (Lsn, bool) {
+    let (mut last, mut ended, mut is_ambiguous) = (checkpoint, false, false);
     let mut ignored = |_: Fault| {};
     let mut faults = Faults { found: 0, on_fault: &mut ignored };
     _ = log.walk(fs, &mut faults, Round::Further, |place, effect, _| {
@@ -245,14 +250,17 @@ fn last_batch(fs: &dyn Fs, log: &Log, checkpoint: Lsn, at: u64) -> Lsn {
         if let Effect::Time(time) = effect
             && record.lsn > checkpoint
         {
-            // After a restart a clock may be behind what it was: the first that is later counts.
-            ended |= *time > at;
-            if !ended {
+            // After a restart a clock may be behind what it was; otherwise it stands still.
+            if *time > at {
+                ended = true;
+            } else if ended {
+                is_ambiguous = true;
+            } else {
                 last = record.lsn;
             }
         }
     });
-    last
+    (last, is_ambiguous)
 }
 
 struct Reading<'a> {
@@ -304,7 +312,7 @@ impl Reading<'_> {
         round: Round,
         faults: &mut Faults<'_>,
     ) -> (LiveSet, Option<Assignment>, Walked) {
-        let mut live = LiveSet::new(self.manifest, part);
+        let mut live = LiveSet::new(self.manifest, part).of_the_last_state();
         let mut assignment = self.manifest.assignment.clone();
         let checkpoint = self.manifest.checkpoint_lsn;
         let walked = self.log.walk(self.fs, faults, round, |place, effect, faults| {

@@ -21,6 +21,8 @@ pub(super) struct LiveSet {
     /// The names of the indexes: the manifest's, and those created since and not dropped.
     names: HashMap<IndexId, Arc<str>>,
     tables: HashMap<IndexId, HashMap<IndexKey, Slot>>,
+    /// Whether each state since the checkpoint is of use: an index may have any of them.
+    every_state: bool,
     scratch: Vec<u8>,
 }
 
@@ -31,7 +33,7 @@ pub(super) struct Slot {
     /// that of the removal.
     lsn: Lsn,
     at_checkpoint: Option<Entry>,
-    /// What came after the checkpoint.
+    /// What came after the checkpoint; the last of it where nothing else is of use.
     since: Vec<Option<Entry>>,
     /// The index has an entry of the key.
     pub(super) seen: bool,
@@ -58,8 +60,15 @@ impl LiveSet {
             part,
             names: names.collect(),
             tables: HashMap::new(),
+            every_state: true,
             scratch: Vec::new(),
         }
+    }
+
+    /// Knows only the state at the checkpoint and the last one: a key that is written again and again since
+    /// takes no more memory than another.
+    pub(super) fn of_the_last_state(self) -> Self {
+        Self { every_state: false, ..self }
     }
 
     pub(super) fn part(&self) -> Range<u32> {
@@ -177,6 +186,13 @@ impl LiveSet {
                 show(before)
             );
             faults.add(Fault::new(place.path, u64::from(place.located.offset), what));
+        }
+        if !self.every_state {
+            slot.since.clear();
+        }
+        // Most keys are written once.
+        if slot.since.is_empty() {
+            slot.since.reserve_exact(1);
         }
         slot.since.push(entry);
     }

@@ -255,6 +255,87 @@ fn the_log_that_is_kept_leads_to_every_moment_between_two_backups() {
     assert_eq!(found, documents(&later, Moment::Cut).0);
 }
 
+/// A moment has a time only if the log was kept without a gap: whoever has two cuts is told.
+#[test]
+fn a_cut_says_since_when_each_batch_has_its_time() {
+    let machine = Machine::default();
+    let time = Time::default();
+    let options = Options { clock: time.clock(), ..options() };
+    let (mut engine, _) = machine.open_with(options.clone()).unwrap();
+    set_up(&engine);
+    let cut_after_a_write = |engine: &Engine, keep: Option<u64>| {
+        put(engine, "key", &time.now().to_string());
+        time.advance(1);
+        let taken = cut(engine, keep);
+        engine.release_cut(taken.id);
+        assert_eq!(taken.clock, time.now());
+        taken
+    };
+    assert_eq!(cut_after_a_write(&engine, None).timed_after, None);
+    let first = cut_after_a_write(&engine, Some(1 << 30));
+    assert_eq!(first.timed_after, Some(first.lsn));
+    engine.keep_log(first.lsn, 1 << 30).unwrap();
+    engine.close().unwrap();
+    drop(engine);
+    (engine, _) = machine.open_with(options.clone()).unwrap();
+    let second = cut_after_a_write(&engine, None);
+    assert_eq!(second.timed_after, Some(first.lsn), "over a restart");
+
+    // Something is written that has no time.
+    engine.keep_log(0, 0).unwrap();
+    put(&engine, "key", "without a time");
+    let third = cut_after_a_write(&engine, Some(1 << 30));
+    assert_eq!(third.timed_after, Some(third.lsn));
+    // And once more, with the end of a backup that was cut before.
+    engine.keep_log(0, 0).unwrap();
+    put(&engine, "key", "without a time");
+    engine.keep_log(third.lsn, 1 << 30).unwrap();
+    let fourth = cut_after_a_write(&engine, Some(1 << 30));
+    assert_eq!(fourth.timed_after, Some(fourth.lsn));
+    let fifth = cut_after_a_write(&engine, None);
+    assert_eq!(fifth.timed_after, Some(fourth.lsn));
+}
+
+#[test]
+fn a_time_that_came_twice_is_told() {
+    let machine = Machine::default();
+    let time = Time::default();
+    let open = || machine.open_with(Options { clock: time.clock(), ..options() }).unwrap().0;
+    let mut engine = open();
+    set_up(&engine);
+    let first = cut(&engine, Some(1 << 30));
+    let dir = tempfile::tempdir().unwrap();
+    let base = bring(&engine, &first, &dir.path().join("first"));
+    // From 100 it goes back to 50: over a restart, for before it would stand still.
+    for at in [0, 60, 100, 50, 70, 120] {
+        time.set(Time::START + at);
+        if at == 50 {
+            engine.close().unwrap();
+            drop(engine);
+            engine = open();
+        }
+        put(&engine, "key", &at.to_string());
+    }
+    let second = cut(&engine, None);
+    assert_eq!(second.clock, Time::START + 120);
+    let later = bring(&engine, &second, &dir.path().join("second"));
+    let files = ShardFiles { manifest: base.manifest, segments: later.segments };
+    for (at, is_ambiguous, expected) in [
+        (0, false, "0"),
+        (49, false, "0"),
+        (50, true, "0"),
+        (65, true, "60"),
+        (99, true, "60"),
+        (100, false, "70"),
+        (119, false, "70"),
+        (120, false, "120"),
+    ] {
+        let (found, contents) = documents(&files, Moment::Time(Time::START + at));
+        assert_eq!(contents.is_ambiguous, is_ambiguous, "at {at}");
+        assert_eq!(found["key"], expected, "at {at}");
+    }
+}
+
 #[test]
 fn the_log_is_kept_up_to_its_bound_only() {
     let machine = Machine::default();

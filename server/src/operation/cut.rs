@@ -59,7 +59,8 @@ pub(crate) fn cut(shard: &Shard, operation: CutOperation, responder: Responder) 
 }
 
 fn on_the_wire(cut: sherd_engine::Cut) -> Cut {
-    let sherd_engine::Cut { id, lsn, identity, manifest, assignment, sums, segments } = cut;
+    let sherd_engine::Cut { id, lsn, clock, timed_after, .. } = cut;
+    let sherd_engine::Cut { identity, manifest, assignment, sums, segments, .. } = cut;
     let sum = |(index, sums): (u32, sherd_engine::Sums)| {
         let sherd_engine::Sums { documents, bytes, digest } = sums;
         RangeSum { index, documents, bytes, digest: Digest(digest) }
@@ -71,6 +72,8 @@ fn on_the_wire(cut: sherd_engine::Cut) -> Cut {
     Cut {
         id,
         lsn,
+        clock,
+        timed_after,
         epoch: assignment.epoch,
         ranges: assignment.ranges.iter().map(|&(start, end)| Range { start, end }).collect(),
         sums: sums.into_iter().map(sum).collect(),

@@ -76,6 +76,12 @@ pub struct Cut {
     pub id: u64,
     /// The last LSN that is in it.
     pub lsn: u64,
+    /// The shard's clock at the cut, in milliseconds since 1970.
+    pub clock: u64,
+    /// Each batch of a higher LSN has its time behind it, as long as the log is kept. Left out where none
+    /// will have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timed_after: Option<u64>,
     /// The epoch of the assignment held: of one epoch, a position has one owner.
     pub epoch: u64,
     /// The ranges owned, in ring order.
