@@ -3,8 +3,8 @@
 //! A cluster of three shards, each with a third of the ring, as processes. The first third has a million
 //! documents of 128 bytes, and 5,000 writes a second go to it, whatever it answers; clients as fast as
 //! they can read and write in the other two thirds. Then the first third moves to the second shard and
-//! back, three times. Reported are the longest a write to the moving range took around each hand-over,
-//! and the throughput of the other thirds while it moves beside that of before.
+//! back, three times. Reported are how long no write to the moving range was answered in each move, the
+//! longest that one took, and the throughput of the other thirds while it moves beside that of before.
 //!
 //! Options: `--documents N`, `--writes N` a second, `--clients N` of each of the other thirds, 0 for none,
 //! `--moves N`, `--rate BYTES` a second for a move,
@@ -310,11 +310,12 @@ fn report(measured: &Measured) {
             ratio
         });
         longest.push(percentile(&writes, 100.0));
-        gaps.push(longest_gap(&answered, from, until));
+        let gap = longest_gap(&answered, from, until);
+        gaps.push(gap);
         println!(
             "{:8.2}s  {:16.1?}  {:12.1?}  {:12.1?}  {:>14}  {:>13}",
             (until - from).as_secs_f64(),
-            longest_gap(&answered, from, until),
+            gap,
             percentile(&writes, 100.0),
             percentile(&writes, 99.0),
             times(target),
@@ -344,7 +345,7 @@ fn times(ratio: f64) -> String {
     if ratio.is_finite() { format!("{ratio:.2}") } else { "-".to_owned() }
 }
 
-/// The longest time within a move in which no write to the moving range was answered: its freeze, as
+/// The longest time within a move, and a little after it, in which no write to the moving range was answered: its freeze, as
 /// clients see it, and whatever else held all of them up.
 fn longest_gap(answered: &[Duration], from: Duration, until: Duration) -> Duration {
     let first = answered.partition_point(|at| *at < from);

@@ -145,7 +145,7 @@ pub(crate) async fn take(
                     "{id} has not everything since {}, and no moment between the two can be restored: a \
                      shard was not told to keep its log since then, would have had to keep more than it \
                      may, is new or has another data directory, or was backed up into another directory \
-                     meanwhile; its log says if it gave up",
+                     meanwhile, where nothing is said above; its log says if it gave up",
                     last.id
                 );
             }

@@ -111,7 +111,10 @@ impl Export {
         let mut partial = dir.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let mut is_new = false;
+        let cluster = client.map().await?.cluster;
+        let indexes = client.indexes().await?;
+        let all = indexes.iter().map(|index| self.wanted_of(&index.name, index.id, form));
+        let all: Vec<_> = all.collect();
         match fs::create_dir(&partial) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.resume => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -121,21 +124,9 @@ impl Export {
                     partial.display()
                 )));
             }
-            result => {
-                result.map_err(Error::file("create", partial.as_path()))?;
-                is_new = true;
-            }
+            result => result.map_err(Error::file("create", partial.as_path()))?,
         }
-        let cluster = client.map().await?.cluster;
-        let indexes = client.indexes().await?;
-        let all = indexes.iter().map(|index| self.wanted_of(&index.name, index.id, form));
-        let all: Vec<_> = all.collect();
-        let of_all = OfAll::new(cluster, &all);
-        if is_new {
-            of_all.write(&partial)?;
-        } else {
-            of_all.check(&partial)?;
-        }
+        OfAll::new(cluster, &all).begin_or_go_on(&partial)?;
         for wanted in &all {
             let begun = Instant::now();
             let name = format!("{}.{}{}", wanted.index, form.0.name(), suffix(form.1));
@@ -147,8 +138,8 @@ impl Export {
             let sidecar = to_file(client, wanted, &path, self.resume).await?;
             print(context, &sidecar, &dir.join(name), begun)?;
         }
-        OfAll::remove(&partial)?;
         fs::rename(&partial, dir).map_err(Error::file("rename to", dir))?;
+        OfAll::remove(dir)?;
         crate::export::sync_dir(dir)
     }
 

@@ -256,7 +256,7 @@ impl Import {
         if self.dry_run {
             return self.try_out(context, &inputs);
         }
-        let file = CheckpointFile::new(self.checkpoint_path());
+        let file = self.checkpoint_file();
         let _lock = file.lock()?;
         let before = file.load()?;
         let path = file.path().display();
@@ -306,20 +306,23 @@ impl Import {
             },
         };
         let rejects = self.rejects_file(checkpoint.rejects_bytes)?;
-        let run = Run { import: &self, inputs: &inputs, file: &file, client, checkpoint };
+        let is_lost = false;
+        let run = Run { import: &self, inputs: &inputs, file: &file, client, checkpoint, is_lost };
         run.run(context, rejects, is_resumed).await
     }
 
-    fn checkpoint_path(&self) -> PathBuf {
-        self.checkpoint.clone().unwrap_or_else(|| PathBuf::from(format!("{}.import", self.index)))
+    fn checkpoint_file(&self) -> CheckpointFile {
+        let path = self.checkpoint.clone();
+        CheckpointFile::new(path.unwrap_or_else(|| PathBuf::from(format!("{}.import", self.index))))
     }
 
     /// Makes sure that the file of rejects, which is cut to its length, is nothing that is needed.
     fn check_rejects(&self, inputs: &Inputs) -> Result<(), Error> {
         let Some(rejects) = &self.rejects else { return Ok(()) };
-        let checkpoint = self.checkpoint_path();
+        let checkpoint = self.checkpoint_file().paths();
         let files = inputs.inputs.iter().filter_map(|input| input.source.path());
-        let needed = files.chain([checkpoint.as_path()]).find(|needed| is_same(needed, rejects));
+        let mut all = files.chain(checkpoint.iter().map(PathBuf::as_path));
+        let needed = all.find(|needed| is_same(needed, rejects));
         match needed {
             Some(needed) => Err(Error::Usage(format!(
                 "the rows of --rejects would take the place of {}: name another file",
@@ -408,9 +411,8 @@ impl Import {
             return Ok(vec![Source::File(path)]);
         }
         let wrong = |error: String| Error::Usage(format!("{name} is no pattern of files: {error}"));
-        let checkpoint = self.checkpoint_path();
-        let own: Vec<&Path> =
-            self.rejects.iter().map(PathBuf::as_path).chain([checkpoint.as_path()]).collect();
+        let own: Vec<PathBuf> =
+            self.rejects.iter().cloned().chain(self.checkpoint_file().paths()).collect();
         let paths = glob::glob(name).map_err(|error| wrong(error.to_string()))?;
         let mut files = Vec::new();
         for path in paths {
@@ -567,6 +569,8 @@ struct Run<'a> {
     client: Client,
     /// The last one.
     checkpoint: Checkpoint,
+    /// There is no going on from it.
+    is_lost: bool,
 }
 
 impl Run<'_> {
@@ -610,7 +614,9 @@ impl Run<'_> {
             say!("{mismatch}; its documents are written all the same");
         }
         if is_stopped {
-            say!("{} knows how far it is: --resume goes on", self.file.path().display());
+            if !self.is_lost {
+                say!("{} knows how far it is: --resume goes on", self.file.path().display());
+            }
             return result;
         }
         self.file.remove()?;
@@ -714,7 +720,7 @@ impl Run<'_> {
     }
 
     /// Makes sure that the index is the one that the rows before were written to.
-    async fn check_index(&self) -> Result<(), Error> {
+    async fn check_index(&mut self) -> Result<(), Error> {
         let name = &self.import.index;
         let id = self.checkpoint.asked.index_id;
         let began = Instant::now();
@@ -724,6 +730,7 @@ impl Run<'_> {
                     return Ok(());
                 }
                 Ok(_) => {
+                    self.is_lost = true;
                     return Err(Error::Failed(format!(
                         "the index {name:?} was dropped while it was imported into, and the rows \
                          before with it; remove {} and begin anew",
@@ -737,7 +744,7 @@ impl Run<'_> {
     }
 
     /// Makes sure that an input is still what it was when it was looked at.
-    fn check_unchanged(&self, input: usize) -> Result<(), Error> {
+    fn check_unchanged(&mut self, input: usize) -> Result<(), Error> {
         let (Some(path), Some(is)) =
             (self.inputs.inputs[input].source.path(), self.inputs.are.get(input))
         else {
@@ -747,10 +754,12 @@ impl Run<'_> {
         if !path.is_file() || length_and_time(path)? == (is.bytes, is.modified) {
             return Ok(());
         }
+        self.is_lost = true;
         Err(Error::Failed(format!(
-            "{} was changed while it was read: what was imported of it may be of both; import it \
-             anew when it is whole",
-            is.name
+            "{} was changed while it was read: what was imported of it may be of both; when it is \
+             whole, remove {} and import it anew",
+            is.name,
+            self.file.path().display()
         )))
     }
 
@@ -758,7 +767,7 @@ impl Run<'_> {
     /// earlier run may have written what is behind. Otherwise the one before counts.
     async fn stopped(&mut self, load: &mut Load, sent: Point, error: Error) -> Error {
         _ = load.drain().await;
-        if load.is_answered() && !load.is_replaying() {
+        if load.is_answered() && !load.is_replaying() && !self.is_lost {
             // It is the first error that is told.
             _ = self.save(load, sent).await;
         }

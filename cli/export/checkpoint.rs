@@ -61,24 +61,23 @@ impl OfAll {
         dir.join(".export.json")
     }
 
-    /// Keeps it in the directory.
+    /// Keeps it in a directory in which nothing is yet; of another one, makes sure that it is of this.
     ///
     /// # Errors
-    /// With the name of the file.
-    pub(crate) fn write(&self, dir: &Path) -> Result<(), Error> {
-        let text = serde_json::to_vec(self).map_err(|error| Error::Failed(error.to_string()))?;
-        replace(&Self::path(dir), &text)
-    }
-
-    /// Makes sure that the directory is of this.
-    ///
-    /// # Errors
-    /// When it is not, or does not say.
-    pub(crate) fn check(&self, dir: &Path) -> Result<(), Error> {
+    /// When it is not, and with the name of a file.
+    pub(crate) fn begin_or_go_on(&self, dir: &Path) -> Result<(), Error> {
         let path = Self::path(dir);
-        let bytes = fs::read(&path).map_err(Error::file("read", path.as_path()))?;
-        let earlier = serde_json::from_slice::<Self>(&bytes);
-        if earlier.is_ok_and(|earlier| earlier == *self) {
+        let earlier = match fs::read(&path) {
+            Ok(earlier) => earlier,
+            // Interrupted before anything was exported.
+            Err(error) if error.kind() == ErrorKind::NotFound && Self::is_empty(dir)? => {
+                let text =
+                    serde_json::to_vec(self).map_err(|error| Error::Failed(error.to_string()))?;
+                return replace(&path, &text);
+            }
+            Err(error) => return Err(Error::file("read", path)(error)),
+        };
+        if serde_json::from_slice::<Self>(&earlier).is_ok_and(|earlier| earlier == *self) {
             return Ok(());
         }
         Err(Error::Failed(format!(
@@ -88,13 +87,25 @@ impl OfAll {
         )))
     }
 
+    /// Whether nothing is in a directory but what it is about to be kept in.
+    fn is_empty(dir: &Path) -> Result<bool, Error> {
+        let ours = beside(&Self::path(dir), ".new");
+        let mut entries = fs::read_dir(dir).map_err(Error::file("read", dir))?;
+        Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.path() == ours)))
+    }
+
     /// Removes it: the export is whole.
     ///
     /// # Errors
     /// With the name of the file.
     pub(crate) fn remove(dir: &Path) -> Result<(), Error> {
         let path = Self::path(dir);
-        fs::remove_file(&path).map_err(Error::file("remove", path.as_path()))
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Error::file("remove", path)(error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -9,8 +9,9 @@
 //! checkpoint was made has at most the LSN that it had then, what was written later has more.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -148,8 +149,14 @@ impl Marks {
     }
 }
 
-/// Held by the import that a checkpoint is of. The file goes with it; who opens it at that moment may lock one that
-/// has no name any more, and finds the checkpoint gone or changed.
+/// Whether a file is the one of that name.
+fn has_name(file: &File, path: &Path) -> bool {
+    let is_it =
+        |file: &Metadata, named: &Metadata| (file.dev(), file.ino()) == (named.dev(), named.ino());
+    file.metadata().is_ok_and(|file| fs::metadata(path).is_ok_and(|named| is_it(&file, &named)))
+}
+
+/// Held by the import that a checkpoint is of; the file goes with it.
 #[derive(Debug)]
 pub(crate) struct CheckpointLock {
     _file: File,
@@ -183,10 +190,12 @@ impl CheckpointFile {
     /// # Errors
     /// When another one has it.
     pub(crate) fn lock(&self) -> Result<CheckpointLock, Error> {
-        let path = self.beside(".lock");
+        let path = self.lock_path();
         let file = File::options().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(Error::file("write", path.as_path()))?;
         match file.try_lock() {
+            // Who had it may have removed it since it was opened, and another may have made it anew.
+            Ok(()) if !has_name(&file, &path) => self.lock(),
             Ok(()) => Ok(CheckpointLock { _file: file, path }),
             Err(TryLockError::WouldBlock) => Err(Error::Failed(format!(
                 "{} is of an import that is under way; wait for it, or name another file with \
@@ -195,6 +204,19 @@ impl CheckpointFile {
             ))),
             Err(TryLockError::Error(error)) => Err(Error::file("lock", path)(error)),
         }
+    }
+
+    /// All files that it may be in.
+    pub(crate) fn paths(&self) -> [PathBuf; 3] {
+        [self.path.clone(), self.new_path(), self.lock_path()]
+    }
+
+    fn new_path(&self) -> PathBuf {
+        self.beside(".new")
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.beside(".lock")
     }
 
     /// A file whose name begins with the checkpoint's.
@@ -236,7 +258,7 @@ impl CheckpointFile {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let new = self.beside(".new");
+        let new = self.new_path();
         let checkpoint = Checkpoint { version: FORMAT_VERSION, ..checkpoint.clone() };
         let write = || {
             let mut file = File::create(&new)?;

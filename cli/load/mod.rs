@@ -325,6 +325,7 @@ impl Load {
             mutations.push(Mutation::Write { index, key, document, condition, expiry });
         }
         let hashes: Hashes = names.iter().map(|name| name.hash).collect();
+        // Then nobody need look for keys that come twice.
         let is_distinct = hashes.len() == names.len();
         while self.under_way.len() >= self.options.jobs
             || (self.bytes_under_way > 0 && self.bytes_under_way + bytes > BYTES_UNDER_WAY)

@@ -227,24 +227,13 @@ impl Client {
         mutations: &[Mutation],
         places: &[usize],
     ) -> BTreeMap<&'t str, Vec<Place>> {
-        let name = |place: usize| (mutations[place].index(), mutations[place].key());
         let placed = places.iter().map(|&number| {
             let position = topology.map.hash_method.position(mutations[number].key());
             Place { turn: 0, position, number }
         });
         let mut placed: Vec<_> = placed.collect();
         placed.sort_unstable();
-        // Those of one position are few.
-        let mut is_repeated = false;
-        for i in 1..placed.len() {
-            let at_once =
-                placed[..i].iter().rev().take_while(|it| it.position == placed[i].position);
-            let mut same = at_once.filter(|it| name(it.number) == name(placed[i].number));
-            if let Some(before) = same.next() {
-                placed[i].turn = before.turn + 1;
-                is_repeated = true;
-            }
-        }
+        let is_repeated = number_turns(&mut placed, mutations);
         let mut parts: BTreeMap<_, Vec<Place>> = BTreeMap::new();
         let mut rest = placed.as_slice();
         while let Some(first) = rest.first() {
@@ -416,6 +405,23 @@ impl Results {
     fn finish(self) -> Vec<Result<Outcome, Error>> {
         self.results.into_iter().flatten().collect()
     }
+}
+
+/// Numbers the changes of each key, which are in ring order; whether any key has several.
+fn number_turns(places: &mut [Place], mutations: &[Mutation]) -> bool {
+    let name = |place: &Place| (mutations[place.number].index(), mutations[place.number].key());
+    let mut is_repeated = false;
+    for i in 1..places.len() {
+        let (before, here) = places.split_at_mut(i);
+        let here = &mut here[0];
+        // Those of one position are few.
+        let there = before.iter().rev().take_while(|it| it.position == here.position);
+        if let Some(last) = there.into_iter().find(|it| name(it) == name(here)) {
+            here.turn = last.turn + 1;
+            is_repeated = true;
+        }
+    }
+    is_repeated
 }
 
 /// How many of `places` make the next request: as many as are not full and change no key twice,

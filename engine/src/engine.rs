@@ -60,8 +60,8 @@ pub struct Options {
     /// The size of a segment of the log. Default 32 MiB: a batch of the largest documents fits,
     /// and preparing one takes a fraction of a second. At least 4 KiB.
     pub segment_bytes: u32,
-    /// How many changed keys start a checkpoint; with many documents up to four times as many. Default
-    /// 100,000: some 20 MB of memory, and a second of sled's time. At least 1.
+    /// How many changed keys start a checkpoint; with many documents up to six times as many. Default
+    /// 100,000: some 20 MB of memory, and half a second of sled's time. At least 1.
     pub checkpoint_keys: usize,
     /// How long changes may wait for a checkpoint. Default 30 s.
     pub checkpoint_interval: Duration,

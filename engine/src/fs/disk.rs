@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fs::{self, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Result};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,16 +63,13 @@ impl Fs for DiskFs {
 
 /// Opens a file of which the system need not note when it was read, where it lets us ask for that: of a small document
 /// read from memory, that is a tenth of the time.
-fn open(options: &mut OpenOptions, path: &Path) -> Result<Arc<dyn File>> {
+fn open(options: &OpenOptions, path: &Path) -> Result<Arc<dyn File>> {
+    let file = options.open(path)?;
     #[cfg(target_os = "linux")]
-    options.custom_flags(rustix::fs::OFlags::NOATIME.bits() as i32);
-    let file = match options.open(path) {
-        // Only the owner of a file may ask.
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            options.custom_flags(0).open(path)?
-        }
-        opened => opened?,
-    };
+    if let Ok(flags) = rustix::fs::fcntl_getfl(&file) {
+        // Only the owner of a file may; for others all is as it was.
+        _ = rustix::fs::fcntl_setfl(&file, flags | rustix::fs::OFlags::NOATIME);
+    }
     Ok(Arc::new(DiskFile(file)))
 }
 

@@ -9,7 +9,8 @@ use crate::command::Key;
 
 pub(super) const POSITION_BYTES: usize = 4;
 
-/// The bytes of a key that lie with it.
+/// The bytes of a key that lie with it: with a position and 12 bytes of the key, few that are met in a look-up
+/// begin alike.
 const HEAD_BYTES: usize = size_of::<u128>();
 
 /// After every key.

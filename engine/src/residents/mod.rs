@@ -1,6 +1,6 @@
 //! What is remembered of documents in memory, to evict the right ones and to find the expired ones:
-//! some 10 to 16 bytes each (`docs/limits.md`), and where no policy asks for that, the 5 to 6 bytes by
-//! which it is told that a key is new without asking overlay and index.
+//! some 10 to 16 bytes each (`docs/limits.md`). Where no policy asks for that of all documents, there are
+//! besides the 5 to 6 bytes of each by which it is told that a key is new without asking overlay and index.
 //!
 //! The sequencer alone adds and removes, as it evaluates, so that this and the evaluated state are
 //! always of the same documents; readers note their accesses. Nothing of it is durable: opening
@@ -76,7 +76,7 @@ struct OfIndex {
     /// Of what is not owned.
     apart: RwLock<Option<Arc<Tracker>>>,
     /// The tags of all documents, owned or not, where the trackers do not hold all of them.
-    tags: RwLock<Option<Arc<Tracker>>>,
+    tags: RwLock<Option<Arc<Tags>>>,
     /// The documents that there were could not be read.
     incomplete: AtomicBool,
 }
@@ -86,6 +86,30 @@ struct OfIndex {
 pub(crate) struct Taken {
     pub(crate) index: IndexId,
     pub(crate) slot: Slot,
+}
+
+/// The tags of an index's documents; one twice where two documents have it.
+struct Tags(Tracker);
+
+impl Default for Tags {
+    fn default() -> Self {
+        // Its slots have a tag and nothing else.
+        Self(Tracker::new(Policy::Random))
+    }
+}
+
+impl Tags {
+    fn add(&self, tag: Tag) {
+        self.0.insert(tag, 0, 0, 0);
+    }
+
+    fn remove(&self, tag: Tag) {
+        self.0.remove(tag, 0);
+    }
+
+    fn has(&self, tag: Tag) -> bool {
+        self.0.has(tag)
+    }
 }
 
 /// What is remembered of the documents of all indexes.
@@ -107,8 +131,7 @@ impl Residents {
         let tracker = policy.evicts_all().then(|| Arc::new(Tracker::new(policy)));
         *of_index.tracker.write() = tracker;
         *of_index.apart.write() = None;
-        // Its tags are all that is kept of a tracker that needs nothing else.
-        let tags = (!policy.evicts_all()).then(|| Arc::new(Tracker::new(Policy::Random)));
+        let tags = (!policy.evicts_all()).then(Arc::default);
         *of_index.tags.write() = tags;
         of_index.incomplete.store(false, Ordering::Relaxed);
     }
@@ -152,7 +175,7 @@ impl Residents {
     }
 
     /// The tags of all documents of an index, where they are kept.
-    fn tags(&self, index: IndexId) -> Option<Arc<Tracker>> {
+    fn tags(&self, index: IndexId) -> Option<Arc<Tags>> {
         self.indexes.read().get(&index)?.tags.read().clone()
     }
 
@@ -212,7 +235,7 @@ impl Residents {
         newest: Version,
     ) {
         if let Some(tags) = self.tags(index) {
-            tags.insert(Tag::of(key), 0, 0, 0);
+            tags.add(Tag::of(key));
         }
         let Some(tracker) = self.tracker_for(index, side, entry.expires_at) else { return };
         if tracker.holds(entry.expires_at) {
@@ -236,8 +259,8 @@ impl Residents {
             && let Some(tags) = self.tags(index)
         {
             match after {
-                Some(_) => tags.insert(Tag::of(key), 0, 0, 0),
-                None => tags.remove(Tag::of(key), 0),
+                Some(_) => tags.add(Tag::of(key)),
+                None => tags.remove(Tag::of(key)),
             }
         }
         let Some(tracker) = self.tracker_for(index, side, after.unwrap_or(0)) else { return };
@@ -301,10 +324,11 @@ impl Residents {
     /// index that the shard owns are remembered, and none of its tag. Not so while victims are taken and
     /// not removed. Of a key that the shard does not own it says nothing.
     pub(crate) fn lacks(&self, index: IndexId, key: &IndexKey) -> bool {
-        let all = self
-            .tags(index)
-            .or_else(|| self.tracker(index).filter(|tracker| tracker.policy().evicts_all()));
-        all.is_some_and(|all| !all.has(Tag::of(key)))
+        if let Some(tags) = self.tags(index) {
+            return !tags.has(Tag::of(key));
+        }
+        self.tracker(index)
+            .is_some_and(|tracker| tracker.policy().evicts_all() && !tracker.has(Tag::of(key)))
     }
 
     /// Takes the document to evict from some indexes of one policy, if there is any.
@@ -322,7 +346,7 @@ impl Residents {
 
     fn note_taken(&self, index: IndexId, slot: Slot) {
         if let Some(tags) = self.tags(index) {
-            tags.remove(slot.tag, 0);
+            tags.remove(slot.tag);
         }
     }
 
@@ -375,7 +399,7 @@ impl Residents {
             tracker.restore(taken.slot);
         }
         if let Some(tags) = self.tags(taken.index) {
-            tags.insert(taken.slot.tag, 0, 0, 0);
+            tags.add(taken.slot.tag);
         }
     }
 
@@ -403,7 +427,7 @@ impl Residents {
         self.indexes.read().keys().copied().collect()
     }
 
-    /// The documents remembered for evictions, and the bytes that takes.
+    /// The documents remembered for evictions and times to live, and the bytes that takes; tags do not count.
     pub(crate) fn memory(&self) -> (usize, usize) {
         let mut trackers = Vec::new();
         for of_index in self.indexes.read().values() {

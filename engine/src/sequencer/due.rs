@@ -14,15 +14,19 @@ use crate::error::{Error, Result};
 /// each block of the index, five then.
 const CHECKPOINT_SHARE: u64 = 4;
 
-/// How many times as many keys as are told start a checkpoint at most, whatever the documents.
+/// How many times as many keys as are told start a checkpoint at most, whatever the documents: what a kill
+/// leaves to be replayed, and the memory, grow with it.
 const MOST_CHECKPOINT_KEYS: usize = 6;
 
-/// How many keys the active overlay may have, as a multiple of those that start a checkpoint,
-/// before writing waits for the running checkpoint.
+/// How many keys the active overlay may have, as a multiple of the least that start a checkpoint, before
+/// writing waits for the running checkpoint: it bounds the memory, whatever the documents.
 const OVERLAY_BACKLOG: usize = 8;
+
+const _: () = assert!(MOST_CHECKPOINT_KEYS < OVERLAY_BACKLOG);
 
 /// How long a batch is put off at most where the backlog is nearly full.
 const MAX_BACKLOG_DELAY: Duration = Duration::from_millis(20);
+
 /// How often it is looked whether removes and compaction leave space for the next checkpoint.
 const FIT_INTERVAL: Duration = Duration::from_millis(20);
 

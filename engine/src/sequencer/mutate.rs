@@ -302,7 +302,7 @@ impl Sequencer {
     /// The entry of a key after all that was evaluated, expired or not. Only while no victim is taken
     /// that is not removed.
     fn present(&self, index: IndexId, key: &IndexKey) -> Result<Option<Entry>> {
-        // Of most new keys of a cache, the residents tell it for less than the index takes.
+        // Of new keys, the residents tell it for less than overlay and index take.
         if self.shared.residents.lacks(index, key) {
             debug_assert!(
                 !matches!(self.current(index, key), Ok(Some(_))),

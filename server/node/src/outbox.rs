@@ -145,10 +145,11 @@ impl Outbox {
         self.budget.take_anyway(bytes);
     }
 
-    fn post<A: Serialize>(&self, id: u64, outcome: &A, reserved: usize) {
+    /// Takes back what was reserved; the answer will have about `expected` bytes, 0 where that is not known.
+    fn post<A: Serialize>(&self, id: u64, outcome: &A, reserved: usize, expected: usize) {
         // A thread that ends has no scratch any more; then a buffer is made for the answer.
         let mut answer = SCRATCH.try_with(Cell::take).unwrap_or_default();
-        answer.reserve(reserved);
+        answer.reserve(expected);
         self.encode(&mut answer, id, outcome);
         let waker = {
             let mut state = self.state.lock();
@@ -249,12 +250,13 @@ impl Responder {
     /// Answers. An answer that is longer than a frame may be becomes the error `too_large`.
     pub fn send<A: Serialize>(mut self, answer: &A) {
         self.answered = true;
-        self.outbox.post(self.id, answer, self.reserved);
+        self.outbox.post(self.id, answer, self.reserved, self.reserved);
     }
 
     /// Answers with an error: `{"error": …}`, as in all roles' answers.
-    pub fn refuse(self, error: &WireError) {
-        self.send(&Failure::Error(error));
+    pub fn refuse(mut self, error: &WireError) {
+        self.answered = true;
+        self.outbox.post(self.id, &Failure::Error(error), self.reserved, 0);
     }
 }
 
@@ -262,7 +264,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if !self.answered {
             let error = WireError::Internal { what: "the request was dropped".to_owned() };
-            self.outbox.post(self.id, &Failure::Error(&error), self.reserved);
+            self.outbox.post(self.id, &Failure::Error(&error), self.reserved, 0);
         }
     }
 }

@@ -59,8 +59,17 @@ pub(crate) fn cut(shard: &Shard, operation: CutOperation, responder: Responder) 
 }
 
 fn on_the_wire(cut: sherd_engine::Cut) -> Cut {
-    let sherd_engine::Cut { id, lsn, clock, timed_after, .. } = cut;
-    let sherd_engine::Cut { identity, manifest, assignment, sums, segments, .. } = cut;
+    let sherd_engine::Cut {
+        id,
+        lsn,
+        clock,
+        timed_after,
+        identity,
+        manifest,
+        assignment,
+        sums,
+        segments,
+    } = cut;
     let sum = |(index, sums): (u32, sherd_engine::Sums)| {
         let sherd_engine::Sums { documents, bytes, digest } = sums;
         RangeSum { index, documents, bytes, digest: Digest(digest) }
