@@ -130,26 +130,28 @@ impl Shared {
         tag: Tag,
     ) -> Result<(Vec<(IndexKey, Entry)>, u64)> {
         let (start, end) = (tag.position().to_be_bytes(), (tag.position() + 1).to_be_bytes());
-        // All that is known of the keys at the position, the latest first: they are few.
+        // All that is known of the keys of the tag, the latest first: they are few.
         let mut known: Vec<(IndexKey, Option<Entry>)> = Vec::new();
-        let mut note = |key: &IndexKey, entry| {
-            if known.iter().all(|(other, _)| other != key) {
-                known.push((key.clone(), entry));
-            }
+        let is_new = |known: &[(IndexKey, Option<Entry>)], key: &IndexKey| {
+            Tag::of(key) == tag && known.iter().all(|(other, _)| other != key)
         };
         let drops = {
             let overlay = &self.view.read().overlay;
             for range in overlay.ranges(index, Bound::Included(&start), &end) {
-                range.for_each(|(key, entry)| note(key, *entry));
+                for (key, entry) in range {
+                    if is_new(&known, key) {
+                        known.push((key.clone(), *entry));
+                    }
+                }
             }
             overlay.drops
         };
-        for item in self.index.get()?.range(index, Bound::Included(&start), &end)? {
-            let (key, entry) = item?;
-            note(&key, Some(entry));
+        for (key, entry) in self.index.get()?.at(index, tag.position())? {
+            if is_new(&known, &key) {
+                known.push((key, Some(entry)));
+            }
         }
-        let there = known.into_iter().filter_map(|(key, entry)| Some((key, entry?)));
-        let entries = there.filter(|(key, _)| Tag::of(key) == tag).collect();
+        let entries = known.into_iter().filter_map(|(key, entry)| Some((key, entry?))).collect();
         Ok((entries, drops))
     }
 

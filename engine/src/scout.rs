@@ -5,20 +5,24 @@
 //! victims ahead, so that the sequencer has only to see that nothing has changed: that the victim was
 //! not accessed since, and that it still lies where it lay. What has changed is passed over.
 //!
+//! With `ttl` the victim is exactly the document that expires soonest. So those that do are found together, in
+//! their order, and are the next to go as long as none has come that expires sooner: of that the residents keep
+//! note.
+//!
 //! It works for the group of indexes that evicted last. With another one, and where it is behind, the
 //! sequencer looks for itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::command::IndexId;
 use crate::index::IndexKey;
-use crate::residents::Taken;
+use crate::residents::{Residents, Taken};
 use crate::shared::{LookedUp, Shared};
 
-/// How many victims are found ahead: more than a batch needs, and few enough to be those that would
+/// How many victims are found ahead: more than most batches need, and few enough to be those that would
 /// be chosen now.
 const AHEAD: usize = 128;
 
@@ -43,19 +47,38 @@ pub(crate) struct Scout {
 struct State {
     /// The indexes that evict for each other.
     group: Vec<IndexId>,
+    /// Their policy is `ttl`.
+    exact: bool,
+    /// The next to go is the first one.
     found: VecDeque<Candidate>,
     /// The scout waits to be asked for more.
     rests: bool,
     closed: bool,
 }
 
+impl State {
+    /// Of `ttl`: forgets what is not among the next to go any more.
+    fn forget_late(&mut self, residents: &Residents) {
+        while let Some(last) = self.found.back()
+            && !residents.are_soonest_still(&self.group, last.victim.expiry())
+        {
+            self.found.pop_back();
+        }
+    }
+}
+
 impl Scout {
     /// The next victim of a group that was found beforehand, if there is one.
-    pub(crate) fn next(&self, group: &[IndexId]) -> Option<Candidate> {
+    pub(crate) fn next(&self, group: &[IndexId], residents: &Residents) -> Option<Candidate> {
+        let exact = residents.evicts_exactly(group);
         let mut state = self.state.lock();
-        if state.group != group {
+        if state.group != group || state.exact != exact {
             state.group = group.to_vec();
+            state.exact = exact;
             state.found.clear();
+        }
+        if exact {
+            state.forget_late(residents);
         }
         let candidate = state.found.pop_front();
         if state.rests && state.found.len() <= AHEAD / 2 {
@@ -78,7 +101,7 @@ pub(crate) fn run(shared: &Shared) {
     let scout = &shared.scout;
     let mut group = Vec::new();
     loop {
-        {
+        let exact = {
             let mut state = scout.state.lock();
             while !state.closed && (state.group.is_empty() || state.found.len() >= AHEAD) {
                 state.rests = true;
@@ -88,24 +111,54 @@ pub(crate) fn run(shared: &Shared) {
                 return;
             }
             group.clone_from(&state.group);
-        }
-        let found = find(shared, &group);
+            state.exact
+        };
+        let found = if exact {
+            find_soonest(shared, &group)
+        } else {
+            find(shared, &group).into_iter().collect()
+        };
         let mut state = scout.state.lock();
-        match found {
-            Some(candidate) if state.group == group => state.found.push_back(candidate),
-            Some(_) => {}
-            None => {
-                state.rests = true;
-                _ = scout.wanted.wait_for(&mut state, REST);
+        if found.is_empty() {
+            state.rests = true;
+            _ = scout.wanted.wait_for(&mut state, REST);
+        } else if state.group == group && state.exact == exact {
+            state.found.extend(found);
+            if exact {
+                state.found.make_contiguous().sort_by_key(|found| found.victim.expiry());
             }
         }
     }
 }
 
-/// Finds a victim. An index that fails is for the sequencer to report.
+/// Finds a victim of a sample. An index that fails is for the sequencer to report.
 fn find(shared: &Shared, group: &[IndexId]) -> Option<Candidate> {
     let newest = shared.durable_lsn.load(std::sync::atomic::Ordering::Acquire);
-    let victim = shared.residents.victim(group, newest)?;
+    look_up(shared, shared.residents.victim(group, newest)?)
+}
+
+/// Finds the victims of `ttl`, as many as are wanted with those that were found before.
+fn find_soonest(shared: &Shared, group: &[IndexId]) -> Vec<Candidate> {
+    let (known, soonest) = {
+        // Until it is noted anew what comes, what was found is still right, or forgotten here.
+        let mut state = shared.scout.state.lock();
+        state.forget_late(&shared.residents);
+        let known: HashSet<_> = state.found.iter().map(|found| found.victim.slot.tag).collect();
+        (known, shared.residents.soonest(group, AHEAD))
+    };
+    let mut found = Vec::new();
+    for victim in soonest.into_iter().filter(|victim| !known.contains(&victim.slot.tag)) {
+        match look_up(shared, victim) {
+            Some(candidate) => found.push(candidate),
+            // Not published yet: what expires later than this one is not the next to go.
+            None => shared.residents.note_soonest(victim),
+        }
+    }
+    found
+}
+
+/// The key and the entry of a victim.
+fn look_up(shared: &Shared, victim: Taken) -> Option<Candidate> {
     let (entries, drops) = shared.entries_of(victim.index, victim.slot.tag).ok()?;
     let (key, entry) = entries.into_iter().next()?;
     Some(Candidate { victim, key, found: (entry, drops) })

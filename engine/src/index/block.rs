@@ -31,33 +31,26 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(block: &'a [u8]) -> Self {
-        Self { rest: block, key: vec![0; POSITION_BYTES] }
+        let mut key = Vec::with_capacity(64);
+        key.resize(POSITION_BYTES, 0);
+        Self { rest: block, key }
     }
 
-    /// The next entry; `None` at the end. Its key is in `self.key`.
-    fn next(&mut self) -> Result<Option<Entry>> {
-        Ok(self.next_encoded()?.map(|(entry, _)| entry))
-    }
-
-    /// The same, and the bytes of the entry.
-    fn next_encoded(&mut self) -> Result<Option<(Entry, &'a [u8])>> {
+    /// The next entry, encoded: most are passed over. `None` at the end. Its key is in `self.key`.
+    fn next(&mut self) -> Result<Option<&'a [u8]>> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        match self.take() {
-            Some(entry) => Ok(Some(entry)),
-            None => Err(Error::Index("a block cannot be decoded".into())),
-        }
+        self.take().map(Some).ok_or_else(broken)
     }
 
-    fn take(&mut self) -> Option<(Entry, &'a [u8])> {
+    fn take(&mut self) -> Option<&'a [u8]> {
         let before = position_of(&self.key);
         let further = u32::try_from(take_varint(&mut self.rest)?).ok()?;
         let position = before.checked_add(further)?;
         let shared = usize::try_from(take_varint(&mut self.rest)?).ok()?;
         let new = usize::try_from(take_varint(&mut self.rest)?).ok()?;
         let (new, rest) = self.rest.split_at_checked(new)?;
-        self.rest = rest;
         let kept = POSITION_BYTES.checked_add(shared)?;
         if kept > self.key.len() {
             return None;
@@ -65,10 +58,18 @@ impl<'a> Reader<'a> {
         self.key.truncate(kept);
         self.key[..POSITION_BYTES].copy_from_slice(&position.to_be_bytes());
         self.key.extend_from_slice(new);
-        let from_here = self.rest;
-        let entry = Entry::take(&mut self.rest)?;
-        Some((entry, &from_here[..from_here.len() - self.rest.len()]))
+        let (entry, rest) = rest.split_at_checked(Entry::encoded_bytes(rest)?)?;
+        self.rest = rest;
+        Some(entry)
     }
+}
+
+fn broken() -> Error {
+    Error::Index("a block cannot be decoded".into())
+}
+
+fn decode(mut entry: &[u8]) -> Result<Entry> {
+    Entry::take(&mut entry).ok_or_else(broken)
 }
 
 fn position_of(key: &[u8]) -> u32 {
@@ -81,7 +82,7 @@ pub(super) fn find(block: &[u8], key: &[u8]) -> Result<Option<Entry>> {
     while let Some(entry) = reader.next()? {
         match reader.key.as_slice().cmp(key) {
             std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Equal => return Ok(Some(entry)),
+            std::cmp::Ordering::Equal => return decode(entry).map(Some),
             std::cmp::Ordering::Greater => return Ok(None),
         }
     }
@@ -100,7 +101,8 @@ pub(super) fn find_all(
         while next.is_some() && reader.key.as_slice() < key.as_bytes() {
             next = reader.next()?;
         }
-        found.push(next.filter(|_| reader.key == key.as_bytes()));
+        let here = next.filter(|_| reader.key == key.as_bytes());
+        found.push(here.map(decode).transpose()?);
     }
     Ok(())
 }
@@ -124,7 +126,7 @@ pub(super) fn items(block: &[u8], from: Bound<&[u8]>, until: Option<&[u8]>) -> R
         }
         let key = IndexKey::from_bytes(key)
             .ok_or_else(|| Error::Index("a key in a block is too short".into()))?;
-        items.push((key, entry));
+        items.push((key, decode(entry)?));
     }
     Ok(items)
 }
@@ -205,28 +207,28 @@ pub(super) fn merge<'a>(
 ) -> Result<Vec<u8>> {
     let mut reader = Reader::new(old);
     let mut writer = Writer { block: Vec::with_capacity(old.len() + 64), ..Writer::default() };
-    let mut next = reader.next_encoded()?;
+    let mut next = reader.next()?;
     let is_here = |(key, _): &Change<'a>| until.is_none_or(|until| key.as_bytes() < until);
     for _ in 0..most {
         let Some((key, change)) = changes.next_if(is_here) else { break };
-        while let Some((_, entry)) = next
+        while let Some(entry) = next
             && reader.key.as_slice() < key.as_bytes()
         {
             writer.push(&reader.key, |block| block.extend_from_slice(entry));
-            next = reader.next_encoded()?;
+            next = reader.next()?;
         }
         if next.is_some() && reader.key == key.as_bytes() {
-            next = reader.next_encoded()?;
+            next = reader.next()?;
         }
         if let Some(entry) = change {
             writer.push(key.as_bytes(), |block| entry.encode_into(block));
         }
     }
-    while let Some((_, entry)) = next
+    while let Some(entry) = next
         && until.is_none_or(|until| reader.key.as_slice() < until)
     {
         writer.push(&reader.key, |block| block.extend_from_slice(entry));
-        next = reader.next_encoded()?;
+        next = reader.next()?;
     }
     Ok(writer.take())
 }

@@ -16,6 +16,15 @@ const HEAD_BYTES: usize = size_of::<u128>();
 /// After every key.
 pub(crate) const LAST_KEY: [u8; 8] = [0xff; 8];
 
+/// The first bytes as a number, zeros behind shorter ones: where these numbers differ, they are ordered as
+/// the bytes are.
+pub(super) fn head(bytes: &[u8]) -> u128 {
+    let mut head = [0; HEAD_BYTES];
+    let count = bytes.len().min(HEAD_BYTES);
+    head[..count].copy_from_slice(&bytes[..count]);
+    u128::from_be_bytes(head)
+}
+
 /// A key of the index: the position, big-endian, then the key's bytes. Byte order is ring order,
 /// so a range of the ring is one contiguous scan.
 ///
@@ -23,8 +32,7 @@ pub(crate) const LAST_KEY: [u8; 8] = [0xff; 8];
 /// so that a look-up in a tree of many needs none of the others', which may lie anywhere in memory.
 #[derive(Clone, Debug)]
 pub struct IndexKey {
-    /// The first bytes, big-endian, zeros behind a shorter key: where they differ, they are ordered
-    /// as the keys are.
+    /// See [`head`].
     head: u128,
     bytes: Arc<[u8]>,
 }
@@ -50,10 +58,7 @@ impl IndexKey {
         } else {
             position.iter().chain(key).copied().collect()
         };
-        let mut head = [0; HEAD_BYTES];
-        let count = bytes.len().min(HEAD_BYTES);
-        head[..count].copy_from_slice(&bytes[..count]);
-        Self { head: u128::from_be_bytes(head), bytes }
+        Self { head: head(&bytes), bytes }
     }
 
     pub(crate) fn position(&self) -> u32 {

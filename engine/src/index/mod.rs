@@ -49,6 +49,9 @@ pub struct Entry {
     pub(crate) content_hash: u128,
 }
 
+/// How many varints an encoded entry begins with.
+const ENTRY_VARINTS: usize = 6;
+
 /// What an entry takes at most: varints of four 32-bit and two 64-bit numbers, and the hash.
 pub(crate) const MAX_ENTRY_BYTES: usize = 4 * 5 + 2 * 10 + 16;
 
@@ -72,6 +75,14 @@ impl Entry {
         put_varint(out, self.version);
         put_varint(out, self.expires_at);
         out.extend_from_slice(&self.content_hash.to_le_bytes());
+    }
+
+    /// How long the encoded entry at the beginning is, without decoding it; `None` where it is cut.
+    fn encoded_bytes(bytes: &[u8]) -> Option<usize> {
+        let is_last = |byte: &u8| byte & 0x80 == 0;
+        let mut ends = bytes.iter().enumerate().filter(|(_, byte)| is_last(byte));
+        let (last, _) = ends.nth(ENTRY_VARINTS - 1)?;
+        Some(last + 1 + size_of::<u128>())
     }
 
     /// Takes an encoded entry off the beginning.
@@ -143,6 +154,12 @@ pub trait Index: Send + Sync {
     /// Makes a single change.
     fn put(&self, index: IndexId, key: &IndexKey, entry: Option<&Entry>) -> Result<()> {
         self.apply(index, &mut std::iter::once((key, entry.copied())))
+    }
+
+    /// All keys at a position with their entries.
+    fn at(&self, index: IndexId, position: u32) -> Result<Vec<(IndexKey, Entry)>> {
+        let (from, until) = (position.to_be_bytes(), (position + 1).to_be_bytes());
+        self.range(index, Bound::Included(&from), &until)?.collect()
     }
 
     /// The entries between two keys, the second excluded.
@@ -217,6 +234,7 @@ mod tests {
             for cut in 0..bytes.len() {
                 assert_eq!(Entry::take(&mut &bytes[..cut]), None);
             }
+            assert_eq!(Entry::encoded_bytes(&bytes), Some(bytes.len()));
             bytes.push(7);
             let mut rest = bytes.as_slice();
             assert_eq!((Entry::take(&mut rest), rest), (Some(entry), &[7][..]));

@@ -140,10 +140,13 @@ impl Leaf {
         &mut self.access
     }
 
-    /// The slot for which `rank` is greatest, with that rank.
-    pub(super) fn greatest(&self, rank: impl Fn(Slot) -> u64) -> Option<(u64, Slot)> {
-        let ranked = (0..self.len()).map(|place| self.slot(place)).map(|slot| (rank(slot), slot));
-        ranked.max_by_key(|(rank, _)| *rank)
+    /// The slot for which `rank`, of what the policy made of it, is greatest; with that rank. Tags are
+    /// not looked at but for that one's: they would be more than half of what is fetched into the cache.
+    pub(super) fn greatest(&self, rank: impl Fn(u32) -> u64) -> Option<(u64, Slot)> {
+        let of_place = |place: usize| self.access.get(place).copied().unwrap_or(0);
+        let ranked = (0..self.len()).map(|place| (rank(of_place(place)), place));
+        let (rank, place) = ranked.max_by_key(|(rank, _)| *rank)?;
+        Some((rank, self.slot(place)))
     }
 
     /// The documents that have expired by `now`, a second.
@@ -237,14 +240,33 @@ impl Table {
     }
 
     /// Removes a slot of a tag: of several the one with that expiry, if there is one.
-    pub(super) fn remove(&mut self, tag: Tag, hash: u64, expiry: Option<u32>) -> Option<Slot> {
+    pub(super) fn remove(&mut self, tag: Tag, hash: u64, expiry: u32) -> Option<Slot> {
         let (leaf, first) = self.find(tag, hash)?;
         let is_it = |place: &usize| {
             let slot = leaf.slot(*place);
-            slot.tag == tag && expiry.is_none_or(|expiry| expiry == slot.expiry)
+            slot.tag == tag && slot.expiry == expiry
         };
         let place = (first..leaf.len()).find(is_it).unwrap_or(first);
-        let slot = leaf.remove(place);
+        self.remove_at(hash, place)
+    }
+
+    /// Removes the first slot of a tag of which `is_it` says so.
+    pub(super) fn remove_if(
+        &mut self,
+        tag: Tag,
+        hash: u64,
+        is_it: impl FnOnce(Slot) -> bool,
+    ) -> Option<Slot> {
+        let (leaf, place) = self.find(tag, hash)?;
+        if !is_it(leaf.slot(place)) {
+            return None;
+        }
+        self.remove_at(hash, place)
+    }
+
+    /// Removes the slot at a place of the leaf that a hash belongs to.
+    fn remove_at(&mut self, hash: u64, place: usize) -> Option<Slot> {
+        let slot = self.leaf_of(hash)?.remove(place);
         self.slots -= 1;
         if self.slots < (self.leaves.len() - 1) * MEAN_SLOTS / 2 {
             self.merge();
@@ -363,6 +385,45 @@ impl Table {
             let next = leaf.next_due(now);
             self.schedule(place, next);
         }
+    }
+
+    /// Makes `found` those slots of its own and of the table that expire soonest, some `most` of them, in
+    /// their order.
+    pub(super) fn soonest_of_all(&mut self, most: usize, found: &mut Vec<Slot>) {
+        let by_expiry = |slot: &Slot| slot.expiry;
+        // Once there are enough, when the last of them expires.
+        let mut last = if found.len() < most { None } else { found.last().map(by_expiry) };
+        let mut passed = Vec::new();
+        'all: for (&second, places) in &self.schedule {
+            for &place in places {
+                // What comes now expires in that second at the earliest.
+                if last.is_some_and(|last| last <= second) {
+                    break 'all;
+                }
+                let Some(leaf) = self.leaves.get(place as usize) else { continue };
+                if leaf.due != second {
+                    continue;
+                }
+                let slots = (0..leaf.len()).map(|place| leaf.slot(place));
+                let expiring = slots.filter(|slot| slot.expiry != 0);
+                let first = expiring.clone().map(|slot| slot.expiry).min().unwrap_or(0);
+                found.extend(expiring);
+                if first != second {
+                    passed.push((place as usize, first));
+                }
+                if found.len() >= 2 * most {
+                    found.select_nth_unstable_by_key(most, by_expiry);
+                    found.truncate(most);
+                    last = found.iter().map(by_expiry).max();
+                }
+            }
+        }
+        for (place, first) in passed {
+            self.leaves[place].due = 0;
+            self.schedule(place, first);
+        }
+        found.sort_unstable_by_key(by_expiry);
+        found.truncate(most);
     }
 
     /// A slot that expires no later than any other, and when that is known to be so: its leaf is

@@ -88,6 +88,13 @@ pub(crate) struct Taken {
     pub(crate) slot: Slot,
 }
 
+impl Taken {
+    /// The second since 1970 in which the document has expired; 0 for never.
+    pub(crate) fn expiry(&self) -> u32 {
+        self.slot.expiry
+    }
+}
+
 /// The tags of an index's documents; one twice where two documents have it.
 struct Tags(Tracker);
 
@@ -391,6 +398,40 @@ impl Residents {
             drawn.filter_map(victim).max_by_key(|(rank, ..)| *rank)
         };
         best.map(|(_, victim)| victim)
+    }
+
+    /// Whether it is exact which document some indexes of one policy evict next: with `ttl` it is the one that
+    /// expires soonest.
+    pub(crate) fn evicts_exactly(&self, among: &[IndexId]) -> bool {
+        let policy = among.iter().find_map(|&index| Some(self.tracker(index)?.policy()));
+        policy == Some(Policy::Ttl)
+    }
+
+    /// Of `ttl`: the documents of some indexes that expire soonest, some `most` of them, in their order.
+    /// [`Self::are_soonest_still`] tells from now on.
+    pub(crate) fn soonest(&self, among: &[IndexId], most: usize) -> Vec<Taken> {
+        let mut found = Vec::new();
+        for &index in among {
+            let Some(tracker) = self.tracker(index) else { continue };
+            found.extend(tracker.soonest(most).into_iter().map(|slot| Taken { index, slot }));
+        }
+        found.sort_by_key(Taken::expiry);
+        found.truncate(most);
+        found
+    }
+
+    /// Of `ttl`: takes one of the documents found last to expire soonest for one that came since.
+    pub(crate) fn note_soonest(&self, victim: Taken) {
+        if let Some(tracker) = self.tracker(victim.index) {
+            tracker.note_soonest(victim.expiry());
+        }
+    }
+
+    /// Of `ttl`: whether those of the documents found last to expire soonest that do so until a second are
+    /// the next ones to evict still. None has come that expires sooner.
+    pub(crate) fn are_soonest_still(&self, among: &[IndexId], second: u32) -> bool {
+        let trackers = among.iter().filter_map(|&index| self.tracker(index));
+        trackers.into_iter().all(|tracker| tracker.is_soonest_still(second))
     }
 
     /// Puts back what was taken and not evicted.

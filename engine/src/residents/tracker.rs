@@ -16,7 +16,7 @@
 //! while, so that a document that comes back soon is not taken for a new one. They are remembered
 //! by fingerprint instead of in a sketch, the frequent ones for longer.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -70,6 +70,9 @@ pub(super) struct Tracker {
     accesses: AtomicU64,
     /// No document expires before this second; `u64::MAX` for never.
     next_due: AtomicU64,
+    /// Of `ttl`: when the first expires of the documents that came, or got another time, since it was last
+    /// looked for those that expire soonest; `u32::MAX` where there is none.
+    soonest_new: AtomicU32,
 }
 
 /// The number of a stripe, from bits of the hash that choose no leaf.
@@ -90,6 +93,7 @@ impl Tracker {
             documents: AtomicUsize::new(0),
             accesses: AtomicU64::new(0),
             next_due: AtomicU64::new(u64::MAX),
+            soonest_new: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -134,7 +138,15 @@ impl Tracker {
     fn note_due(&self, expiry: u32) {
         if expiry != 0 {
             self.next_due.fetch_min(u64::from(expiry), Ordering::Relaxed);
+            if self.policy == Policy::Ttl {
+                self.note_soonest(expiry);
+            }
         }
+    }
+
+    /// Notes that a document expires in a second of which [`Self::soonest`] did not say so.
+    pub(super) fn note_soonest(&self, second: u32) {
+        self.soonest_new.fetch_min(second, Ordering::Relaxed);
     }
 
     /// Puts back what was taken.
@@ -156,7 +168,7 @@ impl Tracker {
                 taken.extend(slots.filter(|slot| is_taken(slot.tag)));
             }
             for slot in &taken[begun..] {
-                table.remove(slot.tag, slot.tag.hash(), Some(slot.expiry));
+                table.remove(slot.tag, slot.tag.hash(), slot.expiry);
             }
             self.documents.fetch_sub(taken.len() - begun, Ordering::Relaxed);
         }
@@ -167,30 +179,25 @@ impl Tracker {
     pub(super) fn remove(&self, tag: Tag, expires_at: u64) {
         let hash = tag.hash();
         let expiry = second(expires_at);
-        if self.stripes[stripe(hash)].lock().remove(tag, hash, Some(expiry)).is_some() {
+        if self.stripes[stripe(hash)].lock().remove(tag, hash, expiry).is_some() {
             self.documents.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Takes a document that is to be evicted.
     pub(super) fn evict(&self, tag: Tag) -> Option<Slot> {
-        let hash = tag.hash();
-        self.evict_from(&mut self.stripes[stripe(hash)].lock(), tag, hash)
+        self.evict_if(tag, |_| true)
     }
 
     /// Takes a document that is to be evicted, if its slot is still the same.
     pub(super) fn evict_if_unchanged(&self, slot: Slot) -> Option<Slot> {
-        let hash = slot.tag.hash();
-        let mut table = self.stripes[stripe(hash)].lock();
-        let (leaf, place) = table.find(slot.tag, hash)?;
-        if leaf.slot(place) != slot {
-            return None;
-        }
-        self.evict_from(&mut table, slot.tag, hash)
+        self.evict_if(slot.tag, |found| found == slot)
     }
 
-    fn evict_from(&self, table: &mut Table, tag: Tag, hash: u64) -> Option<Slot> {
-        let slot = table.remove(tag, hash, None)?;
+    fn evict_if(&self, tag: Tag, is_it: impl FnOnce(Slot) -> bool) -> Option<Slot> {
+        let hash = tag.hash();
+        let mut table = self.stripes[stripe(hash)].lock();
+        let slot = table.remove_if(tag, hash, is_it)?;
         self.documents.fetch_sub(1, Ordering::Relaxed);
         if self.policy == Policy::Lfu
             && let Some(leaf) = table.leaf_of(hash)
@@ -245,29 +252,45 @@ impl Tracker {
         }
     }
 
-    /// How soon a document goes, compared to others.
-    fn rank(&self, slot: Slot, clock: u64, newest: Version) -> u64 {
-        let age = |now: u64| u64::from(age(now as u32, slot.access, u32::MAX));
+    /// How soon a document goes, compared to others, by what its access left.
+    fn rank(&self, access: u32, clock: u64, newest: Version) -> u64 {
+        let age = |now: u64| u64::from(age(now as u32, access, u32::MAX));
         match self.policy {
             Policy::Lru => age(clock),
             Policy::Fifo => age(newest),
             Policy::Lfu => {
-                let frequency = slot.access >> FREQUENCY_SHIFT;
-                let age = self::age((clock >> COARSE) as u32, slot.access, STAMP);
+                let frequency = access >> FREQUENCY_SHIFT;
+                let age = self::age((clock >> COARSE) as u32, access, STAMP);
                 (u64::from(MAX_FREQUENCY - frequency) << 32) | u64::from(age)
             }
-            Policy::Ttl => u64::from(u32::MAX - slot.expiry),
-            Policy::Random | Policy::Reject => fastrand::u64(..),
+            Policy::Random | Policy::Reject | Policy::Ttl => fastrand::u64(..),
         }
+    }
+
+    /// Of `ttl`: the documents that expire soonest, some `most` of them, in their order. From now on it is
+    /// noted whether one comes that expires sooner.
+    pub(super) fn soonest(&self, most: usize) -> Vec<Slot> {
+        self.soonest_new.store(u32::MAX, Ordering::Relaxed);
+        let mut found = Vec::new();
+        for stripe in &self.stripes {
+            stripe.lock().soonest_of_all(most, &mut found);
+        }
+        found
+    }
+
+    /// Whether what expires in a second may be evicted by `ttl`, if it was among those that expired soonest:
+    /// no document has come that expires sooner.
+    pub(super) fn is_soonest_still(&self, second: u32) -> bool {
+        second <= self.soonest_new.load(Ordering::Relaxed)
     }
 
     /// The document to evict: for `ttl` exactly the one that expires soonest, otherwise the first of
     /// a sample. `newest` is the last version given.
     pub(super) fn victim(&self, clock: u64, newest: Version) -> Option<Victim> {
-        let ranked = |slot| Victim { rank: self.rank(slot, clock, newest), slot };
         if self.policy == Policy::Ttl {
             let soonest = self.stripes.iter().filter_map(|stripe| stripe.lock().soonest());
-            return soonest.min_by_key(|slot| slot.expiry).map(ranked);
+            let soonest = soonest.min_by_key(|slot| slot.expiry);
+            return soonest.map(|slot| Victim { rank: u64::from(u32::MAX - slot.expiry), slot });
         }
         let first = fastrand::usize(..STRIPES);
         let mut seen = 0;
@@ -282,12 +305,14 @@ impl Tracker {
             let leaf = &mut leaves[place];
             if self.policy == Policy::Lru {
                 for access in leaf.accesses() {
-                    let age = age(clock as u32, *access, u32::MAX).min(OLDEST);
-                    *access = (clock as u32).wrapping_sub(age);
+                    // Mostly there is none, and the cache line stays clean.
+                    if age(clock as u32, *access, u32::MAX) > OLDEST {
+                        *access = (clock as u32).wrapping_sub(OLDEST);
+                    }
                 }
             }
             seen += leaf.len();
-            if let Some((rank, slot)) = leaf.greatest(|slot| self.rank(slot, clock, newest))
+            if let Some((rank, slot)) = leaf.greatest(|access| self.rank(access, clock, newest))
                 && best.is_none_or(|best| best.rank < rank)
             {
                 best = Some(Victim { rank, slot });
@@ -296,6 +321,7 @@ impl Tracker {
                 break;
             }
         }
+        let ranked = |slot: Slot| Victim { rank: self.rank(slot.access, clock, newest), slot };
         best.or_else(|| self.any().map(ranked))
     }
 

@@ -244,9 +244,8 @@ impl Sequencer {
             Shortage::Index { .. } => vec![index],
         };
         let newest = self.log.next_lsn() + self.batch.records;
-        // Which expires soonest changes with each that goes; and of few documents, which is the first.
-        let scouted =
-            policy != Policy::Ttl && self.shared.residents.documents(&group) >= SCOUTED_DOCUMENTS;
+        // Of few documents, which is the first changes with each that goes.
+        let scouted = self.shared.residents.documents(&group) >= SCOUTED_DOCUMENTS;
         while let Some((taken, key, entry)) = self.next_victim(&group, newest, scouted)? {
             let is_spared = taken.index == index && spare == Some(&key);
             if is_spared || self.is_on_its_way(key.position()) {
@@ -271,7 +270,7 @@ impl Sequencer {
         scouted: bool,
     ) -> Result<Option<(Taken, IndexKey, Entry)>> {
         let residents = &self.shared.residents;
-        let next = || if scouted { self.shared.scout.next(group) } else { None };
+        let next = || if scouted { self.shared.scout.next(group, residents) } else { None };
         while let Some(Candidate { victim, key, found }) = next() {
             let stale = self.options.defects.has(Defect::StaleVictimEvicted);
             let take = if stale { Residents::take } else { Residents::take_if_unchanged };

@@ -1,6 +1,6 @@
 //! Victims that were found beforehand.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use twox_hash::XxHash3_64;
 
@@ -156,4 +156,80 @@ fn a_document_is_remembered_though_another_one_like_it_goes() {
         assert_eq!(stat.tracked_documents, stat.documents, "round {round}");
     }
     recount(&engine);
+}
+
+/// Under `ttl` what goes is exactly what expires soonest, whatever comes or is given another time meanwhile.
+///
+/// Returns what went in the place of another.
+fn evict_soonest(seed: u64, defects: Defects) -> Option<String> {
+    const MOST: usize = 11_000;
+    const FAR: u64 = 4_000_000_000;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let machine = Machine::default();
+    let options = Options { segment_bytes: 1 << 20, checkpoint_keys: 2000, defects, ..options() };
+    let (engine, _) = machine.open_with(options).unwrap();
+    assign(&engine, u64::MAX, Policy::Ttl);
+    let max_documents = Some(MOST as u64);
+    create_index(&engine, INDEX, IndexSettings { max_documents, ..Default::default() });
+    let write = |number: u32, second: u32| Mutation::Write {
+        index: INDEX,
+        key: spread_key(&format!("key{number}")),
+        document: DOCUMENT.into(),
+        condition: Condition::Any,
+        expiry: Expiry::At((FAR + u64::from(second)) * 1000),
+    };
+    // By the second in which it expires; never two in one.
+    let mut left: BTreeMap<u32, u32> = BTreeMap::new();
+    let free = |left: &BTreeMap<u32, u32>, from: u32| {
+        (from..).find(|second| !left.contains_key(second)).unwrap()
+    };
+    let gone = |number: u32| {
+        let key = spread_key(&format!("key{number}"));
+        engine.version(INDEX, &key).unwrap().is_none()
+    };
+    for round in 0..180 {
+        // Mostly later than all, as of a cache with one time to live; some sooner than all.
+        let first = match rng.random_range(0..4) {
+            0 => 200_000 - round * 100,
+            1 => rng.random_range(0..400_000),
+            _ => 400_000 + round * 100,
+        };
+        let mut mutations = Vec::new();
+        for number in round * 100..(round + 1) * 100 {
+            let second = free(&left, first);
+            mutations.push(write(number, second));
+            if left.len() == MOST {
+                left.pop_first();
+            }
+            left.insert(second, number);
+        }
+        mutate(&engine, mutations, false);
+        // Meanwhile the next ones are found.
+        if let Some(number) = left.values().take(400).find(|&&number| gone(number)) {
+            return Some(format!("round {round}: key{number}"));
+        }
+        // One that is about to go is given more time, and now and then another one less.
+        let touched = [(30, 300_000), (left.len() / 2, 1000)];
+        for &(place, from) in touched.iter().take(rng.random_range(1..3)) {
+            let (&old, &number) = left.iter().nth(place).unwrap();
+            let second = free(&left, from);
+            one(&engine, write(number, second));
+            left.remove(&old);
+            left.insert(second, number);
+        }
+    }
+    if let Some(number) = left.values().find(|&&number| gone(number)) {
+        return Some(format!("in the end: key{number}"));
+    }
+    assert!(evicted(&engine) > 1000, "{} evicted", evicted(&engine));
+    assert_eq!(names(&engine).len(), left.len());
+    None
+}
+
+#[test]
+fn what_expires_soonest_goes_also_where_it_was_found_beforehand() {
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    assert_eq!(evict_soonest(seed, Defects::default()), None);
+    assert!(evict_soonest(seed, Defects::from(Defect::StaleVictimEvicted)).is_some());
 }

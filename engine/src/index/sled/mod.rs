@@ -281,6 +281,19 @@ impl Index for SledIndex {
         self.table_or_new(index)?.apply(changes)
     }
 
+    fn at(&self, index: IndexId, position: u32) -> Result<Vec<(IndexKey, Entry)>> {
+        let Some(table) = self.table(index) else { return Ok(Vec::new()) };
+        let (from, until) = (position.to_be_bytes(), (position + 1).to_be_bytes());
+        let (mut all, mut next) = table.page(Bound::Included(&from), &until)?;
+        // Mostly one block has them all.
+        while let Some(from) = next {
+            let (more, beyond) = table.page(Bound::Included(&from), &until)?;
+            all.extend(more);
+            next = beyond;
+        }
+        Ok(all)
+    }
+
     fn range<'a>(
         &'a self,
         index: IndexId,

@@ -6,7 +6,7 @@
 //! and then removing the right one. Wherever sled comes back to after a crash, each key is in one
 //! block, and none is lost. A fence is never removed but so: what did not count before it would.
 //!
-//! The fences are in memory as well, for a look-up to find the block: some 40 bytes each, more where
+//! The fences are in memory as well, for a look-up to find the block: some 60 bytes each, more where
 //! keys at one position begin alike.
 
 use std::collections::BTreeSet;
@@ -20,6 +20,7 @@ use sled::{IVec, Tree};
 use super::guard;
 use crate::error::{Error, Result};
 use crate::index::block::{self, Item};
+use crate::index::key::head;
 use crate::index::{Change, Entry, IndexKey};
 
 /// A longer block is split, unless it is of a single entry. sled logs a block with each change of
@@ -70,23 +71,37 @@ impl Blocks for Tree {
     }
 }
 
+/// Where a block begins. As of a key, the first bytes are there as a number, which tells nearly all apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Fence {
+    head: u128,
+    bytes: IVec,
+}
+
+impl Fence {
+    fn new(bytes: impl Into<IVec>) -> Self {
+        let bytes = bytes.into();
+        Self { head: head(&bytes), bytes }
+    }
+}
+
 /// Blocks in a tree of sled's.
 pub(super) struct Table<B = Tree> {
     blocks: B,
     /// Written by the one who applies changes, which is one thread at a time.
-    fences: RwLock<BTreeSet<IVec>>,
+    fences: RwLock<BTreeSet<Fence>>,
 }
 
 impl<B: Blocks> Table<B> {
     pub(super) fn open(blocks: B) -> Result<Self> {
-        let fences = blocks.fences()?;
+        let fences = blocks.fences()?.into_iter().map(Fence::new).collect();
         Ok(Self { blocks, fences: RwLock::new(fences) })
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         // Held while the block is read: it is that of the fence.
         let fences = self.fences.read();
-        let Some(fence) = fence_before(&fences, key) else { return Ok(None) };
+        let Some(fence) = before(&fences, &Fence::new(key)) else { return Ok(None) };
         block::find(&self.block(fence)?, key)
     }
 
@@ -96,11 +111,12 @@ impl<B: Blocks> Table<B> {
         while let Some(first) = keys.get(found.len()) {
             // Held while the block is read: it is that of the fence.
             let fences = self.fences.read();
-            let next = fence_after(&fences, first.as_bytes());
-            let is_here = |key: &&IndexKey| next.is_none_or(|next| key.as_bytes() < next.as_ref());
+            let first = Fence::new(first.as_bytes());
+            let next = after(&fences, &first).map(|next| next.bytes.as_ref());
+            let is_here = |key: &&IndexKey| next.is_none_or(|next| key.as_bytes() < next);
             let here = &keys[found.len()..];
             let here = &here[..here.partition_point(is_here).max(1)];
-            match fence_before(&fences, first.as_bytes()) {
+            match before(&fences, &first) {
                 Some(fence) => block::find_all(&self.block(fence)?, here, &mut found)?,
                 None => found.resize(found.len() + here.len(), None),
             }
@@ -120,8 +136,10 @@ impl<B: Blocks> Table<B> {
             Bound::Included(key) | Bound::Excluded(key) => key,
             Bound::Unbounded => FIRST_FENCE,
         };
-        let next = fence_after(&fences, first).filter(|next| next.as_ref() < until);
-        let Some(fence) = fence_before(&fences, first) else {
+        let first = Fence::new(first);
+        let next = after(&fences, &first).map(|next| &next.bytes);
+        let next = next.filter(|next| next.as_ref() < until);
+        let Some(fence) = before(&fences, &first) else {
             return Ok((Vec::new(), next.cloned()));
         };
         let end = next.map_or(until, AsRef::as_ref);
@@ -147,24 +165,30 @@ impl<B: Blocks> Table<B> {
     ) -> Result<()> {
         let (fence, mut next) = {
             let fences = self.fences.read();
-            let fence = fence_before(&fences, key.as_bytes()).cloned();
-            (fence, fence_after(&fences, key.as_bytes()).cloned())
+            let key = Fence::new(key.as_bytes());
+            (before(&fences, &key).cloned(), after(&fences, &key).cloned())
         };
         let mut old = match &fence {
             Some(fence) => self.block(fence)?,
             None => IVec::default(),
         };
-        let fence = fence.unwrap_or_else(|| FIRST_FENCE.into());
+        let fence = fence.unwrap_or_else(|| Fence::new(FIRST_FENCE));
         let mut absorbed = Vec::new();
         loop {
-            let whole = block::merge(&old, next.as_deref(), changes, MERGED_AT_A_TIME)?;
+            let whole = block::merge(
+                &old,
+                next.as_ref().map(|next| next.bytes.as_ref()),
+                changes,
+                MERGED_AT_A_TIME,
+            )?;
             let beyond = next.take_if(|_| whole.len() < MIN_BLOCK_BYTES);
             let Some(beyond) = beyond else { return self.replace(&fence, &absorbed, whole) };
             if absorbed.len() == ABSORBED_AT_A_TIME {
                 self.replace(&fence, &mem::take(&mut absorbed), whole.clone())?;
             }
-            next = fence_after(&self.fences.read(), &beyond).cloned();
-            let more = block::items(&self.block(&beyond)?, Bound::Unbounded, next.as_deref())?;
+            next = after(&self.fences.read(), &beyond).cloned();
+            let until = next.as_ref().map(|next| next.bytes.as_ref());
+            let more = block::items(&self.block(&beyond)?, Bound::Unbounded, until)?;
             let mut items = block::items(&whole, Bound::Unbounded, None)?;
             items.extend(more);
             old = block::encode(&items).into();
@@ -173,17 +197,17 @@ impl<B: Blocks> Table<B> {
     }
 
     /// The block under a fence.
-    fn block(&self, fence: &[u8]) -> Result<IVec> {
+    fn block(&self, fence: &Fence) -> Result<IVec> {
         let missing = || Error::Index("a block that there was is missing".into());
-        self.blocks.get(fence)?.ok_or_else(missing)
+        self.blocks.get(&fence.bytes)?.ok_or_else(missing)
     }
 
     /// Puts a block, or several where it is too long, in the place of one and of those after it that
     /// were absorbed.
-    fn replace(&self, fence: &IVec, absorbed: &[IVec], whole: Vec<u8>) -> Result<()> {
+    fn replace(&self, fence: &Fence, absorbed: &[Fence], whole: Vec<u8>) -> Result<()> {
         let is_short = whole.len() <= MAX_BLOCK_BYTES;
         if is_short && absorbed.is_empty() && self.fences.read().contains(fence) {
-            return self.blocks.insert(fence, &whole);
+            return self.blocks.insert(&fence.bytes, &whole);
         }
         let blocks = if is_short {
             vec![(fence.clone(), whole)]
@@ -192,27 +216,27 @@ impl<B: Blocks> Table<B> {
         };
         // sled may take its time: the lock is held for the fences alone. Between any two steps each
         // fence that there is has its keys up to the next one.
-        let kept: BTreeSet<IVec> = blocks.iter().map(|(fence, _)| fence.clone()).collect();
+        let kept: BTreeSet<Fence> = blocks.iter().map(|(fence, _)| fence.clone()).collect();
         for (fence, block) in blocks.into_iter().rev() {
-            self.blocks.insert(&fence, &block)?;
+            self.blocks.insert(&fence.bytes, &block)?;
             self.fences.write().insert(fence);
         }
         for fence in absorbed.iter().filter(|fence| !kept.contains(*fence)) {
             self.fences.write().remove(fence);
-            self.blocks.remove(fence)?;
+            self.blocks.remove(&fence.bytes)?;
         }
         Ok(())
     }
 }
 
 /// Entries as several blocks, the first under the fence that there is.
-fn split(fence: &IVec, items: &[Item]) -> Vec<(IVec, Vec<u8>)> {
-    let mut blocks: Vec<(IVec, Vec<u8>)> = Vec::new();
+fn split(fence: &Fence, items: &[Item]) -> Vec<(Fence, Vec<u8>)> {
+    let mut blocks: Vec<(Fence, Vec<u8>)> = Vec::new();
     let mut first = 0;
     for (count, block) in block::split(items, SPLIT_BLOCK_BYTES) {
         let fence = match first {
             0 => fence.clone(),
-            first => block::separator(&items[first - 1].0, &items[first].0).into(),
+            first => Fence::new(block::separator(&items[first - 1].0, &items[first].0)),
         };
         blocks.push((fence, block));
         first += count;
@@ -220,14 +244,14 @@ fn split(fence: &IVec, items: &[Item]) -> Vec<(IVec, Vec<u8>)> {
     blocks
 }
 
-/// The fence of the block that has a key.
-fn fence_before<'a>(fences: &'a BTreeSet<IVec>, key: &[u8]) -> Option<&'a IVec> {
-    fences.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()
+/// The fence of the block that has a key, which is given as a fence would be.
+fn before<'a>(fences: &'a BTreeSet<Fence>, key: &Fence) -> Option<&'a Fence> {
+    fences.range((Bound::Unbounded, Bound::Included(key))).next_back()
 }
 
 /// The fence after a key.
-fn fence_after<'a>(fences: &'a BTreeSet<IVec>, key: &[u8]) -> Option<&'a IVec> {
-    fences.range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next()
+fn after<'a>(fences: &'a BTreeSet<Fence>, key: &Fence) -> Option<&'a Fence> {
+    fences.range((Bound::Excluded(key), Bound::Unbounded)).next()
 }
 
 #[cfg(test)]
