@@ -7,7 +7,8 @@
 //!
 //! With `ttl` the victim is exactly the document that expires soonest. So those that do are found together, in
 //! their order, and are the next to go as long as none has come that expires sooner: of that the residents keep
-//! note.
+//! note. Before it is looked for them again, that note is taken, and what it says is late is forgotten: whatever
+//! came before is found now, and whatever comes later is noted again.
 //!
 //! It works for the group of indexes that evicted last. With another one, and where it is behind, the
 //! sequencer looks for itself.
@@ -49,6 +50,8 @@ struct State {
     group: Vec<IndexId>,
     /// Their policy is `ttl`.
     exact: bool,
+    /// Counts what all that was found was forgotten for: another group, or another policy.
+    generation: u64,
     /// The next to go is the first one.
     found: VecDeque<Candidate>,
     /// The scout waits to be asked for more.
@@ -57,28 +60,38 @@ struct State {
 }
 
 impl State {
-    /// Of `ttl`: forgets what is not among the next to go any more.
-    fn forget_late(&mut self, residents: &Residents) {
-        while let Some(last) = self.found.back()
-            && !residents.are_soonest_still(&self.group, last.victim.expiry())
-        {
+    /// Of `ttl`: forgets what expires after a second.
+    fn forget_after(&mut self, second: u32) {
+        while self.found.back().is_some_and(|last| last.victim.expiry() > second) {
             self.found.pop_back();
         }
+    }
+
+    /// Down to how many it may go before more are looked for. Those that expire soonest are looked for all at
+    /// once.
+    fn enough(&self) -> usize {
+        if self.exact { AHEAD / 2 + 1 } else { AHEAD }
     }
 }
 
 impl Scout {
-    /// The next victim of a group that was found beforehand, if there is one.
-    pub(crate) fn next(&self, group: &[IndexId], residents: &Residents) -> Option<Candidate> {
-        let exact = residents.evicts_exactly(group);
+    /// The next victim of a group that was found beforehand, if there is one. `exact` says that the policy is
+    /// `ttl`.
+    pub(crate) fn next(
+        &self,
+        group: &[IndexId],
+        exact: bool,
+        residents: &Residents,
+    ) -> Option<Candidate> {
         let mut state = self.state.lock();
         if state.group != group || state.exact != exact {
             state.group = group.to_vec();
             state.exact = exact;
+            state.generation += 1;
             state.found.clear();
         }
         if exact {
-            state.forget_late(residents);
+            state.forget_after(residents.soonest_new(group));
         }
         let candidate = state.found.pop_front();
         if state.rests && state.found.len() <= AHEAD / 2 {
@@ -101,9 +114,9 @@ pub(crate) fn run(shared: &Shared) {
     let scout = &shared.scout;
     let mut group = Vec::new();
     loop {
-        let exact = {
+        let (exact, generation) = {
             let mut state = scout.state.lock();
-            while !state.closed && (state.group.is_empty() || state.found.len() >= AHEAD) {
+            while !state.closed && (state.group.is_empty() || state.found.len() >= state.enough()) {
                 state.rests = true;
                 scout.wanted.wait(&mut state);
             }
@@ -111,22 +124,26 @@ pub(crate) fn run(shared: &Shared) {
                 return;
             }
             group.clone_from(&state.group);
-            state.exact
+            (state.exact, state.generation)
         };
-        let found = if exact {
-            find_soonest(shared, &group)
+        let (found, all) = if exact {
+            find_soonest(shared, &group, generation)
         } else {
-            find(shared, &group).into_iter().collect()
+            let found: Vec<_> = find(shared, &group).into_iter().collect();
+            let any = !found.is_empty();
+            (found, any)
         };
         let mut state = scout.state.lock();
-        if found.is_empty() {
+        if state.generation != generation {
+            continue;
+        }
+        state.found.extend(found);
+        if exact {
+            state.found.make_contiguous().sort_by_key(|found| found.victim.expiry());
+        }
+        if !all {
             state.rests = true;
             _ = scout.wanted.wait_for(&mut state, REST);
-        } else if state.group == group && state.exact == exact {
-            state.found.extend(found);
-            if exact {
-                state.found.make_contiguous().sort_by_key(|found| found.victim.expiry());
-            }
         }
     }
 }
@@ -137,24 +154,30 @@ fn find(shared: &Shared, group: &[IndexId]) -> Option<Candidate> {
     look_up(shared, shared.residents.victim(group, newest)?)
 }
 
-/// Finds the victims of `ttl`, as many as are wanted with those that were found before.
-fn find_soonest(shared: &Shared, group: &[IndexId]) -> Vec<Candidate> {
+/// Finds the victims of `ttl`, as many as are wanted with those that were found before; and whether there were
+/// any, and all could be looked up.
+fn find_soonest(shared: &Shared, group: &[IndexId], generation: u64) -> (Vec<Candidate>, bool) {
+    let residents = &shared.residents;
     let (known, soonest) = {
-        // Until it is noted anew what comes, what was found is still right, or forgotten here.
         let mut state = shared.scout.state.lock();
-        state.forget_late(&shared.residents);
-        let known: HashSet<_> = state.found.iter().map(|found| found.victim.slot.tag).collect();
-        (known, shared.residents.soonest(group, AHEAD))
+        if state.generation != generation {
+            return (Vec::new(), true);
+        }
+        state.forget_after(residents.take_soonest_new(group));
+        let known: HashSet<_> = state.found.iter().map(|found| found.victim).collect();
+        (known, residents.soonest(group, AHEAD))
     };
     let mut found = Vec::new();
-    for victim in soonest.into_iter().filter(|victim| !known.contains(&victim.slot.tag)) {
-        match look_up(shared, victim) {
-            Some(candidate) => found.push(candidate),
-            // Not published yet: what expires later than this one is not the next to go.
-            None => shared.residents.note_soonest(victim),
-        }
+    for victim in soonest.into_iter().filter(|victim| !known.contains(victim)) {
+        let Some(candidate) = look_up(shared, victim) else {
+            // Not published yet: what expires later is not the next to go.
+            residents.note_soonest(victim);
+            return (found, false);
+        };
+        found.push(candidate);
     }
-    found
+    let any = !found.is_empty();
+    (found, any)
 }
 
 /// The key and the entry of a victim.

@@ -51,7 +51,7 @@ impl Tag {
 }
 
 /// What is remembered of a document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Slot {
     pub(crate) tag: Tag,
     /// What the policy makes of it; see [`Tracker::rank`](super::tracker::Tracker).
@@ -393,33 +393,35 @@ impl Table {
         let by_expiry = |slot: &Slot| slot.expiry;
         // Once there are enough, when the last of them expires.
         let mut last = if found.len() < most { None } else { found.last().map(by_expiry) };
-        let mut passed = Vec::new();
-        'all: for (&second, places) in &self.schedule {
-            for &place in places {
+        let mut visited = Vec::new();
+        // Taken out and scheduled anew, for what is passed over would be met each time.
+        'all: while let Some(mut entry) = self.schedule.first_entry() {
+            let second = *entry.key();
+            while !entry.get().is_empty() {
                 // What comes now expires in that second at the earliest.
                 if last.is_some_and(|last| last <= second) {
                     break 'all;
                 }
-                let Some(leaf) = self.leaves.get(place as usize) else { continue };
-                if leaf.due != second {
-                    continue;
-                }
+                let leaf = entry.get_mut().pop().and_then(|place| {
+                    let leaf = self.leaves.get_mut(place as usize)?;
+                    (leaf.due == second).then_some((place, leaf))
+                });
+                let Some((place, leaf)) = leaf else { continue };
+                leaf.due = 0;
                 let slots = (0..leaf.len()).map(|place| leaf.slot(place));
                 let expiring = slots.filter(|slot| slot.expiry != 0);
                 let first = expiring.clone().map(|slot| slot.expiry).min().unwrap_or(0);
                 found.extend(expiring);
-                if first != second {
-                    passed.push((place as usize, first));
-                }
+                visited.push((place as usize, first));
                 if found.len() >= 2 * most {
                     found.select_nth_unstable_by_key(most, by_expiry);
                     found.truncate(most);
                     last = found.iter().map(by_expiry).max();
                 }
             }
+            entry.remove();
         }
-        for (place, first) in passed {
-            self.leaves[place].due = 0;
+        for (place, first) in visited {
             self.schedule(place, first);
         }
         found.sort_unstable_by_key(by_expiry);
@@ -462,6 +464,47 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Against a sorted list, while documents come, go and get other times; and what was scheduled once
+    /// does not stay for ever.
+    #[test]
+    fn those_that_expire_soonest_are_found_whatever_came_and_went() {
+        const MOST: usize = 50;
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut table = Table::default();
+        let mut model: Vec<Slot> = Vec::new();
+        for round in 0..2000 {
+            for _ in 0..rng.usize(..20) {
+                let tag = Tag(rng.u64(..).to_be_bytes()[..5].try_into().unwrap());
+                let expiry = [0, rng.u32(1..500), 10_000 + round][rng.usize(..3)];
+                let slot = Slot { tag, access: 0, expiry };
+                table.insert(slot, tag.hash());
+                model.push(slot);
+            }
+            for _ in 0..rng.usize(..3).min(model.len()) {
+                let place = rng.usize(..model.len());
+                let expiry = rng.u32(1..20_000);
+                table.set_expiry(model[place].tag, model[place].tag.hash(), expiry);
+                model[place].expiry = expiry;
+            }
+            model.sort_by_key(|slot| slot.expiry);
+            let expiring = model.partition_point(|slot| slot.expiry == 0);
+            let mut found = Vec::new();
+            table.soonest_of_all(MOST, &mut found);
+            let seconds = |slots: &[Slot]| slots.iter().map(|slot| slot.expiry).collect::<Vec<_>>();
+            let soonest = &model[expiring..];
+            assert_eq!(seconds(&found), seconds(&soonest[..soonest.len().min(MOST)]));
+            // As evictions do: the first of them go.
+            for slot in found.iter().take(rng.usize(..12)) {
+                assert!(table.remove(slot.tag, slot.tag.hash(), slot.expiry).is_some());
+                model.retain(|other| other != slot);
+            }
+        }
+        let scheduled: usize = table.schedule.values().map(Vec::len).sum();
+        assert!(scheduled < 4 * table.leaves.len() + 500, "{scheduled}, {}", table.leaves.len());
+    }
 
     /// Ghosts came and went in turn, and a hundred documents that were written once and never read
     /// pushed out those that come back.

@@ -82,7 +82,7 @@ struct OfIndex {
 }
 
 /// A document that is to be evicted. It is not remembered any more.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Taken {
     pub(crate) index: IndexId,
     pub(crate) slot: Slot,
@@ -400,15 +400,20 @@ impl Residents {
         best.map(|(_, victim)| victim)
     }
 
-    /// Whether it is exact which document some indexes of one policy evict next: with `ttl` it is the one that
-    /// expires soonest.
-    pub(crate) fn evicts_exactly(&self, among: &[IndexId]) -> bool {
-        let policy = among.iter().find_map(|&index| Some(self.tracker(index)?.policy()));
-        policy == Some(Policy::Ttl)
+    /// Of `ttl`: when the first expires of the documents of some indexes that came, or got another time,
+    /// since this was forgotten, which it is now; `u32::MAX` where there is none.
+    pub(crate) fn take_soonest_new(&self, among: &[IndexId]) -> u32 {
+        let trackers = among.iter().filter_map(|&index| self.tracker(index));
+        trackers.map(|tracker| tracker.take_soonest_new()).min().unwrap_or(u32::MAX)
+    }
+
+    /// The same, and it is not forgotten.
+    pub(crate) fn soonest_new(&self, among: &[IndexId]) -> u32 {
+        let trackers = among.iter().filter_map(|&index| self.tracker(index));
+        trackers.map(|tracker| tracker.soonest_new()).min().unwrap_or(u32::MAX)
     }
 
     /// Of `ttl`: the documents of some indexes that expire soonest, some `most` of them, in their order.
-    /// [`Self::are_soonest_still`] tells from now on.
     pub(crate) fn soonest(&self, among: &[IndexId], most: usize) -> Vec<Taken> {
         let mut found = Vec::new();
         for &index in among {
@@ -420,18 +425,11 @@ impl Residents {
         found
     }
 
-    /// Of `ttl`: takes one of the documents found last to expire soonest for one that came since.
+    /// Of `ttl`: takes a document for one that has just come.
     pub(crate) fn note_soonest(&self, victim: Taken) {
         if let Some(tracker) = self.tracker(victim.index) {
             tracker.note_soonest(victim.expiry());
         }
-    }
-
-    /// Of `ttl`: whether those of the documents found last to expire soonest that do so until a second are
-    /// the next ones to evict still. None has come that expires sooner.
-    pub(crate) fn are_soonest_still(&self, among: &[IndexId], second: u32) -> bool {
-        let trackers = among.iter().filter_map(|&index| self.tracker(index));
-        trackers.into_iter().all(|tracker| tracker.is_soonest_still(second))
     }
 
     /// Puts back what was taken and not evicted.

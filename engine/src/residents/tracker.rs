@@ -70,8 +70,8 @@ pub(super) struct Tracker {
     accesses: AtomicU64,
     /// No document expires before this second; `u64::MAX` for never.
     next_due: AtomicU64,
-    /// Of `ttl`: when the first expires of the documents that came, or got another time, since it was last
-    /// looked for those that expire soonest; `u32::MAX` where there is none.
+    /// Of `ttl`: when the first expires of the documents that came, or got another time, since this was
+    /// taken; `u32::MAX` where there is none.
     soonest_new: AtomicU32,
 }
 
@@ -144,7 +144,7 @@ impl Tracker {
         }
     }
 
-    /// Notes that a document expires in a second of which [`Self::soonest`] did not say so.
+    /// Notes, after it was added, that a document expires in a second.
     pub(super) fn note_soonest(&self, second: u32) {
         self.soonest_new.fetch_min(second, Ordering::Relaxed);
     }
@@ -267,10 +267,8 @@ impl Tracker {
         }
     }
 
-    /// Of `ttl`: the documents that expire soonest, some `most` of them, in their order. From now on it is
-    /// noted whether one comes that expires sooner.
+    /// Of `ttl`: the documents that expire soonest, some `most` of them, in their order.
     pub(super) fn soonest(&self, most: usize) -> Vec<Slot> {
-        self.soonest_new.store(u32::MAX, Ordering::Relaxed);
         let mut found = Vec::new();
         for stripe in &self.stripes {
             stripe.lock().soonest_of_all(most, &mut found);
@@ -278,10 +276,13 @@ impl Tracker {
         found
     }
 
-    /// Whether what expires in a second may be evicted by `ttl`, if it was among those that expired soonest:
-    /// no document has come that expires sooner.
-    pub(super) fn is_soonest_still(&self, second: u32) -> bool {
-        second <= self.soonest_new.load(Ordering::Relaxed)
+    /// When the first expires of what came since it was last asked and forgotten.
+    pub(super) fn take_soonest_new(&self) -> u32 {
+        self.soonest_new.swap(u32::MAX, Ordering::Relaxed)
+    }
+
+    pub(super) fn soonest_new(&self) -> u32 {
+        self.soonest_new.load(Ordering::Relaxed)
     }
 
     /// The document to evict: for `ttl` exactly the one that expires soonest, otherwise the first of

@@ -244,9 +244,7 @@ impl Sequencer {
             Shortage::Index { .. } => vec![index],
         };
         let newest = self.log.next_lsn() + self.batch.records;
-        // Of few documents, which is the first changes with each that goes.
-        let scouted = self.shared.residents.documents(&group) >= SCOUTED_DOCUMENTS;
-        while let Some((taken, key, entry)) = self.next_victim(&group, newest, scouted)? {
+        while let Some((taken, key, entry)) = self.next_victim(&group, policy, newest)? {
             let is_spared = taken.index == index && spare == Some(&key);
             if is_spared || self.is_on_its_way(key.position()) {
                 spared.push(taken);
@@ -266,11 +264,14 @@ impl Sequencer {
     fn next_victim(
         &self,
         group: &[IndexId],
+        policy: Policy,
         newest: Version,
-        scouted: bool,
     ) -> Result<Option<(Taken, IndexKey, Entry)>> {
         let residents = &self.shared.residents;
-        let next = || if scouted { self.shared.scout.next(group, residents) } else { None };
+        // Of few documents, which is the first changes with each that goes.
+        let scouted = residents.documents(group) >= SCOUTED_DOCUMENTS;
+        let exact = policy == Policy::Ttl;
+        let next = || if scouted { self.shared.scout.next(group, exact, residents) } else { None };
         while let Some(Candidate { victim, key, found }) = next() {
             let stale = self.options.defects.has(Defect::StaleVictimEvicted);
             let take = if stale { Residents::take } else { Residents::take_if_unchanged };
