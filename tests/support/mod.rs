@@ -57,12 +57,21 @@ impl Ran {
 /// Runs a command to its end, which must come in time, with `input` as its standard input.
 #[track_caller]
 pub(crate) fn run(command: &mut Command, input: impl AsRef<[u8]>) -> Ran {
+    let input = input.as_ref().to_vec();
+    run_fed(command, move |stdin| _ = stdin.write_all(&input))
+}
+
+/// The same, with what `feed` writes as its standard input.
+#[track_caller]
+pub(crate) fn run_fed(
+    command: &mut Command,
+    feed: impl FnOnce(&mut ChildStdin) + Send + 'static,
+) -> Ran {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command starts");
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
-    let input = input.as_ref().to_vec();
     // Apart, for the command may answer before it has read everything.
-    let feeder = std::thread::spawn(move || _ = stdin.write_all(&input));
+    let feeder = std::thread::spawn(move || feed(&mut stdin));
     let stdout = read_all(child.stdout.take().expect("stdout is a pipe"));
     let stderr = read_all(child.stderr.take().expect("stderr is a pipe"));
     let mut status = None;
