@@ -197,6 +197,13 @@ impl MapCache {
                     if self.lacks_index(index).await { Remedy::Nothing } else { Remedy::Later };
                 (error, remedy)
             }
+            Error::Refused { error: WireError::WrongShard { .. }, .. } => {
+                // The shard has not heard of the assignment, and may never: a move may have gone
+                // back, and the shard have left the cluster since.
+                self.refresh_if_possible(HELP_TIME.min(call.deadline.total)).await;
+                let is_newer = self.known().map.epoch > epoch;
+                (error, if is_newer { Remedy::AtOnce } else { Remedy::Later })
+            }
             Error::Connect { .. } | Error::WrongNode { .. } => {
                 // The shard may have moved.
                 self.refresh_if_possible(HELP_TIME.min(call.deadline.total)).await;

@@ -114,6 +114,31 @@ async fn a_stale_map_is_refreshed_once_for_many_waiters() {
     assert!((1..=5).contains(&asked), "bootstrap was asked {asked} times");
 }
 
+/// A shard gets a range, dies before it hears of it, the move goes back, and the shard leaves the
+/// cluster: nobody tells it of a newer map, so it cannot tell the client either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_left_before_it_heard_of_its_range_does_not_hold_the_client() {
+    let data = tempfile::tempdir().unwrap();
+    let behind = Scripted::shard("gone", |_, responder| {
+        responder.refuse(&WireError::WrongShard { epoch: 1 });
+    })
+    .await;
+    let kept = RealShard::start("kept", data.path(), None).await;
+    let cluster = Cluster::of(&[("gone", behind.address), ("kept", kept.address)]);
+    cluster.change(|map| full(map, "gone"));
+    let bootstrap = cluster.bootstrap().await;
+    let client = client(&bootstrap).await;
+    assert_eq!(client.known_map().epoch, 2);
+    cluster.change(|map| {
+        full(map, "kept");
+        map.shards.retain(|shard| shard.name == "kept");
+    });
+    kept.assign(&cluster).await;
+    let version = client.write("i", "k", NIL, Condition::Absent).await.unwrap();
+    assert_eq!(client.read("i", "k").await.unwrap().unwrap().version, version);
+    kept.stop().await;
+}
+
 /// A shard that is slow to refuse has many refusals on their way when the map is there already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_comes_late_does_not_fetch_the_map_again() {
