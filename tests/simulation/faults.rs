@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     coming: Vec<(Duration, Duration, Fault)>,
     present: Vec<(Duration, Fault)>,
     rng: StdRng,
+    /// Disks lose also what was synced.
+    disks_lie: bool,
     /// How many there were.
     pub(crate) crashes: u64,
     pub(crate) cuts: u64,
@@ -49,7 +51,12 @@ pub(crate) struct Faults {
 
 impl Faults {
     /// Draws faults that are all over at `end`.
-    pub(crate) fn draw(mut rng: StdRng, hosts: &[&'static str], end: Duration) -> Self {
+    pub(crate) fn draw(
+        mut rng: StdRng,
+        hosts: &[&'static str],
+        end: Duration,
+        disks_lie: bool,
+    ) -> Self {
         let mut coming = Vec::new();
         for _ in 0..rng.random_range(0..8) {
             let begin = end.mul_f64(rng.random_range(0.05..0.95));
@@ -71,7 +78,7 @@ impl Faults {
             coming.push((begin, until, fault));
         }
         coming.sort_by_key(|(begin, ..)| std::cmp::Reverse(*begin));
-        Self { coming, present: Vec::new(), rng, crashes: 0, cuts: 0 }
+        Self { coming, present: Vec::new(), rng, disks_lie, crashes: 0, cuts: 0 }
     }
 
     /// Begins what is due, and ends what is over.
@@ -95,6 +102,12 @@ impl Faults {
                 _ => self.cuts += 1,
             }
             begin_fault(sim, fault, disks, &mut self.rng);
+            if self.disks_lie
+                && let Fault::Crash { host, power: true } = fault
+                && let Some(shard) = SHARDS.iter().position(|shard| *shard == host)
+            {
+                disks[shard].lose_end_of_log();
+            }
             self.present.push((until, fault));
         }
     }

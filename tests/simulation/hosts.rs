@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use sherd_bootstrap::ClusterConfig;
 use sherd_client::{Client, Options};
 use sherd_engine::fs::SimFs;
-use sherd_engine::index::MemoryStore;
+use sherd_engine::index::{IndexStore, MemoryStore};
 use sherd_engine::{Clock, Engine};
 use sherd_server::Config;
 use turmoil::Sim;
@@ -28,6 +28,12 @@ pub(crate) const SHARDS: [&str; 3] = ["one", "two", "three"];
 /// How often a shard checkpoints, removes what it has given up, and compacts a segment.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(700);
 
+/// Some records.
+const LOST_BYTES: usize = 1500;
+
+/// More than the header of a segment takes.
+const HEADER_BYTES: usize = 128;
+
 /// What of a shard outlives its process.
 #[derive(Clone, Default)]
 pub(crate) struct Disk {
@@ -41,6 +47,21 @@ impl Disk {
         let kept = rng.random();
         self.fs.crash(|| rng.random_bool(kept));
         self.index.crash(rng.random());
+    }
+
+    /// The end of the log is gone, as from a disk that had said that it was synced; and the index, which may
+    /// have some of it.
+    pub(crate) fn lose_end_of_log(&self) {
+        let logs =
+            self.fs.paths().into_iter().filter(|path| path.extension() == Some("log".as_ref()));
+        let Some(last) = logs.max() else { return };
+        let mut bytes = self.fs.bytes(&last).expect("it is there");
+        // Behind what was written there are zeros.
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let begin = end.saturating_sub(LOST_BYTES).max(HEADER_BYTES).min(end);
+        bytes[begin..end].fill(0);
+        self.fs.damage(&last, bytes);
+        _ = self.index.discard();
     }
 }
 

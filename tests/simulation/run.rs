@@ -55,11 +55,11 @@ pub(crate) struct Outcome {
     pub(crate) moved: u64,
 }
 
-/// Simulates a cluster.
+/// Simulates a cluster, whose disks may lie about what is synced.
 ///
 /// # Errors
 /// What went wrong: a client that was told of an error, a node that failed, or no end.
-pub(crate) fn simulate(seed: u64) -> Result<Outcome, String> {
+pub(crate) fn simulate(seed: u64, disks_lie: bool) -> Result<Outcome, String> {
     let data = tempfile::tempdir().map_err(|error| error.to_string())?;
     // For the pauses of clients; after the directory, whose name is drawn as often as one is taken.
     fastrand::seed(seed);
@@ -127,7 +127,7 @@ pub(crate) fn simulate(seed: u64) -> Result<Outcome, String> {
     let hosts =
         [BOOTSTRAP, SHARDS[0], SHARDS[1], SHARDS[2], CLIENTS[0], CLIENTS[1], CLIENTS[2], OPERATOR];
     let end = Duration::from_millis(rng.random_range(1_000..4_000));
-    let mut faults = Faults::draw(generator(seed, 2), &hosts, end);
+    let mut faults = Faults::draw(generator(seed, 2), &hosts, end, disks_lie);
     let drawn = faults.to_string();
     let ran = run(&mut sim, &mut faults, &disks, &time, end, &quiet);
     let log = log.take();
