@@ -4,7 +4,9 @@
 //! documents of 128 bytes, and 5,000 writes a second go to it, whatever it answers; clients as fast as
 //! they can read and write in the other two thirds. Then the first third moves to the second shard and
 //! back, three times. Reported are how long no write to the moving range was answered in each move, the
-//! longest that one took, and the throughput of the other thirds while it moves beside that of before.
+//! longest that one took, and the throughput of the other thirds while it moves beside that of just
+//! before: on the way there the second shard is the target, on the way back the source, which serves the
+//! writes to the moving range already before.
 //!
 //! Options: `--documents N`, `--writes N` a second, `--clients N` of each of the other thirds, 0 for none,
 //! `--moves N`, `--rate BYTES` a second for a move,
@@ -18,6 +20,7 @@ mod plot;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -42,8 +45,14 @@ const CLIENTS: u64 = 4;
 /// The documents of each of them.
 const OTHER_DOCUMENTS: usize = 20_000;
 
-/// How long it is measured before the first move, and between moves.
-const BEFORE: Duration = Duration::from_secs(10);
+/// How long the clients are at work before anything counts: by then overwrites have checkpoints and compaction
+/// to show for.
+const WARM_UP: Duration = Duration::from_secs(60);
+
+/// How long it is measured before each move.
+const BEFORE: Duration = Duration::from_secs(20);
+
+/// How long the hand-over may still be felt after a move.
 const BETWEEN: Duration = Duration::from_secs(3);
 
 const THIRD: u32 = RING_SIZE / 3;
@@ -129,7 +138,7 @@ async fn run(arguments: &Arguments) {
     }
     println!("{} documents loaded in {:.1?}", moving.len(), begun.elapsed());
 
-    let start = Instant::now();
+    let start = Instant::now() + WARM_UP;
     let stopped = Arc::new(AtomicBool::new(false));
     let mut writers = Vec::new();
     for i in 0..WRITERS {
@@ -146,12 +155,13 @@ async fn run(arguments: &Arguments) {
             clients.push(tokio::spawn(worker));
         }
     }
+    sleep(WARM_UP).await;
     let sampler = tokio::spawn(sample(counts, Arc::clone(&stopped), start));
 
-    sleep(BEFORE).await;
     let mut measured = Measured::default();
     let names: Vec<String> = map.shards.iter().map(|shard| shard.name.clone()).collect();
     for i in 0..arguments.moves {
+        sleep(BEFORE).await;
         let to = names[(i + 1) % 2].clone();
         let began = start.elapsed();
         let action = Action::Move { range: thirds[0], to };
@@ -179,7 +189,9 @@ async fn run(arguments: &Arguments) {
     }
     stopped.store(true, Ordering::Relaxed);
     for writer in writers {
-        measured.writes.extend(writer.await.expect("no write fails"));
+        let writes = writer.await.expect("no write fails").into_iter();
+        // Before the start is warming up.
+        measured.writes.extend(writes.filter(|(due, _)| !due.is_zero()));
     }
     for client in clients {
         client.await.expect("no client fails");
@@ -278,8 +290,10 @@ fn percentile(sorted: &[Duration], percent: f64) -> Duration {
 }
 
 fn report(measured: &Measured) {
-    let settled = Duration::from_secs(2);
-    let before = |samples: &[(Duration, u64)]| rate(samples, settled, BEFORE);
+    // What came before has settled by then.
+    let quiet_time = BEFORE - Duration::from_secs(2);
+    let before =
+        |samples: &[(Duration, u64)], from: Duration| rate(samples, from - quiet_time, from);
     let quiet: Vec<Duration> = sorted(measured.writes.iter().filter(|(at, _)| *at < BEFORE));
     println!(
         "before: a write to the range that will move took p50 {:.1?}, p99 {:.1?}, longest {:.1?}",
@@ -287,62 +301,58 @@ fn report(measured: &Measured) {
         percentile(&quiet, 99.0),
         percentile(&quiet, 100.0)
     );
-    for (name, samples) in
-        ["of the target's own range", "of the third shard's"].iter().zip(&measured.others)
-    {
-        println!("before: {:.0} operations a second {name}", before(samples));
-    }
     println!(
-        "move took  none written for  longest write  p99 of writes  target's range  third shard's"
+        "move took  none written for  longest write  p99 of writes  second shard's range  third shard's"
     );
     let (mut longest, mut gaps) = (Vec::new(), Vec::new());
     let mut answered: Vec<Duration> =
         measured.writes.iter().map(|(due, took)| *due + *took).collect();
     answered.sort_unstable();
-    let mut ratios: [Vec<f64>; 2] = Default::default();
-    for &(from, until) in &measured.moves {
+    for (i, &(from, until)) in measured.moves.iter().enumerate() {
         let during = |(at, _): &&(Duration, Duration)| (from..=until).contains(at);
         let writes = sorted(measured.writes.iter().filter(during));
-        let [target, third] = [0, 1].map(|i| {
-            let samples = &measured.others[i];
-            let ratio = rate(samples, from, until) / before(samples);
-            ratios[i].push(ratio);
-            ratio
+        let [second, third] = measured.others.each_ref().map(|samples| {
+            let (before, during) = (before(samples, from), rate(samples, from, until));
+            Beside { before, ratio: during / before }
         });
         longest.push(percentile(&writes, 100.0));
         let gap = longest_gap(&answered, from, until);
         gaps.push(gap);
         println!(
-            "{:8.2}s  {:16.1?}  {:12.1?}  {:12.1?}  {:>14}  {:>13}",
+            "{:5} {:6.2}s  {:12.1?}  {:12.1?}  {:12.1?}  {:>20}  {:>20}",
+            if i % 2 == 0 { "there" } else { "back" },
             (until - from).as_secs_f64(),
             gap,
             percentile(&writes, 100.0),
             percentile(&writes, 99.0),
-            times(target),
-            times(third),
+            second.to_string(),
+            third.to_string(),
         );
     }
     longest.sort_unstable();
     gaps.sort_unstable();
-    for ratios in &mut ratios {
-        ratios.sort_by(f64::total_cmp);
-    }
     println!(
         "none written for: median {:.1?}, the most {:.1?}; \
-         the longest write of a move: median {:.1?}, the most {:.1?}; throughput beside it, median: \
-         target's range {}, third shard's {}",
+         the longest write of a move: median {:.1?}, the most {:.1?}",
         percentile(&gaps, 50.0),
         percentile(&gaps, 100.0),
         percentile(&longest, 50.0),
         percentile(&longest, 100.0),
-        times(ratios[0][ratios[0].len() / 2]),
-        times(ratios[1][ratios[1].len() / 2]),
     );
 }
 
-/// A ratio, which there is none of where no clients are beside the move.
-fn times(ratio: f64) -> String {
-    if ratio.is_finite() { format!("{ratio:.2}") } else { "-".to_owned() }
+/// The throughput of a range that does not move, in operations a second before a move, and how many
+/// times that while it lasted. There is none where no clients are beside it.
+struct Beside {
+    before: f64,
+    ratio: f64,
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { before, ratio } = self;
+        if ratio.is_finite() { write!(f, "{ratio:.2} of {before:.0}/s") } else { write!(f, "-") }
+    }
 }
 
 /// The longest time within a move, and a little after it, in which no write to the moving range was answered: its freeze, as

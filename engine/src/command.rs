@@ -142,6 +142,15 @@ pub enum Imported {
     },
 }
 
+impl Imported {
+    /// The index and the key.
+    pub(crate) fn place(&self) -> (IndexId, &Key) {
+        match self {
+            Self::Put { index, key, .. } | Self::Removed { index, key, .. } => (*index, key),
+        }
+    }
+}
+
 /// The keys of an index that come after `after` and not after `until`, within a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -233,8 +242,6 @@ pub enum Command {
         /// The move.
         id: String,
     },
-    /// Takes documents over, all or none.
-    Import(Import),
     /// Refuses changes in owned ranges for some time, in memory only: they are about to be given up.
     /// Answered with the LSN after which nothing changes there. A second one replaces the first.
     Freeze {

@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use crate::checkpoint;
 use crate::clock::Clock;
 use crate::command::{
-    Assignment, Command, Compacted, Document, Incoming, IndexId, Key, Outcome, Page, Scan, Stat,
-    Version,
+    Assignment, Command, Compacted, Document, Import, Imported, Incoming, IndexId, Key, Outcome,
+    Page, Scan, Stat, Version,
 };
 use crate::compaction::{Compactor, Request};
 use crate::cut::Cut;
@@ -29,7 +29,7 @@ use crate::queue::{Queue, Task};
 use crate::recovery::{self, IndexUse, Recovered};
 use crate::scout;
 use crate::sequencer::{Channels, Sequencer};
-use crate::shared::Shared;
+use crate::shared::{Found, Shared};
 use crate::state::Sums;
 use crate::sweeper::Sweeper;
 use crate::tail::{self, Tail, TailCursor};
@@ -252,15 +252,19 @@ impl Engine {
     /// Queues a command; never blocks. `done` is called when its effects are durable and visible,
     /// or when it is refused. The caller bounds how many commands are queued.
     pub fn submit(&self, command: Command, done: Completion) {
+        self.push(|done| Task::Command(command, done), done);
+    }
+
+    fn push(&self, task: impl FnOnce(Completion) -> Task, done: Completion) {
         if !self.0.in_step || self.0.is_sequencer() {
-            return self.0.queue.push(Task::Command(command, done));
+            return self.0.queue.push(task(done));
         }
         let (sender, receiver) = mpsc::sync_channel(1);
         let done = move |result| {
             done(result);
             _ = sender.send(());
         };
-        self.0.queue.push(Task::Command(command, Box::new(done)));
+        self.0.queue.push(task(Box::new(done)));
         // Of a completion that is dropped nobody hears either way.
         _ = receiver.recv();
     }
@@ -270,9 +274,30 @@ impl Engine {
     /// # Errors
     /// Why the command was refused as a whole.
     pub fn execute(&self, command: Command) -> Result<Outcome> {
+        self.wait_for(|done| self.submit(command, done))
+    }
+
+    fn wait_for(&self, submit: impl FnOnce(Completion)) -> Result<Outcome> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        self.submit(command, Box::new(move |result| _ = sender.send(result)));
+        submit(Box::new(move |result| _ = sender.send(result)));
         receiver.recv().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Takes documents over from another shard, all or none, and waits for it. What there is of them is looked up
+    /// here, and not by the sequencer, which nobody then waits for. Blocks; not for async code.
+    ///
+    /// # Errors
+    /// Why the import was refused.
+    pub fn import(&self, import: Import) -> Result<Outcome> {
+        // Of a span the sequencer visits all there is. An index that fails is for it to report.
+        let found = match import.whole {
+            Some(_) => Found::default(),
+            None => {
+                let places = import.documents.iter().map(Imported::place);
+                self.0.shared.look_up_places(places).unwrap_or_default()
+            }
+        };
+        self.wait_for(|done| self.push(|done| Task::Import(import, found, done), done))
     }
 
     /// The id of an index.

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::command::{Command, IndexId};
+use crate::command::{Command, Import, IndexId};
 use crate::compaction::Survivor;
 use crate::cut::Cut;
 use crate::engine::Completion;
 use crate::error::{Error, Result};
 use crate::index::IndexKey;
-use crate::shared::LookedUp;
+use crate::shared::{Found, LookedUp};
 
 /// Called once with a cut, on the sequencer's thread.
 pub(crate) type CutDone = Box<dyn FnOnce(Result<Cut>) + Send>;
@@ -22,6 +22,8 @@ pub(crate) type CutDone = Box<dyn FnOnce(Result<Cut>) + Send>;
 /// What the sequencer is asked.
 pub(crate) enum Task {
     Command(Command, Completion),
+    /// Of a move, with what was found of its documents.
+    Import(Import, Found, Completion),
     /// Of the compactor: to append what outlives a segment.
     Relocate(Vec<Survivor>, Completion),
     /// Of the compactor: to remove what lies outside the owned ranges.
@@ -39,7 +41,7 @@ pub(crate) enum Task {
 impl Task {
     /// Whether a caller waits for it, who will ask again.
     pub(crate) fn is_of_caller(&self) -> bool {
-        !self.is_of_compactor() && !matches!(self, Self::Expire(..))
+        !self.is_of_compactor() && !matches!(self, Self::Expire(..) | Self::Import(..))
     }
 
     pub(crate) fn is_of_compactor(&self) -> bool {
@@ -82,6 +84,7 @@ impl Queue {
             drop(state);
             match task {
                 Task::Command(_, done)
+                | Task::Import(_, _, done)
                 | Task::Relocate(_, done)
                 | Task::Sweep(_, done)
                 | Task::Expire(_, done) => done(Err(Error::Closed)),

@@ -515,14 +515,13 @@ pub(crate) fn unowned(
     Ok(found)
 }
 
-/// The first `count` published keys of a span of which `is_wanted` says so.
-pub(crate) fn keys_in(
+/// Has `visit` see the published entries of a span, in ring order, as long as it says so.
+pub(crate) fn visit_span(
     view: &View,
     on_disk: &dyn Index,
     span: &Span,
-    is_wanted: impl Fn(&IndexKey) -> bool,
-    count: usize,
-) -> Result<Vec<IndexKey>> {
+    mut visit: impl FnMut(IndexKey, Entry) -> bool,
+) -> Result<()> {
     let (first, end) = (span.range.0.to_be_bytes(), span.range.1.to_be_bytes());
     let after = span.after.as_ref().map(IndexKey::from);
     let from = match &after {
@@ -530,17 +529,13 @@ pub(crate) fn keys_in(
         None => Bound::Included(&first[..]),
     };
     let until = span.until.as_ref().map(IndexKey::from);
-    let mut keys = Vec::new();
     for item in merged(&view.overlay, on_disk, span.index, from, &end)? {
-        let (key, _) = item?;
-        if keys.len() == count || until.as_ref().is_some_and(|until| key > *until) {
+        let (key, entry) = item?;
+        if until.as_ref().is_some_and(|until| key > *until) || !visit(key, entry) {
             break;
         }
-        if is_wanted(&key) {
-            keys.push(key);
-        }
     }
-    Ok(keys)
+    Ok(())
 }
 
 /// What the published documents of an index in `[start, end)` come to.

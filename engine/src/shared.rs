@@ -10,9 +10,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::cache::DocumentCache;
 use crate::clock::Clock;
+use crate::command::Key;
 use crate::cut::Cuts;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
+use crate::hash::FastMap;
 use crate::index::{self, Entry, IndexKey};
 use crate::kept::Kept;
 use crate::limits::Counts;
@@ -32,6 +34,9 @@ use crate::{IndexId, Stat};
 /// An entry as it was looked up, and the state of [`Overlay::drops`] as of which it was: as long as
 /// that stays, the index says the same of the key.
 pub(crate) type LookedUp = (Entry, u64);
+
+/// The same of keys that may not have been there.
+pub(crate) type Found = FastMap<(IndexId, IndexKey), (Option<Entry>, u64)>;
 
 /// What sequencer, checkpointer, compactor, sweeper, scout and readers share.
 pub(crate) struct Shared {
@@ -157,16 +162,35 @@ impl Shared {
         Ok((known.iter().copied().map(entry).collect(), drops))
     }
 
+    /// What is published of keys of some indexes.
+    pub(crate) fn look_up_places<'a>(
+        &self,
+        places: impl Iterator<Item = (IndexId, &'a Key)>,
+    ) -> Result<Found> {
+        let mut keys: BTreeMap<IndexId, BTreeSet<IndexKey>> = BTreeMap::new();
+        for (index, key) in places {
+            keys.entry(index).or_default().insert(IndexKey::from(key));
+        }
+        let mut found = Found::default();
+        for (index, keys) in keys {
+            let sorted: Vec<_> = keys.iter().collect();
+            let (entries, drops) = self.look_up_all(index, &sorted)?;
+            let keys = keys.into_iter().zip(entries);
+            found.extend(keys.map(|(key, entry)| ((index, key), (entry, drops))));
+        }
+        Ok(found)
+    }
+
     /// The published entry of a key that was looked up before.
     pub(crate) fn look_up_again(
         &self,
         index: IndexId,
         key: &IndexKey,
-        (before, drops): LookedUp,
+        (before, drops): (Option<Entry>, u64),
     ) -> Result<Option<Entry>> {
         let known = {
             let overlay = &self.view.read().overlay;
-            let unchanged = (overlay.drops == drops).then_some(Some(before));
+            let unchanged = (overlay.drops == drops).then_some(before);
             overlay.get(index, key).or(unchanged)
         };
         match known {

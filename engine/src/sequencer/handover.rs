@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::log::{MAX_LSN, Purpose, record};
 use crate::read;
+use crate::shared::Found;
 use crate::state::Change;
 
 /// How far LSNs go beyond a version that they are behind: the next versions of the other shard are
@@ -170,8 +171,14 @@ impl Sequencer {
     }
 
     /// Stores and removes what another shard has stored and removed, all or none.
-    pub(super) fn import(&mut self, import: &Import) -> Result<Outcome> {
-        self.settle()?;
+    ///
+    /// It goes with the batch of whoever else is there, so that callers wait for one sync, and not for one
+    /// before and one behind it.
+    pub(super) fn import(&mut self, import: &Import, found: Found) -> Result<Outcome> {
+        if self.batch.sync {
+            // What is not among the documents is looked for in what is published.
+            self.settle()?;
+        }
         if let Some(owner) = &self.state.locked_by {
             return Err(Error::Locked { owner: owner.clone() });
         }
@@ -182,15 +189,15 @@ impl Sequencer {
             _ => return Err(Error::NotReceiving { id: id.clone() }),
         };
         incoming.note.clone_from(note);
-        let position = |imported: &Imported| place(imported).1.position;
+        let position = |imported: &Imported| imported.place().1.position;
         if !documents.iter().all(|it| self.state.is_incoming(position(it))) {
             return Err(Error::NotReceiving { id: id.clone() });
         }
         self.raise_lsn(documents.iter().map(version).fold(*as_of, Version::max))?;
         self.now = self.shared.clock.now();
-        let gone = match whole {
+        let (found, gone) = match whole {
             Some(span) => self.remove_most_of_gone(span, documents)?,
-            None => Vec::new(),
+            None => (found, Vec::new()),
         };
         let of_incoming = incoming.id.len() + incoming.note.len() + incoming.ranges.len() * 16;
         let of_gone = gone.iter().map(|key| effect::record_bytes(key.key().len())).sum::<usize>();
@@ -204,7 +211,7 @@ impl Sequencer {
             let mark = self.mark();
             self.room_for_evictions = RoomForEvictions::new(evictions);
             let start = self.batch.bytes.len();
-            let taken = self.take_over(import, &gone);
+            let taken = self.take_over(import, &found, &gone);
             if let Some(more) = self.room_for_evictions.more() {
                 evictions = more;
                 self.roll_back(mark);
@@ -220,28 +227,33 @@ impl Sequencer {
             self.state.apply(&change);
             self.batch.changes.push(change);
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
-            self.try_commit()?;
             // With another durability too: the other shard is about to forget what was taken over.
-            self.sync_or_stop()?;
+            self.batch.sync = true;
             return Ok(Outcome::Done);
         }
     }
 
     /// Removes what is there of a span and not among some documents, in batches of its own, until
-    /// few are left for one, which are returned. Where it ends before all is imported, the note does not
-    /// say that it was, and the same page comes again.
+    /// few are left for one, which are returned; and what is there of the documents. Where it ends before all is
+    /// imported, the note does not say that it was, and the same page comes again.
     fn remove_most_of_gone(
         &mut self,
         span: &Span,
         documents: &[Imported],
-    ) -> Result<Vec<IndexKey>> {
+    ) -> Result<(Found, Vec<IndexKey>)> {
+        let (of_span, others): (Vec<_>, Vec<_>) = documents
+            .iter()
+            .map(Imported::place)
+            .partition(|(index, key)| holds(span, *index, key));
+        let kept: HashSet<IndexKey> = of_span.iter().map(|(_, key)| IndexKey::from(*key)).collect();
+        // A page has none, if the other shard does as it should.
+        let mut found = self.shared.look_up_places(others.into_iter())?;
         let mut span = span.clone();
         loop {
-            let mut gone = self.others(&span, documents)?;
-            if gone.len() <= GONE_AT_A_TIME {
-                return Ok(gone);
+            let gone = self.visit(&span, &kept, &mut found)?;
+            if gone.len() < GONE_AT_A_TIME {
+                return Ok((found, gone));
             }
-            gone.truncate(GONE_AT_A_TIME);
             let bytes = gone.iter().map(|key| effect::record_bytes(key.key().len()));
             self.make_room(bytes.sum(), Purpose::Growth)?;
             let start = self.batch.bytes.len();
@@ -255,6 +267,27 @@ impl Sequencer {
         }
     }
 
+    /// Takes down the published entries of keys of a span, and returns the others: as many as go with one batch.
+    fn visit(
+        &self,
+        span: &Span,
+        kept: &HashSet<IndexKey>,
+        found: &mut Found,
+    ) -> Result<Vec<IndexKey>> {
+        let mut gone = Vec::new();
+        let view = self.shared.view.read();
+        let drops = view.overlay.drops;
+        read::visit_span(&view, &*self.shared.index.get()?, span, |key, entry| {
+            if kept.contains(&key) {
+                found.insert((span.index, key), (Some(entry), drops));
+            } else {
+                gone.push(key);
+            }
+            gone.len() < GONE_AT_A_TIME
+        })?;
+        Ok(gone)
+    }
+
     fn remove_gone(&mut self, index: crate::IndexId, gone: &[IndexKey]) -> Result<()> {
         for key in gone {
             if let Some(found) = self.current(index, key)? {
@@ -265,18 +298,25 @@ impl Sequencer {
     }
 
     /// Adds what is imported to the batch, where nothing later is there.
-    fn take_over(&mut self, import: &Import, gone: &[IndexKey]) -> Result<()> {
+    fn take_over(&mut self, import: &Import, found: &Found, gone: &[IndexKey]) -> Result<()> {
         if let Some(span) = &import.whole {
             self.remove_gone(span.index, gone)?;
         }
         for imported in &import.documents {
-            let (index, key) = place(imported);
+            let (index, key) = imported.place();
             if !self.state.indexes.contains_key(&index) {
                 // One that was created there and not here yet would lose documents.
                 return Err(Error::IndexNotFound(index));
             }
-            let key = IndexKey::from(key);
-            let found = self.current(index, &key)?;
+            let place = (index, IndexKey::from(key));
+            let found = match (self.batch.pending.get(&place), found.get(&place)) {
+                (Some(entry), _) => *entry,
+                (None, Some(found)) => self.shared.look_up_again(index, &place.1, *found)?,
+                // All that there is of a span was found.
+                (None, None) if import.whole.is_some() => None,
+                (None, None) => self.shared.entry(index, &place.1)?,
+            };
+            let key = place.1;
             match imported {
                 Imported::Put { version, expires_at, document, .. } => {
                     self.take_over_document(index, key, found, (*version, *expires_at), document)?;
@@ -311,20 +351,6 @@ impl Sequencer {
         Ok(())
     }
 
-    /// The published keys of a span that are not among some documents: as many as go with one batch, and one
-    /// more where there are more.
-    fn others(&self, span: &Span, documents: &[Imported]) -> Result<Vec<IndexKey>> {
-        let kept: HashSet<IndexKey> = documents
-            .iter()
-            .map(place)
-            .filter(|(index, _)| *index == span.index)
-            .map(|(_, key)| IndexKey::from(key))
-            .collect();
-        let view = self.shared.view.read();
-        let is_gone = |key: &IndexKey| !kept.contains(key);
-        read::keys_in(&view, &*self.shared.index.get()?, span, is_gone, GONE_AT_A_TIME + 1)
-    }
-
     /// Makes the next LSN higher than a version of another shard: no record may carry a version beyond
     /// its own LSN, or a removal would not outweigh it.
     fn raise_lsn(&mut self, version: Version) -> Result<()> {
@@ -353,10 +379,13 @@ impl Sequencer {
     }
 }
 
-fn place(imported: &Imported) -> (crate::IndexId, &Key) {
-    match imported {
-        Imported::Put { index, key, .. } | Imported::Removed { index, key, .. } => (*index, key),
-    }
+/// Whether a key lies in a span.
+fn holds(span: &Span, index: crate::IndexId, key: &Key) -> bool {
+    let order = |other: &Key| (key.position, &key.bytes).cmp(&(other.position, &other.bytes));
+    index == span.index
+        && (span.range.0..span.range.1).contains(&key.position)
+        && span.after.as_ref().is_none_or(|after| order(after).is_gt())
+        && span.until.as_ref().is_none_or(|until| order(until).is_le())
 }
 
 fn version(imported: &Imported) -> Version {

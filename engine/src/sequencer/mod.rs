@@ -28,7 +28,7 @@ use self::handover::Frozen;
 use self::lower::Lowering;
 use self::room::RoomForEvictions;
 use crate::checkpoint::Snapshot;
-use crate::command::{Assignment, Command, IndexId, Outcome};
+use crate::command::{Assignment, Command, Import, IndexId, Outcome};
 use crate::compaction;
 use crate::cut::Cut;
 use crate::defect::Defect;
@@ -41,7 +41,7 @@ use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
 use crate::read;
 use crate::residents::Taken;
-use crate::shared::Shared;
+use crate::shared::{Found, Shared};
 use crate::state::{Change, State};
 
 /// A batch is made durable when it has this many bytes, whatever still waits: what is acknowledged
@@ -128,6 +128,8 @@ struct Batch {
     records: u64,
     /// How many of them move something and change nothing.
     moved: u64,
+    /// It is synced whatever the durability: something of it was taken over from another shard.
+    sync: bool,
     changes: Vec<Change>,
     /// The latest entries of the keys that the batch changes.
     pending: FastMap<(IndexId, IndexKey), Option<Entry>>,
@@ -205,6 +207,7 @@ impl Sequencer {
             for task in tasks.drain(..) {
                 match task {
                     Task::Command(command, done) => self.handle(command, done),
+                    Task::Import(import, found, done) => self.handle_import(&import, found, done),
                     Task::Relocate(survivors, done) => self.relocate(&survivors, done),
                     Task::Sweep(keys, done) => self.sweep(&keys, done),
                     Task::Expire(found, done) => self.expire(&found, done),
@@ -255,12 +258,17 @@ impl Sequencer {
                 return self.set_index(id, settings, done);
             }
             Command::SetIndex { id, settings, force: true } => self.force_index(id, settings),
-            Command::Import(import) => self.import(&import),
             Command::Freeze { id, ranges, at_most } => self.freeze_ranges(id, ranges, at_most),
             Command::Thaw { id } => Ok(self.thaw(&id)),
             Command::CheckFrozen { id, frozen_at } => self.still_frozen(id, frozen_at),
             control => self.control(control),
         };
+        self.batch.answers.push((done, result));
+    }
+
+    fn handle_import(&mut self, import: &Import, found: Found, done: Completion) {
+        let checked = self.shared.poison.check();
+        let result = checked.and_then(|()| self.import(import, found));
         self.batch.answers.push((done, result));
     }
 
@@ -344,7 +352,6 @@ impl Sequencer {
             Command::Mutate { .. }
             | Command::SetLimit { .. }
             | Command::SetIndex { .. }
-            | Command::Import(_)
             | Command::Freeze { .. }
             | Command::Thaw { .. }
             | Command::CheckFrozen { .. } => None,
@@ -513,6 +520,7 @@ impl Sequencer {
         self.batch.bytes.clear();
         self.batch.records = 0;
         self.batch.moved = 0;
+        self.batch.sync = false;
         self.batch.pending.clear();
         self.batch.undo.clear();
         for (done, result) in self.batch.answers.drain(..) {
@@ -536,10 +544,8 @@ impl Sequencer {
         if appended.is_ok() && self.options.defects.has(Defect::PublishedBeforeSync) {
             self.publish();
         }
-        let written = match self.options.durability {
-            Durability::Always => appended.and_then(|()| self.sync()),
-            Durability::Interval(_) => appended,
-        };
+        let syncs = self.batch.sync || self.options.durability == Durability::Always;
+        let written = if syncs { appended.and_then(|()| self.sync()) } else { appended };
         written.map_err(|error| match error {
             Error::DiskFull { .. } => error,
             error => {

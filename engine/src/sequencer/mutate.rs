@@ -326,11 +326,11 @@ impl Sequencer {
         &self,
         index: IndexId,
         key: &IndexKey,
-        found: LookedUp,
+        (before, drops): LookedUp,
     ) -> Result<Option<Entry>> {
         match self.batch.pending.get(&(index, key.clone())) {
             Some(entry) => Ok(*entry),
-            None => self.shared.look_up_again(index, key, found),
+            None => self.shared.look_up_again(index, key, (Some(before), drops)),
         }
     }
 

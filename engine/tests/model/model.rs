@@ -387,7 +387,6 @@ impl Model {
             Command::Mutate { .. } => panic!("a mutation is no control command"),
             Command::Receive { .. }
             | Command::StopReceiving { .. }
-            | Command::Import(_)
             | Command::Freeze { .. }
             | Command::Thaw { .. }
             | Command::CheckFrozen { .. }

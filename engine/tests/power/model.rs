@@ -257,7 +257,6 @@ impl Model {
             }
             Command::Receive { .. }
             | Command::StopReceiving { .. }
-            | Command::Import(_)
             | Command::Freeze { .. }
             | Command::Thaw { .. }
             | Command::CheckFrozen { .. }

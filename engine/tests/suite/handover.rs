@@ -12,8 +12,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sherd_engine::index::IndexStore;
 use sherd_engine::{
-    Assignment, Command, Engine, Error, Expiry, Import, Imported, IndexId, IndexSettings, Key,
-    Mutation, MutationOutcome, Options, Outcome, Policy, Scan, Span, TailCursor,
+    Assignment, Command, Durability, Engine, Error, Expiry, Import, Imported, IndexId,
+    IndexSettings, Key, Mutation, MutationOutcome, Options, Outcome, Policy, Scan, Span,
+    TailCursor,
 };
 
 use crate::common::*;
@@ -195,7 +196,7 @@ impl Progress {
         };
         let (id, note) = (MOVE.to_owned(), next.encode());
         let as_of = next.tail.lsn - 1;
-        target.execute(Command::Import(Import { id, documents, whole, as_of, note }))?;
+        target.import(Import { id, documents, whole, as_of, note })?;
         *self = next;
         Ok(done)
     }
@@ -507,7 +508,7 @@ fn what_is_being_taken_over_is_seen_by_nobody_and_goes_when_the_move_ends() {
         };
         let (id, note) = (id.to_owned(), Vec::new());
         let import = Import { id, documents: vec![document], whole: None, as_of: 0, note };
-        target.engine().execute(Command::Import(import)).unwrap_err()
+        target.engine().import(import).unwrap_err()
     };
     for error in [import("another", place(1)), import(MOVE, place(2))] {
         assert!(matches!(error, Error::NotReceiving { .. }), "{error}");
@@ -553,6 +554,28 @@ fn what_is_being_taken_over_is_not_evicted_and_does_not_expire() {
     assert_eq!(target.engine().sums(&[MOVING]).unwrap(), brought);
 }
 
+/// Whatever the durability: the other shard is about to forget it.
+#[test]
+fn what_was_taken_over_outlives_a_power_cut() {
+    let (source, mut target) = pair();
+    target.engine = None;
+    let interval = Durability::Interval(Duration::from_secs(3600));
+    let options = Options { durability: interval, clock: target.time.clock(), ..options() };
+    target.engine = Some(target.machine.open_with(options).unwrap().0);
+    bring_all(&source, &target);
+    let own = Key { position: 1, bytes: "own".into() };
+    let (index, condition) = (1, sherd_engine::Condition::Any);
+    let (document, expiry) = (Bytes::from_static(b"x"), Expiry::Default);
+    target.assign(2, &[(0, 1000)]).unwrap();
+    let write = Mutation::Write { index, key: own.clone(), document, condition, expiry };
+    assert!(matches!(one(target.engine(), write), MutationOutcome::Written(_)));
+    target.cut_power(false);
+    assert_eq!(target.engine().read(1, &own).unwrap(), None, "nobody synced it");
+    let brought = target.engine().sums(&[MOVING]).unwrap();
+    assert_eq!(brought[&1].documents, 1);
+    assert!(target.engine().stat().incoming.is_some_and(|held| !held.note.is_empty()));
+}
+
 /// All went with one batch, however many they were.
 #[test]
 fn of_a_page_that_leaves_much_out_what_goes_does_so_in_many_batches() {
@@ -561,7 +584,7 @@ fn of_a_page_that_leaves_much_out_what_goes_does_so_in_many_batches() {
     target.receive();
     let import = |documents, whole| {
         let (id, note) = (MOVE.to_owned(), b"note".to_vec());
-        Command::Import(Import { id, documents, whole, as_of: 10_000, note })
+        Import { id, documents, whole, as_of: 10_000, note }
     };
     for some in 0..100 {
         let put = |i: u32| Imported::Put {
@@ -571,7 +594,7 @@ fn of_a_page_that_leaves_much_out_what_goes_does_so_in_many_batches() {
             expires_at: 0,
             document: Bytes::from_static(b"document"),
         };
-        target.engine().execute(import((0..60).map(put).collect(), None)).unwrap();
+        target.engine().import(import((0..60).map(put).collect(), None)).unwrap();
     }
     assert_eq!(target.engine().stat().documents, 6_000);
     let span = Span { index: 1, range: MOVING, after: None, until: None };
@@ -582,7 +605,7 @@ fn of_a_page_that_leaves_much_out_what_goes_does_so_in_many_batches() {
         expires_at: 0,
         document: Bytes::from_static(b"document"),
     };
-    target.engine().execute(import(vec![kept], Some(span))).unwrap();
+    target.engine().import(import(vec![kept], Some(span))).unwrap();
     let stat = target.engine().stat();
     assert_eq!((stat.documents, stat.incoming.unwrap().note), (1, b"note".to_vec()));
     let lengths = target.machine.fs.paths().into_iter();
@@ -674,7 +697,7 @@ fn a_cache_that_receives_thousands_of_documents_goes_on_evicting_its_own() {
             let (id, note, whole) = (MOVE.to_owned(), Vec::new(), None);
             let documents = which.map(import).collect();
             let import = Import { id, documents, whole, as_of: u64::from(ARRIVING), note };
-            target.engine().execute(Command::Import(import)).unwrap();
+            target.engine().import(import).unwrap();
         };
         let own = |target: &Shard, i: u32| {
             let (document, expiry) = (Bytes::from_static(b"own"), Expiry::After(2_000_000));

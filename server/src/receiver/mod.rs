@@ -99,6 +99,7 @@ impl Receiver {
             held_at: Instant::now(),
             ahead: None,
             importing: Duration::ZERO,
+            bringing: Duration::ZERO,
             pace: Pace::new(Arc::clone(&self.0.served)),
             completed: Arc::clone(&completed),
         };

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sherd_client::{ConnectOptions, Page, Tail};
-use sherd_engine::{Command, Engine, Import, Imported, Key, Span};
+use sherd_engine::{Engine, Import, Imported, Key, Span};
 use sherd_node::{blocking, hold_at};
 use sherd_protocol::message::{Incoming, RangeSum, ShardAnswer};
 use sherd_protocol::{Range, WireError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::note::Note;
@@ -39,7 +39,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const SHARE_PERCENT: u32 = 50;
 
 /// The same where the target serves clients meanwhile, whose changes wait for those of the move.
-const BUSY_SHARE_PERCENT: u32 = 20;
+const BUSY_SHARE_PERCENT: u32 = 10;
 
 /// So many requests of clients a second make it busy.
 const BUSY_REQUESTS: u64 = 100;
@@ -80,8 +80,9 @@ pub(super) struct Pull {
     pub(super) held_at: Instant,
     /// What was asked for before it was its turn, and the answer.
     pub(super) ahead: Option<(Wanted, Result<Brought, WireError>)>,
-    /// How long the last import took.
+    /// How long the last import took, and the source for what was asked for meanwhile.
     pub(super) importing: Duration,
+    pub(super) bringing: Duration,
     pub(super) pace: Pace,
 }
 
@@ -133,9 +134,12 @@ impl Pace {
         self.left = left;
     }
 
-    /// The pause behind an import.
-    fn pause(&self, importing: Duration) -> Duration {
-        importing * (100 - self.share()) / self.share()
+    /// The pause behind an import, for which the source read for some time: it has clients as well, and how
+    /// busy these keep it is not known here.
+    fn pause(&self, importing: Duration, bringing: Duration) -> Duration {
+        let of_source = (SHARE_PERCENT + self.more).min(100);
+        let behind = |work: Duration, share: u32| work * (100 - share) / share;
+        behind(importing, self.share()).max(behind(bringing, of_source))
     }
 
     /// Why it takes so long, if that is because of the source's writers.
@@ -239,9 +243,9 @@ impl Pull {
                 self.wait(&source, Instant::now() + IDLE_PAUSE).await?;
                 continue;
             }
-            // By the import alone: it is what the target's own writers wait for. That the next page was
-            // asked for meanwhile takes none of their time, nor does waiting for it.
-            let mut until = Instant::now() + self.pace.pause(self.importing);
+            // The target's own writers wait for imports alone: that the next page was asked for meanwhile
+            // takes none of their time, nor does waiting for it.
+            let mut until = Instant::now() + self.pace.pause(self.importing, self.bringing);
             if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
                 let time = (note.bytes - before) as f64 / rate as f64;
                 until = until.max(begun + Duration::from_secs_f64(time));
@@ -291,7 +295,7 @@ impl Pull {
 
     /// Brings a page or a part of the log. Returns whether nothing was left to bring.
     async fn step(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
-        self.importing = Duration::ZERO;
+        (self.importing, self.bringing) = Default::default();
         let note = self.note(source).await?.clone();
         let Some(wanted) = note.wanted() else {
             let mut next = note;
@@ -428,17 +432,17 @@ impl Pull {
         let asking = async {
             let wanted = ahead?;
             let brought = source.bring(&wanted).await;
-            Some((wanted, brought))
+            Some(((wanted, brought), begun.elapsed()))
         };
         let importing = async {
             let imported = self.import(id, documents, whole, next).await;
             (imported, begun.elapsed())
         };
         let ((imported, importing), ahead) = tokio::join!(importing, asking);
-        if ahead.is_some() {
-            self.held_at = begun;
+        self.importing = importing;
+        if let Some((ahead, bringing)) = ahead {
+            (self.ahead, self.bringing, self.held_at) = (Some(ahead), bringing, begun);
         }
-        (self.ahead, self.importing) = (ahead, importing);
         imported
     }
 
@@ -463,10 +467,9 @@ impl Pull {
         next.bytes += documents.iter().map(bytes_of).sum::<u64>();
         let as_of = next.tail.lsn.saturating_sub(1);
         let import = Import { id: id.to_owned(), documents, whole, as_of, note: next.encode() };
-        let (done, imported) = oneshot::channel();
-        let done = move |result| _ = done.send(result);
-        self.engine.submit(Command::Import(import), Box::new(done));
-        let imported = imported.await.unwrap_or(Err(sherd_engine::Error::Closed));
+        let engine = self.engine.clone();
+        let imported = blocking(move || engine.import(import)).await;
+        let imported = imported.map_err(|error| WireError::Internal { what: error.to_string() })?;
         imported.map_err(|error| self.refusal(error))?;
         let mut progress = self.progress.lock();
         *progress = Incoming { behind: progress.behind, ..next.progress(id) };
@@ -588,6 +591,9 @@ mod tests {
         };
         assert_eq!(second(&mut pace, 0, None).await, SHARE_PERCENT);
         assert_eq!(second(&mut pace, 200, None).await, BUSY_SHARE_PERCENT);
+        let milliseconds = Duration::from_millis;
+        assert_eq!(pace.pause(milliseconds(1), milliseconds(2)), milliseconds(9));
+        assert_eq!(pace.pause(milliseconds(1), milliseconds(20)), milliseconds(20));
         assert_eq!(second(&mut pace, 50, None).await, SHARE_PERCENT);
         // 600,000 records are read within a minute, 10,000 a second.
         assert_eq!(second(&mut pace, 200, Some(600_000)).await, BUSY_SHARE_PERCENT);
@@ -598,7 +604,7 @@ mod tests {
         for left in 0..20 {
             second(&mut pace, 200, Some(600_000 + left)).await;
         }
-        assert_eq!((pace.share(), pace.pause(LOOK_INTERVAL)), (100, Duration::ZERO));
+        assert_eq!((pace.share(), pace.pause(LOOK_INTERVAL, LOOK_INTERVAL)), (100, Duration::ZERO));
         assert!(pace.why().is_some_and(|why| why.contains("600019 records")), "{:?}", pace.why());
         second(&mut pace, 200, Some(0)).await;
         assert_eq!(pace.why(), None);

@@ -155,7 +155,7 @@ impl Served {
     fn import(&self, documents: Vec<sherd_engine::Imported>, note: &Note) {
         let (id, note) = (ID.to_owned(), note.encode());
         let import = sherd_engine::Import { id, documents, whole: None, as_of: 0, note };
-        self.engine.execute(Command::Import(import)).unwrap();
+        self.engine.import(import).unwrap();
     }
 }
 
