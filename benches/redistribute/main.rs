@@ -261,11 +261,13 @@ async fn sample(
     start: Instant,
 ) -> [Vec<(Duration, u64)>; 2] {
     let mut samples: [Vec<(Duration, u64)>; 2] = Default::default();
+    // What came before is warming up.
+    let begun = counts.each_ref().map(|count| count.load(Ordering::Relaxed));
     let mut due = interval(Duration::from_millis(100));
     while !stopped.load(Ordering::Relaxed) {
         due.tick().await;
-        for (samples, count) in samples.iter_mut().zip(&counts) {
-            samples.push((start.elapsed(), count.load(Ordering::Relaxed)));
+        for ((samples, count), begun) in samples.iter_mut().zip(&counts).zip(begun) {
+            samples.push((start.elapsed(), count.load(Ordering::Relaxed) - begun));
         }
     }
     samples

@@ -13,7 +13,7 @@ const PANEL_HEIGHT: f64 = 200.0;
 const TOPS: [f64; 2] = [40.0, 310.0];
 
 /// What one point of a line is of.
-const STEP: Duration = Duration::from_millis(200);
+const STEP: Duration = Duration::from_secs(1);
 
 /// Told apart also by those who see few colours (Okabe and Ito).
 const COLOURS: [&str; 3] = ["#d55e00", "#0072b2", "#009e73"];

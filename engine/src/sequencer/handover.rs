@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::log::{MAX_LSN, Purpose, record};
 use crate::read;
-use crate::shared::Found;
+use crate::shared::{Found, LookedUp};
 use crate::state::Change;
 
 /// How far LSNs go beyond a version that they are behind: the next versions of the other shard are
@@ -200,7 +200,8 @@ impl Sequencer {
             None => (found, Vec::new()),
         };
         let of_incoming = incoming.id.len() + incoming.note.len() + incoming.ranges.len() * 16;
-        let of_gone = gone.iter().map(|key| effect::record_bytes(key.key().len())).sum::<usize>();
+        let of_gone =
+            gone.iter().map(|(key, _)| effect::record_bytes(key.key().len())).sum::<usize>();
         let bytes = documents.iter().map(record_bytes).sum::<usize>()
             + of_gone
             + of_incoming
@@ -240,7 +241,7 @@ impl Sequencer {
         &mut self,
         span: &Span,
         documents: &[Imported],
-    ) -> Result<(Found, Vec<IndexKey>)> {
+    ) -> Result<(Found, Vec<(IndexKey, LookedUp)>)> {
         let (of_span, others): (Vec<_>, Vec<_>) = documents
             .iter()
             .map(Imported::place)
@@ -254,26 +255,31 @@ impl Sequencer {
             if gone.len() < GONE_AT_A_TIME {
                 return Ok((found, gone));
             }
-            let bytes = gone.iter().map(|key| effect::record_bytes(key.key().len()));
+            let bytes = gone.iter().map(|(key, _)| effect::record_bytes(key.key().len()));
             self.make_room(bytes.sum(), Purpose::Growth)?;
-            let start = self.batch.bytes.len();
-            self.remove_gone(span.index, &gone)?;
+            let (mark, start) = (self.mark(), self.batch.bytes.len());
+            if let Err(error) = self.remove_gone(span.index, &gone) {
+                // What is not sealed must not go to the log with the rest of the batch.
+                self.roll_back(mark);
+                return Err(error);
+            }
             record::seal(&mut self.batch.bytes[start..], self.log.checksum());
             self.try_commit()?;
-            span.after = gone.last().map(|key| Key {
+            span.after = gone.last().map(|(key, _)| Key {
                 position: key.position(),
                 bytes: Bytes::copy_from_slice(key.key()),
             });
         }
     }
 
-    /// Takes down the published entries of keys of a span, and returns the others: as many as go with one batch.
+    /// Takes down the published entries of some keys of a span, and returns those of others: as many as go with
+    /// one batch.
     fn visit(
         &self,
         span: &Span,
         kept: &HashSet<IndexKey>,
         found: &mut Found,
-    ) -> Result<Vec<IndexKey>> {
+    ) -> Result<Vec<(IndexKey, LookedUp)>> {
         let mut gone = Vec::new();
         let view = self.shared.view.read();
         let drops = view.overlay.drops;
@@ -281,16 +287,16 @@ impl Sequencer {
             if kept.contains(&key) {
                 found.insert((span.index, key), (Some(entry), drops));
             } else {
-                gone.push(key);
+                gone.push((key, (entry, drops)));
             }
             gone.len() < GONE_AT_A_TIME
         })?;
         Ok(gone)
     }
 
-    fn remove_gone(&mut self, index: crate::IndexId, gone: &[IndexKey]) -> Result<()> {
-        for key in gone {
-            if let Some(found) = self.current(index, key)? {
+    fn remove_gone(&mut self, index: crate::IndexId, gone: &[(IndexKey, LookedUp)]) -> Result<()> {
+        for (key, found) in gone {
+            if let Some(found) = self.current_again(index, key, *found)? {
                 self.remove(index, key.clone(), &found, Reason::Asked);
             }
         }
@@ -298,7 +304,12 @@ impl Sequencer {
     }
 
     /// Adds what is imported to the batch, where nothing later is there.
-    fn take_over(&mut self, import: &Import, found: &Found, gone: &[IndexKey]) -> Result<()> {
+    fn take_over(
+        &mut self,
+        import: &Import,
+        found: &Found,
+        gone: &[(IndexKey, LookedUp)],
+    ) -> Result<()> {
         if let Some(span) = &import.whole {
             self.remove_gone(span.index, gone)?;
         }

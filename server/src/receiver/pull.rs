@@ -80,7 +80,7 @@ pub(super) struct Pull {
     pub(super) held_at: Instant,
     /// What was asked for before it was its turn, and the answer.
     pub(super) ahead: Option<(Wanted, Result<Brought, WireError>)>,
-    /// How long the last import took, and the source for what was asked for meanwhile.
+    /// How long the last import took, and the source for what was asked for before it and meanwhile.
     pub(super) importing: Duration,
     pub(super) bringing: Duration,
     pub(super) pace: Pace,
@@ -335,7 +335,9 @@ impl Pull {
             Some((ahead, brought)) if ahead == *wanted => brought,
             _ => {
                 self.held_at = Instant::now();
-                source.bring(wanted).await
+                let brought = source.bring(wanted).await;
+                self.bringing = self.held_at.elapsed();
+                brought
             }
         }
     }
@@ -441,7 +443,8 @@ impl Pull {
         let ((imported, importing), ahead) = tokio::join!(importing, asking);
         self.importing = importing;
         if let Some((ahead, bringing)) = ahead {
-            (self.ahead, self.bringing, self.held_at) = (Some(ahead), bringing, begun);
+            (self.ahead, self.held_at) = (Some(ahead), begun);
+            self.bringing += bringing;
         }
         imported
     }
