@@ -563,11 +563,12 @@ fn what_was_taken_over_outlives_a_power_cut() {
     let interval = Durability::Interval(Duration::from_secs(3600));
     let options = Options { durability: interval, clock: target.time.clock(), ..options() };
     target.engine = Some(target.machine.open_with(options).unwrap().0);
+    // Synced, as all that bootstrap says.
+    target.assign(2, &[(0, 1000)]).unwrap();
     bring_all(&source, &target);
     let own = Key { position: 1, bytes: "own".into() };
     let (index, condition) = (1, sherd_engine::Condition::Any);
     let (document, expiry) = (Bytes::from_static(b"x"), Expiry::Default);
-    target.assign(2, &[(0, 1000)]).unwrap();
     let write = Mutation::Write { index, key: own.clone(), document, condition, expiry };
     assert!(matches!(one(target.engine(), write), MutationOutcome::Written(_)));
     target.cut_power(false);
