@@ -170,7 +170,7 @@ impl Progress {
                 let page = source.export(&scan)?;
                 let last = page.items.last().map(|(key, _)| key.clone());
                 let until = if page.more { last.clone() } else { None };
-                let put = |(key, document): (Key, sherd_engine::Document)| Imported::Put {
+                let put = |(key, document): (Key, Document)| Imported::Put {
                     index,
                     key,
                     version: document.version,
