@@ -185,14 +185,21 @@ impl Sequencer {
         }
     }
 
-    /// The settings of an index for writes, as [`Self::limit_for_writes`].
+    /// The settings of an index for writes, as [`Self::limit_for_writes`]. Until new ones are recorded, those in
+    /// force hold as well: one limit may be lowered and the other raised.
     pub(super) fn settings_for_writes(
         &self,
         index: IndexId,
         of_index: &IndexState,
     ) -> (IndexSettings, bool) {
         match &self.lowering {
-            Some(Lowering { to: Limit::Index(id, lower), .. }) if *id == index => (*lower, true),
+            Some(Lowering { to: Limit::Index(id, to), .. }) if *id == index => {
+                let held = of_index.settings;
+                let least = |to: Option<u64>, held: Option<u64>| to.into_iter().chain(held).min();
+                let max_bytes = least(to.max_bytes, held.max_bytes);
+                let max_documents = least(to.max_documents, held.max_documents);
+                (IndexSettings { max_bytes, max_documents, ..*to }, true)
+            }
             _ => (of_index.settings, self.over_limit),
         }
     }
