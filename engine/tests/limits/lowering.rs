@@ -220,6 +220,37 @@ fn by_force_under_reject_nothing_goes_and_nothing_is_added() {
     assert_eq!(engine.stat().used, 46);
 }
 
+/// The bytes are to be lowered and the documents raised: until the bytes are met, neither is in force.
+#[test]
+fn a_limit_that_is_raised_beside_one_that_is_lowered_holds_until_both_are_set() {
+    let (engine, _) = Machine::default().open_with(options()).unwrap();
+    assign(&engine, u64::MAX, Policy::Fifo);
+    let documents = |most| IndexSettings { max_documents: Some(most), ..Default::default() };
+    create_index(&engine, INDEX, documents(4));
+    // Its place takes many small ones.
+    put(&engine, "big", &"x".repeat(1000));
+    (1..4).for_each(|i| _ = put(&engine, &format!("k{i}"), DOCUMENT));
+    let (go_on, held) = mpsc::channel();
+    let hold = Command::Mutate { mutations: vec![remove("none")], atomic: false };
+    engine.submit(hold, Box::new(move |_| _ = held.recv()));
+    let settings = IndexSettings { max_bytes: Some(500), ..documents(10) };
+    let set = Command::SetIndex { id: INDEX, settings, force: false };
+    engine.submit(set, Box::new(|outcome| _ = outcome.unwrap()));
+    let (seen, stats) = mpsc::channel();
+    for i in 0..4 {
+        let mutations = vec![write(&format!("n{i}"), DOCUMENT, Condition::Any)];
+        let (watched, seen) = (engine.clone(), seen.clone());
+        let done = move |_| _ = seen.send(watched.stat().indexes.remove(0));
+        engine.submit(Command::Mutate { mutations, atomic: false }, Box::new(done));
+    }
+    drop(seen);
+    go_on.send(()).unwrap();
+    for stat in stats {
+        assert!(stat.documents <= stat.settings.max_documents.unwrap(), "{stat:?}");
+    }
+    wait_until("both are set", || engine.stat().indexes[0].settings == settings);
+}
+
 #[test]
 fn an_assignment_with_a_lower_limit_is_met_in_the_background() {
     let machine = Machine::default();
