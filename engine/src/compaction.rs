@@ -235,6 +235,8 @@ struct Space {
     tombstones: u64,
     /// The bytes of segments that wait for a checkpoint, to be deleted.
     condemned: u64,
+    /// Others do that were held for another shard or a backup until lately.
+    released: bool,
 }
 
 struct Sealed {
@@ -345,7 +347,7 @@ impl Compactor {
     fn compact_when_due(&self, most: usize) -> Result<()> {
         for number in 0.. {
             let space = self.space();
-            if self.shared.pin.take_lapsed() && space.condemned > 0 {
+            if self.shared.pin.take_lapsed() && (space.condemned > 0 || space.released) {
                 // Nothing else may ask for one.
                 self.queue.push(Task::CheckpointSoon);
             }
@@ -403,8 +405,13 @@ impl Compactor {
 
     fn space(&self) -> Space {
         let condemned = self.shared.condemned.lock().clone();
-        // What is held for another shard is there in any case, and nothing makes it less.
+        // What is held for another shard is there in any case, and nothing makes it less. When it is let go
+        // that is much at once, for which writes that came since are not to wait.
         let deletable = self.shared.deletable();
+        let (released, deletable): (BTreeSet<u32>, BTreeSet<u32>) = {
+            let kept_back = self.shared.pin.kept_back();
+            deletable.into_iter().partition(|number| kept_back.contains(number))
+        };
         let damaged: BTreeSet<u32> = self.shared.damaged.lock().keys().copied().collect();
         let segments = self.shared.segments.all();
         let (live, tombstones) = {
@@ -435,7 +442,8 @@ impl Compactor {
             .filter_map(|segment| segment.sealed.get())
             .map(|&length| u64::from(length))
             .sum();
-        Space { sealed, live: live.values().sum(), tombstones, condemned }
+        let released = !released.is_empty();
+        Space { sealed, live: live.values().sum(), tombstones, condemned, released }
     }
 
     /// What the written segments may take, and still leave room for what outlives the next victim.

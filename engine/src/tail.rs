@@ -49,7 +49,8 @@ pub struct Tail {
     pub documents: Vec<Imported>,
     /// Where to go on.
     pub next: TailCursor,
-    /// The last LSN that is durable: all is read when `next` is beyond it.
+    /// The last LSN that is durable: all is read when `next` is beyond it. What is read of the documents
+    /// later is as of then, or later.
     pub durable_lsn: u64,
 }
 
@@ -61,12 +62,19 @@ pub(crate) struct Pin {
     time: Duration,
     /// What was held is not any more, and waits for a checkpoint.
     lapsed: AtomicBool,
+    /// The condemned segments that were there for longer because something was held, and may still be.
+    kept_back: Mutex<BTreeSet<u32>>,
 }
 
 impl Pin {
     /// Holds nothing yet, and then for so long.
     pub(crate) fn new(time: Duration) -> Self {
-        Self { held: Mutex::default(), time, lapsed: AtomicBool::new(false) }
+        Self {
+            held: Mutex::default(),
+            time,
+            lapsed: AtomicBool::new(false),
+            kept_back: Mutex::default(),
+        }
     }
 
     /// Holds what comes from an LSN on.
@@ -94,6 +102,19 @@ impl Pin {
         pin.map(|(from, _)| from)
     }
 
+    /// Notes which of the condemned segments may not be deleted now.
+    fn note_kept_back(&self, condemned: &BTreeSet<u32>, deletable: &BTreeSet<u32>) {
+        let mut kept_back = self.kept_back.lock();
+        kept_back.extend(condemned.difference(deletable));
+        kept_back.retain(|number| condemned.contains(number));
+    }
+
+    /// The condemned segments that were kept back once, and may be deleted by now or not. They are not what
+    /// writes leave behind faster than it can be cleared away.
+    pub(crate) fn kept_back(&self) -> BTreeSet<u32> {
+        self.kept_back.lock().clone()
+    }
+
     /// Whether something was held and is not any more; tells so once.
     pub(crate) fn take_lapsed(&self) -> bool {
         self.lapsed.swap(false, Ordering::AcqRel)
@@ -103,7 +124,14 @@ impl Pin {
 impl Shared {
     /// The condemned segments that may be deleted.
     pub(crate) fn deletable(&self) -> BTreeSet<u32> {
-        let mut condemned = self.condemned.lock().clone();
+        let condemned = self.condemned.lock().clone();
+        let deletable = self.not_held(condemned.clone());
+        self.pin.note_kept_back(&condemned, &deletable);
+        deletable
+    }
+
+    /// Of condemned segments, those that nothing holds.
+    fn not_held(&self, mut condemned: BTreeSet<u32>) -> BTreeSet<u32> {
         if condemned.is_empty() {
             return condemned;
         }
@@ -371,6 +399,19 @@ fn change(record: &Record<'_>, effect: &Effect<'_>, bytes: &Bytes) -> Option<Imp
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_kept_back_is_known_until_it_is_gone() {
+        let pin = Pin::new(PIN_TIME);
+        let set = |numbers: &[u32]| numbers.iter().copied().collect::<BTreeSet<_>>();
+        pin.note_kept_back(&set(&[1, 2, 3]), &set(&[1]));
+        assert_eq!(pin.kept_back(), set(&[2, 3]));
+        // Let go, and another one that was never held.
+        pin.note_kept_back(&set(&[2, 3, 4]), &set(&[2, 3, 4]));
+        assert_eq!(pin.kept_back(), set(&[2, 3]));
+        pin.note_kept_back(&set(&[3, 4]), &set(&[3, 4]));
+        assert_eq!(pin.kept_back(), set(&[3]));
+    }
 
     #[test]
     fn a_pin_lapses_unless_it_is_extended() {
