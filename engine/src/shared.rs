@@ -78,7 +78,7 @@ pub(crate) struct Shared {
     pub(crate) frozen: RwLock<Option<FrozenRanges>>,
     /// Why the last checkpoint failed. Written by the checkpointer.
     pub(crate) checkpoint_error: Mutex<Option<Arc<str>>>,
-    /// The last durable LSN. Written by the sequencer.
+    /// The last LSN that is durable and published. Written by the sequencer.
     pub(crate) durable_lsn: AtomicU64,
     /// The LSN of the last checkpoint. Written by the checkpointer.
     pub(crate) checkpoint_lsn: AtomicU64,

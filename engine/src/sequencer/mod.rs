@@ -510,7 +510,10 @@ impl Sequencer {
     fn try_commit(&mut self) -> Result<()> {
         let written = self.write_batch();
         match &written {
-            Ok(()) => self.publish(),
+            Ok(()) => {
+                self.publish();
+                self.note_durable();
+            }
             Err(_) => {
                 self.undo_to(0);
                 self.batch.changes.clear();
@@ -545,7 +548,7 @@ impl Sequencer {
             self.publish();
         }
         let syncs = self.batch.sync || self.options.durability == Durability::Always;
-        let written = if syncs { appended.and_then(|()| self.sync()) } else { appended };
+        let written = if syncs { appended.and_then(|()| self.sync_log()) } else { appended };
         written.map_err(|error| match error {
             Error::DiskFull { .. } => error,
             error => {
@@ -556,15 +559,27 @@ impl Sequencer {
         })
     }
 
+    /// Makes what was appended durable, and says so: all of it is published.
     fn sync(&mut self) -> Result<()> {
+        self.sync_log()?;
+        self.note_durable();
+        Ok(())
+    }
+
+    fn sync_log(&mut self) -> Result<()> {
         let begun = Instant::now();
         self.log.sync()?;
         self.last_sync = Instant::now();
         let took = self.last_sync - begun;
         self.sync_time += took / SYNC_TIME_WEIGHT;
         self.sync_time -= self.sync_time / SYNC_TIME_WEIGHT;
-        self.shared.durable_lsn.store(self.log.durable_lsn(), Ordering::Release);
         Ok(())
+    }
+
+    /// Says how much is durable. All of it must be published: who reads the log up to there, and then the
+    /// documents, must see done what it says.
+    fn note_durable(&self) {
+        self.shared.durable_lsn.store(self.log.durable_lsn(), Ordering::Release);
     }
 
     fn publish(&mut self) {

@@ -125,11 +125,24 @@ struct Progress {
     index: usize,
     after: Option<Key>,
     tail: TailCursor,
+    /// Before which pages everything was done up to which LSN: by index, and the position after which. Not
+    /// remembered.
+    shown: Vec<((usize, Option<u32>), u64)>,
 }
 
 impl Progress {
     fn begin(source: &Engine) -> Self {
-        Self { index: 0, after: None, tail: source.tail_end() }
+        Self { index: 0, after: None, tail: source.tail_end(), shown: Vec::new() }
+    }
+
+    /// Whether a page has shown what became of a document up to an LSN.
+    fn is_shown(&self, imported: &Imported, lsn: u64) -> bool {
+        let (Imported::Put { index, key, .. } | Imported::Removed { index, key, .. }) = imported;
+        let place = INDEXES.iter().position(|id| id == index).unwrap();
+        let is_behind = |(page, after): (usize, Option<u32>)| {
+            page < place || page == place && after.is_none_or(|after| after < key.position)
+        };
+        self.shown.iter().any(|&(page, done)| is_behind(page) && done >= lsn)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -151,7 +164,7 @@ impl Progress {
             position: position.parse().unwrap(),
             bytes: Bytes::copy_from_slice(words.next().unwrap().as_bytes()),
         });
-        Some(Self { index, after, tail })
+        Some(Self { index, after, tail, shown: Vec::new() })
     }
 
     /// Brings the next documents. Returns whether the target has all that is durable at the source.
@@ -159,6 +172,8 @@ impl Progress {
         let mut next = self.clone();
         let (documents, whole, done) = match INDEXES.get(self.index) {
             Some(&index) => {
+                let after = self.after.as_ref().map(|key| key.position);
+                next.shown.push(((self.index, after), source.stat().durable_lsn));
                 let scan = Scan {
                     index,
                     range: MOVING,
@@ -186,7 +201,9 @@ impl Progress {
             None => match source.tail(self.tail, &[MOVING], 300) {
                 Ok(tail) => {
                     next.tail = tail.next;
-                    (tail.documents, None, tail.next.lsn > tail.durable_lsn)
+                    let is_new = |it: &Imported| !self.is_shown(it, tail.next.lsn - 1);
+                    let documents = tail.documents.into_iter().filter(is_new).collect();
+                    (documents, None, tail.next.lsn > tail.durable_lsn)
                 }
                 Err(Error::LogGone { .. }) => {
                     *self = Self::begin(source);

@@ -8,6 +8,7 @@
 
 mod note;
 mod pull;
+mod shown;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 
 use self::note::Note;
 use self::pull::{Pace, Pull};
+use self::shown::Shown;
 use self::waiting::Waiting;
 
 /// What is to be taken over.
@@ -98,6 +100,10 @@ impl Receiver {
             waiting: Arc::clone(&waiting),
             held_at: Instant::now(),
             ahead: None,
+            shown: Shown::default(),
+            marked_at: Instant::now(),
+            persisted_at: Instant::now(),
+            left_out: 0,
             importing: Duration::ZERO,
             bringing: Duration::ZERO,
             pace: Pace::new(Arc::clone(&self.0.served)),

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::note::Note;
+use super::shown::Shown;
 use super::source::{Brought, SourceClient, Wanted};
 use super::waiting::Waiting;
 use super::{Job, unavailable};
@@ -27,6 +28,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The pause when there is nothing left to read of the log.
 const IDLE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often the target remembers how far it is where it stores nothing of what it reads: the source holds what
+/// was not read yet, and a target that comes back without knowing would ask for what is gone.
+const PERSIST_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often it is noted what the next page shows of the source's log.
+const MARK_INTERVAL: Duration = Duration::from_millis(200);
+
 /// How many pages of the log are read before the range is frozen, to be nearly up to date.
 const PAGES_BEFORE_FREEZE: usize = 50;
 
@@ -34,24 +42,34 @@ const PAGES_BEFORE_FREEZE: usize = 50;
 /// it does for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// The share of the time in which a move imports, in percent, but for its end: what else the shards have to
-/// do goes on beside it.
+/// The share of the time in which a move imports, and in which the source reads for it, in percent, but
+/// for its end: what else the shards have to do goes on beside it.
 const SHARE_PERCENT: u32 = 50;
 
-/// The same where the target serves clients meanwhile, whose changes wait for those of the move.
+/// The same of a shard that serves clients meanwhile, whose requests wait for those of the move.
 const BUSY_SHARE_PERCENT: u32 = 10;
 
-/// So many requests of clients a second make it busy.
+/// The longest pause between two imports.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// So many requests of clients a second make the target busy, and so many records a second in its log the
+/// source.
 const BUSY_REQUESTS: u64 = 100;
 
-/// By how much more of the time, where that is not enough to come nearer to the end of the source's log.
-const SHARE_STEP_PERCENT: u32 = 10;
-
-/// How often that is looked at.
+/// How often it is looked whether they are.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// By how much more of the time, where that is not enough to come nearer to the end of the source's log.
+const SHARE_STEP_PERCENT: u32 = 5;
+
+/// How often that is looked at: for long enough to see what the last step came to.
+const NEARER_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is left of the log is to come to an end within so long, as fast as it becomes less.
 const END_WITHIN: Duration = Duration::from_secs(60);
+
+/// So many records or fewer are read at once when the move is completed.
+const NEARLY: u64 = 5_000;
 
 /// For how long the source freezes the range at most. What is left then is short, and bootstrap has
 /// the source give the range up at once.
@@ -80,75 +98,115 @@ pub(super) struct Pull {
     pub(super) held_at: Instant,
     /// What was asked for before it was its turn, and the answer.
     pub(super) ahead: Option<(Wanted, Result<Brought, WireError>)>,
-    /// How long the last import took, and the source for what was asked for before it and meanwhile.
+    /// What pages have shown of the log, and when that was noted last.
+    pub(super) shown: Shown,
+    pub(super) marked_at: Instant,
+    /// When the engine was last told how far it is.
+    pub(super) persisted_at: Instant,
+    /// The bytes of the last part of the log that pages have brought.
+    pub(super) left_out: u64,
+    /// How long the last import took, and the source for what was asked for before it and meanwhile, but for
+    /// the way.
     pub(super) importing: Duration,
     pub(super) bringing: Duration,
     pub(super) pace: Pace,
 }
 
-/// How much of its time a move imports.
+/// How much of the shards' time a move takes.
 pub(super) struct Pace {
-    /// How many requests of clients the shard had, and how many of them by the last look, and whether it
-    /// was busy then.
+    /// How many requests of clients the target had.
     served: Arc<AtomicU64>,
-    served_before: u64,
-    is_busy: bool,
-    /// How much more than its share, in percent of the time.
+    target: Activity,
+    source: Activity,
+    /// How much more than their share, in percent of the time.
     more: u32,
-    /// How much of the source's log was left when, and whether that was less than before.
-    left: u64,
-    at: Instant,
+    /// How much of the source's log was left when, and whether that becomes less fast enough.
+    left: Option<(u64, Instant)>,
     is_nearer: bool,
+}
+
+/// Whether a shard serves others meanwhile, by what it counts.
+struct Activity {
+    /// What it had counted when.
+    seen: Option<(u64, Instant)>,
+    is_busy: bool,
+}
+
+impl Activity {
+    fn since(seen: Option<(u64, Instant)>) -> Self {
+        Self { seen, is_busy: true }
+    }
+
+    fn look(&mut self, count: u64) {
+        let (before, at) = *self.seen.get_or_insert_with(|| (count, Instant::now()));
+        let elapsed = at.elapsed();
+        if elapsed >= LOOK_INTERVAL {
+            let rate = count.saturating_sub(before) as f64 / elapsed.as_secs_f64();
+            self.is_busy = rate > BUSY_REQUESTS as f64;
+            self.seen = Some((count, Instant::now()));
+        }
+    }
 }
 
 impl Pace {
     pub(super) fn new(served: Arc<AtomicU64>) -> Self {
-        let served_before = served.load(Ordering::Relaxed);
-        let (more, left, at) = (0, 0, Instant::now());
-        Self { served, served_before, is_busy: true, more, left, at, is_nearer: true }
+        let target = Activity::since(Some((served.load(Ordering::Relaxed), Instant::now())));
+        let source = Activity::since(None);
+        Self { served, target, source, more: 0, left: None, is_nearer: true }
     }
 
-    fn share(&self) -> u32 {
-        let share = if self.is_busy { BUSY_SHARE_PERCENT } else { SHARE_PERCENT };
+    /// The share of a shard's time, in percent.
+    fn share(&self, of: &Activity) -> u32 {
+        let share = if of.is_busy { BUSY_SHARE_PERCENT } else { SHARE_PERCENT };
         (share + self.more).min(100)
     }
 
-    /// Looks how busy the shard is, and how much of the source's log is left, as far as that counts yet:
-    /// where it grows as fast as it is read, a move would never end.
-    fn look(&mut self, left: Option<u64>) {
-        let elapsed = self.at.elapsed();
-        if elapsed < LOOK_INTERVAL {
-            return;
-        }
-        let served = self.served.load(Ordering::Relaxed);
-        let requests = served - self.served_before;
-        self.is_busy = requests as f64 > BUSY_REQUESTS as f64 * elapsed.as_secs_f64();
-        (self.served_before, self.at) = (served, Instant::now());
-        let Some(left) = left else { return };
-        let read = self.left.saturating_sub(left) as f64 / elapsed.as_secs_f64();
-        self.is_nearer = left as f64 <= read * END_WITHIN.as_secs_f64();
-        // The first time there is nothing to compare with.
-        if !self.is_nearer && self.left > 0 {
-            self.more = (self.more + SHARE_STEP_PERCENT).min(100);
-        }
-        self.left = left;
+    /// Looks how busy the target is.
+    fn look(&mut self) {
+        self.target.look(self.served.load(Ordering::Relaxed));
     }
 
-    /// The pause behind an import, for which the source read for some time: it has clients as well, and how
-    /// busy these keep it is not known here.
+    /// Looks how busy the source is, by the last LSN of its log.
+    fn look_at_source(&mut self, last_lsn: u64) {
+        self.source.look(last_lsn);
+    }
+
+    /// Looks how much of the log is left: where it grows as fast as it is read, a move would never end.
+    fn look_at_log(&mut self, left: u64) {
+        // The first time there is nothing to compare with.
+        let (before, at) = *self.left.get_or_insert_with(|| (left, Instant::now()));
+        let elapsed = at.elapsed();
+        if elapsed < NEARER_INTERVAL {
+            return;
+        }
+        let read = before.saturating_sub(left) as f64 / elapsed.as_secs_f64();
+        self.is_nearer = left <= NEARLY || left as f64 <= read * END_WITHIN.as_secs_f64();
+        if !self.is_nearer {
+            self.more = (self.more + SHARE_STEP_PERCENT).min(100);
+        }
+        self.left = Some((left, Instant::now()));
+    }
+
+    /// All is brought once more: what was left of the log says nothing.
+    fn begin_anew(&mut self) {
+        (self.left, self.is_nearer) = (None, true);
+    }
+
+    /// The pause behind an import, for which the source read for some time. A shard on which each takes so
+    /// long that the longest is not enough is not helped by more.
     fn pause(&self, importing: Duration, bringing: Duration) -> Duration {
-        let of_source = (SHARE_PERCENT + self.more).min(100);
         let behind = |work: Duration, share: u32| work * (100 - share) / share;
-        behind(importing, self.share()).max(behind(bringing, of_source))
+        let (target, source) = (self.share(&self.target), self.share(&self.source));
+        behind(importing, target).max(behind(bringing, source)).min(LONGEST_PAUSE)
     }
 
     /// Why it takes so long, if that is because of the source's writers.
     fn why(&self) -> Option<String> {
-        let is_late = self.share() == 100 && !self.is_nearer;
+        let (left, _) = self.left?;
+        let is_late = self.more + BUSY_SHARE_PERCENT >= 100 && !self.is_nearer;
         is_late.then(|| {
             format!(
-                "the source is written to nearly as fast as its log can be read: {} records are left",
-                self.left
+                "the source is written to nearly as fast as its log can be read: {left} records are left"
             )
         })
     }
@@ -202,6 +260,8 @@ impl Pull {
         let Job { id, range, from, .. } = self.job.borrow_and_update().clone();
         let source = SourceClient::connect(&from, &self.options, range);
         let source = source.await.map_err(|error| unavailable(&id, error))?;
+        // It may be another process, and what the last one said of itself is not known of it.
+        self.shown = Shown::default();
         loop {
             let changed = self.job.borrow_and_update().clone();
             if !self.is_held(&id) {
@@ -247,7 +307,7 @@ impl Pull {
             // takes none of their time, nor does waiting for it.
             let mut until = Instant::now() + self.pace.pause(self.importing, self.bringing);
             if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
-                let time = (note.bytes - before) as f64 / rate as f64;
+                let time = (note.bytes - before + self.left_out) as f64 / rate as f64;
                 until = until.max(begun + Duration::from_secs_f64(time));
             }
             self.wait(&source, until).await?;
@@ -282,7 +342,7 @@ impl Pull {
                     // It goes on from there, perhaps with nothing left to bring.
                     let mut progress = self.progress.lock();
                     let (id, error) = (progress.id.clone(), progress.error.take());
-                    *progress = Incoming { error, ..note.progress(&id) };
+                    *progress = Incoming { error, copied: false, ..note.progress(&id) };
                     note
                 }
                 None => Note { tail: source.tail_end().await?, ..Note::default() },
@@ -295,21 +355,21 @@ impl Pull {
 
     /// Brings a page or a part of the log. Returns whether nothing was left to bring.
     async fn step(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
-        (self.importing, self.bringing) = Default::default();
+        (self.importing, self.bringing, self.left_out) = Default::default();
         let note = self.note(source).await?.clone();
         let Some(wanted) = note.wanted() else {
             let mut next = note;
             match source.index_after(next.done).await? {
                 Some(index) => next.reading = Some((index, None)),
+                // It is said together with how much of the log is left.
                 None => next.copied = true,
             }
-            self.progress.lock().copied = next.copied;
             self.note = Some(next);
             return Ok(false);
         };
         match self.bring(source, &wanted).await {
             Ok(Brought::Page { index, after, page }) => {
-                self.pace.look(None);
+                self.pace.look();
                 self.take_page(source, id, note, (index, after, page)).await?;
                 hold_at("target copying").await;
                 Ok(false)
@@ -336,7 +396,7 @@ impl Pull {
             _ => {
                 self.held_at = Instant::now();
                 let brought = source.bring(wanted).await;
-                self.bringing = self.held_at.elapsed();
+                self.bringing = self.held_at.elapsed().saturating_sub(source.round_trip);
                 brought
             }
         }
@@ -392,11 +452,27 @@ impl Pull {
     ) -> Result<bool, WireError> {
         let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
         let is_all = behind == 0;
-        self.pace.look(Some(behind));
+        {
+            let mut progress = self.progress.lock();
+            (progress.copied, progress.behind) = (true, behind);
+        }
+        self.pace.look();
+        self.pace.look_at_source(tail.durable_lsn);
+        self.pace.look_at_log(behind);
         let next = Note { tail: tail.next, ..note };
+        let mut left_out = 0;
+        let last_lsn = next.tail.lsn.saturating_sub(1);
         let documents: Vec<_> = tail
             .changes
             .into_iter()
+            .filter(|change| {
+                let is_here = self.shown.covers(change.index, change.position.0, last_lsn);
+                if is_here {
+                    let document = change.stored.as_ref().map_or(0, |(document, _)| document.len());
+                    left_out += (change.key.len() + document) as u64;
+                }
+                !is_here
+            })
             .map(|change| {
                 let (index, version) = (change.index, change.version);
                 let bytes = Bytes::from(change.key.into_bytes());
@@ -409,7 +485,10 @@ impl Pull {
                 }
             })
             .collect();
-        if documents.is_empty() {
+        self.left_out = left_out;
+        let is_further = next.tail.lsn != note.tail.lsn;
+        let is_due = is_further && self.persisted_at.elapsed() >= PERSIST_INTERVAL;
+        if documents.is_empty() && !is_due {
             // Not worth a record.
             self.note = Some(next);
         } else {
@@ -417,7 +496,6 @@ impl Pull {
             let ahead = next.wanted().filter(|_| !is_all);
             self.import_and_ask(source, id, (documents, None, next), ahead).await?;
         }
-        self.progress.lock().behind = behind;
         Ok(is_all)
     }
 
@@ -431,10 +509,18 @@ impl Pull {
         ahead: Option<Wanted>,
     ) -> Result<(), WireError> {
         let begun = Instant::now();
+        let is_marked = self.marked_at.elapsed() >= MARK_INTERVAL;
         let asking = async {
             let wanted = ahead?;
+            // Before the page is asked for.
+            let mark = match &wanted {
+                Wanted::Page { .. } if is_marked => source.done_lsn().await.ok(),
+                _ => None,
+            };
+            let asked_at = Instant::now();
             let brought = source.bring(&wanted).await;
-            Some(((wanted, brought), begun.elapsed()))
+            let bringing = asked_at.elapsed().saturating_sub(source.round_trip);
+            Some((wanted, brought, bringing, mark))
         };
         let importing = async {
             let imported = self.import(id, documents, whole, next).await;
@@ -442,8 +528,13 @@ impl Pull {
         };
         let ((imported, importing), ahead) = tokio::join!(importing, asking);
         self.importing = importing;
-        if let Some((ahead, bringing)) = ahead {
-            (self.ahead, self.held_at) = (Some(ahead), begun);
+        if let Some((wanted, brought, bringing, mark)) = ahead {
+            if let (Wanted::Page { index, after, .. }, Some(lsn)) = (&wanted, mark) {
+                self.shown.note(*index, after.as_ref().map(|(position, _)| *position), lsn);
+                self.pace.look_at_source(lsn);
+                self.marked_at = Instant::now();
+            }
+            (self.ahead, self.held_at) = (Some((wanted, brought)), begun);
             self.bringing += bringing;
         }
         imported
@@ -454,7 +545,11 @@ impl Pull {
         tracing::info!(r#move = %id, "the range is read anew: the source's log went on");
         let tail = source.tail_end().await?;
         let Note { documents, bytes, .. } = self.note(source).await?.clone();
-        self.progress.lock().copied = false;
+        let mut progress = self.progress.lock();
+        (progress.copied, progress.behind) = (false, 0);
+        drop(progress);
+        self.pace.begin_anew();
+        self.shown = Shown::default();
         self.note = Some(Note { tail, documents, bytes, ..Note::default() });
         Ok(false)
     }
@@ -474,6 +569,7 @@ impl Pull {
         let imported = blocking(move || engine.import(import)).await;
         let imported = imported.map_err(|error| WireError::Internal { what: error.to_string() })?;
         imported.map_err(|error| self.refusal(error))?;
+        self.persisted_at = Instant::now();
         let mut progress = self.progress.lock();
         *progress = Incoming { behind: progress.behind, ..next.progress(id) };
         drop(progress);
@@ -529,6 +625,9 @@ impl Pull {
         }
         // Also where nothing was brought: versions go on from there.
         let note = self.note(source).await?.clone();
+        if !note.copied {
+            return Err(unavailable(id, "the range is read anew: the source's log went on"));
+        }
         self.import(id, Vec::new(), None, note).await?;
         hold_at("target brought").await;
         let theirs = source.sums(id, frozen_at).await?;
@@ -583,33 +682,56 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_move_gives_way_to_clients_and_not_for_ever() {
+    async fn a_move_gives_way_to_clients() {
         let served = Arc::new(AtomicU64::new(0));
         let mut pace = Pace::new(Arc::clone(&served));
-        let second = async |pace: &mut Pace, requests: u64, left: Option<u64>| {
-            served.fetch_add(requests, Ordering::Relaxed);
-            tokio::time::advance(LOOK_INTERVAL).await;
-            pace.look(left);
-            pace.share()
-        };
-        assert_eq!(second(&mut pace, 0, None).await, SHARE_PERCENT);
-        assert_eq!(second(&mut pace, 200, None).await, BUSY_SHARE_PERCENT);
         let milliseconds = Duration::from_millis;
-        assert_eq!(pace.pause(milliseconds(1), milliseconds(2)), milliseconds(9));
-        assert_eq!(pace.pause(milliseconds(1), milliseconds(20)), milliseconds(20));
-        assert_eq!(second(&mut pace, 50, None).await, SHARE_PERCENT);
+        let mut lsn = 1_000_000;
+        pace.look_at_source(lsn);
+        // Requests and records in a second, and the shares behind them of target and source.
+        for (requests, records, shares) in [
+            (0, 0, (50, 50)),
+            (200, 0, (10, 50)),
+            (0, 200, (50, 10)),
+            (200, 200, (10, 10)),
+            (50, 50, (50, 50)),
+        ] {
+            served.fetch_add(requests, Ordering::Relaxed);
+            lsn += records;
+            tokio::time::advance(LOOK_INTERVAL).await;
+            pace.look();
+            pace.look_at_source(lsn);
+            let pauses = [(1, 0), (0, 1)];
+            let pauses = pauses.map(|(importing, bringing)| {
+                pace.pause(milliseconds(importing), milliseconds(bringing)).as_millis()
+            });
+            let pause = |share: u128| (100 - share) / share;
+            assert_eq!(pauses, [pause(shares.0), pause(shares.1)], "{requests} {records}");
+        }
+        assert_eq!(pace.pause(milliseconds(3), milliseconds(2)), milliseconds(3), "the longer one");
+        let hours = Duration::from_secs(10_000);
+        assert_eq!(pace.pause(hours, hours), LONGEST_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_move_does_not_give_way_for_ever() {
+        let mut pace = Pace::new(Arc::default());
+        let more = async |pace: &mut Pace, left: u64| {
+            tokio::time::advance(NEARER_INTERVAL).await;
+            pace.look_at_log(left);
+            pace.more
+        };
         // 600,000 records are read within a minute, 10,000 a second.
-        assert_eq!(second(&mut pace, 200, Some(600_000)).await, BUSY_SHARE_PERCENT);
-        assert_eq!(second(&mut pace, 200, Some(589_000)).await, BUSY_SHARE_PERCENT);
-        let share = second(&mut pace, 200, Some(588_000)).await;
-        assert_eq!(share, BUSY_SHARE_PERCENT + SHARE_STEP_PERCENT);
+        assert_eq!(more(&mut pace, 600_000).await, 0);
+        assert_eq!(more(&mut pace, 545_000).await, 0);
+        assert_eq!(more(&mut pace, 505_000).await, SHARE_STEP_PERCENT);
         assert_eq!(pace.why(), None);
         for left in 0..20 {
-            second(&mut pace, 200, Some(600_000 + left)).await;
+            more(&mut pace, 600_000 + left).await;
         }
-        assert_eq!((pace.share(), pace.pause(LOOK_INTERVAL, LOOK_INTERVAL)), (100, Duration::ZERO));
+        assert_eq!(pace.pause(LOOK_INTERVAL, LOOK_INTERVAL), Duration::ZERO);
         assert!(pace.why().is_some_and(|why| why.contains("600019 records")), "{:?}", pace.why());
-        second(&mut pace, 200, Some(0)).await;
+        more(&mut pace, NEARLY).await;
         assert_eq!(pace.why(), None);
     }
 

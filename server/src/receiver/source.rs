@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sherd_client::{ConnectOptions, Connection, Error as ClientError, Page, ShardReply, Tail};
 use sherd_protocol::message::{
-    Cursor, Export, Freeze, MoveId, RangeSum, ReadTail, ShardOperation, SourceOperation, SumUp,
-    TailCursor,
+    Cursor, Export, Freeze, MoveId, RangeSum, ReadTail, ShardOperation, ShardStat, SourceOperation,
+    SumUp, TailCursor,
 };
 use sherd_protocol::{Position, Range, WireError};
 use tokio::time::Instant;
@@ -14,6 +14,9 @@ use super::unavailable;
 
 /// How long the source may take for one request.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// How often it is measured how long an answer is under way.
+const ROUND_TRIPS: usize = 3;
 
 /// What comes next of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub(super) struct SourceClient {
     connection: Connection,
     /// What is taken over from it.
     pub(super) range: Range,
+    /// How long an answer takes that takes the source no time.
+    pub(super) round_trip: Duration,
 }
 
 impl SourceClient {
@@ -44,7 +49,13 @@ impl SourceClient {
         range: Range,
     ) -> Result<Self, ClientError> {
         let connection = Connection::open(address, options).await?;
-        Ok(Self { connection, range })
+        let mut round_trip = REQUEST_TIME;
+        for _ in 0..ROUND_TRIPS {
+            let asked_at = Instant::now();
+            connection.shard(&ShardOperation::Stat, asked_at + REQUEST_TIME).await?;
+            round_trip = round_trip.min(asked_at.elapsed());
+        }
+        Ok(Self { connection, range, round_trip })
     }
 
     async fn ask(&self, operation: SourceOperation<'_>) -> Result<ShardReply, WireError> {
@@ -83,10 +94,19 @@ impl SourceClient {
 
     /// The ids of the source's indexes.
     pub(super) async fn indexes(&self) -> Result<Vec<u32>, WireError> {
+        Ok(self.stat().await?.indexes.iter().map(|index| index.id).collect())
+    }
+
+    /// An LSN up to which what it answers from now on shows everything.
+    pub(super) async fn done_lsn(&self) -> Result<u64, WireError> {
+        Ok(self.stat().await?.durable_lsn)
+    }
+
+    async fn stat(&self) -> Result<ShardStat, WireError> {
         let until = Instant::now() + REQUEST_TIME;
         let stat = self.connection.shard(&ShardOperation::Stat, until).await;
         match stat.map_err(|error| self.failed(error))? {
-            ShardReply::Stat(stat) => Ok(stat.indexes.iter().map(|index| index.id).collect()),
+            ShardReply::Stat(stat) => Ok(*stat),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -3,14 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use sherd_client::{ConnectOptions, Connection, ShardReply};
-use sherd_engine::{Command, Engine, IndexSettings, Key, Mutation, Options};
+use sherd_engine::{
+    Command, Engine, IndexSettings, Key, Mutation, MutationOutcome, Options, Outcome,
+};
 use sherd_node::{Handler, Limits, Node, Responder};
 use sherd_protocol::message::{
     Condition, Export, Freeze, Hello, Incoming, MoveId, Receive, ShardOperation, SourceOperation,
@@ -205,6 +209,62 @@ async fn the_source_is_told_to_hold_its_log_while_pages_are_read() {
     let end = TailCursor { lsn, ..TailCursor::default() };
     assert!(held.len() > 2, "{held:?}");
     assert!(held.iter().all(|hold| *hold == Some(end)), "{held:?}");
+}
+
+/// What is changed while pages are read, before and behind the page that is, in two indexes: nothing of it is
+/// missed, and what later pages have shown is not stored once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_pages_have_shown_is_not_taken_from_the_log_again() {
+    const DOCUMENTS: usize = 2_000;
+    const CHANGES: usize = 40;
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let rng = Mutex::new(StdRng::seed_from_u64(seed));
+    let change = |rng: &mut StdRng, index: u32, number: usize| {
+        let name = format!("key{number}");
+        let position = HashMethod::Md5.position(&name).0;
+        let key = Key { position, bytes: name.into() };
+        if rng.random() {
+            return Mutation::Remove { index, key, version: None };
+        }
+        let document = [&b"\xc5\x04\x00"[..], &[rng.random(); 1024]].concat().into();
+        let (condition, expiry) = (sherd_engine::Condition::Any, sherd_engine::Expiry::Default);
+        Mutation::Write { index, key, document, condition, expiry }
+    };
+    let changed = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&changed);
+    let spy = move |operation: &ShardOperation<'_>, engine: &Engine| {
+        if let ShardOperation::Source(SourceOperation::Export(_)) = operation {
+            let rng = &mut *rng.lock();
+            let changes = (0..CHANGES).map(|_| {
+                let (index, number) = (rng.random_range(1..3), rng.random_range(..DOCUMENTS));
+                change(rng, index, number)
+            });
+            let mutations = changes.collect();
+            let outcome = engine.execute(Command::Mutate { mutations, atomic: false }).unwrap();
+            let Outcome::Mutated(outcomes) = outcome else { panic!("{outcome:?}") };
+            let missing = |outcome: &&MutationOutcome| **outcome == MutationOutcome::Missing;
+            let done = outcomes.len() - outcomes.iter().filter(missing).count();
+            count.fetch_add(done as u64, Ordering::Relaxed);
+        }
+    };
+    let (source, target) = pair(Arc::new(spy)).await;
+    for index in [1, 2] {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let mutations = (0..2 * DOCUMENTS).map(|number| change(rng, index, number % DOCUMENTS));
+        let mutations = mutations.collect();
+        source.engine.execute(Command::Mutate { mutations, atomic: false }).unwrap();
+    }
+    let loaded = source.engine.stat().documents;
+    // Some twenty pages a second.
+    target.receive(&source, Some(1_200_000)).await;
+    target.until_copied().await;
+    let frozen = target.complete().await.unwrap();
+    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    let (changed, brought) = (changed.load(Ordering::Relaxed), target.incoming().await.documents);
+    println!("{changed} changes of {loaded} documents, {brought} brought");
+    assert!(changed > 500 && brought > loaded);
+    assert!(brought < loaded + changed * 17 / 20);
 }
 
 /// The target was away for so long that the source has deleted what it had not read.
