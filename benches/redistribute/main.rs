@@ -31,7 +31,7 @@ use rand::{Rng, SeedableRng};
 use sherd_client::{Client, Condition, Options};
 use sherd_protocol::{Action, OwnedRange, Position, RING_SIZE, Range};
 use support::Cluster;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 
 const INDEX: &str = "moves";
@@ -215,21 +215,23 @@ async fn write_at_a_rate(
 ) -> Vec<(Duration, Duration)> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut due = interval(pause);
-    let mut under_way: Vec<JoinHandle<(Duration, Duration)>> = Vec::new();
+    // What is done is taken at once: a task keeps its memory until then.
+    let mut under_way = JoinSet::new();
+    let mut writes = Vec::new();
     while !stopped.load(Ordering::Relaxed) {
         let begun = due.tick().await.into_std().saturating_duration_since(start);
         let key = keys[rng.random_range(0..keys.len())].clone();
         let (client, document) = (client.clone(), document());
-        under_way.push(tokio::spawn(async move {
+        under_way.spawn(async move {
             let written = client.write(INDEX, &key, &document, Condition::Any).await;
             written.expect("no client meets an error");
             (begun, start.elapsed() - begun)
-        }));
+        });
+        while let Some(write) = under_way.try_join_next() {
+            writes.push(write.expect("no write fails"));
+        }
     }
-    let mut writes = Vec::new();
-    for write in under_way {
-        writes.push(write.await.expect("no write fails"));
-    }
+    writes.extend(under_way.join_all().await);
     writes
 }
 

@@ -68,7 +68,8 @@ pub struct Options {
     /// How many bytes are kept in reserve, so that removes and checkpoints work on a full disk; 0
     /// for none. Default: a quarter of what a segment has.
     pub reserve_bytes: Option<u64>,
-    /// What sled may cache. Default 64 MiB.
+    /// What sled may cache, in bytes: the index of some three million documents with keys of 16 bytes. Default
+    /// 256 MiB.
     pub index_cache_bytes: u64,
     /// What documents may be cached. Default 64 MiB.
     pub document_cache_bytes: u64,
@@ -96,7 +97,7 @@ impl Default for Options {
             checkpoint_keys: 100_000,
             checkpoint_interval: Duration::from_secs(30),
             reserve_bytes: None,
-            index_cache_bytes: 64 * 1024 * 1024,
+            index_cache_bytes: 256 * 1024 * 1024,
             document_cache_bytes: 64 * 1024 * 1024,
             compaction: true,
             clock: Clock::default(),
