@@ -379,7 +379,7 @@ pub(crate) async fn check_new(
     let absent = |why: String| {
         let name = &new.name;
         format!(
-            "shard {name:?} cannot be added: {why}; start a `sherd shard` there, or name the                  address of one"
+            "shard {name:?} cannot be added: {why}; start a `sherd shard` there, or name the address of one"
         )
     };
     let connection = connect(new, options).await.map_err(absent)?;
