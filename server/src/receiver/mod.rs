@@ -7,6 +7,7 @@
 //! source's log was compacted meanwhile) is read over what is there already.
 
 mod note;
+mod pace;
 mod pull;
 mod shown;
 mod source;
@@ -30,7 +31,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::note::Note;
-use self::pull::{Pace, Pull};
+use self::pace::Pace;
+use self::pull::Pull;
 use self::shown::Shown;
 use self::waiting::Waiting;
 
