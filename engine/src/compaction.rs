@@ -407,11 +407,10 @@ impl Compactor {
         let condemned = self.shared.condemned.lock().clone();
         // What is held for another shard is there in any case, and nothing makes it less. When it is let go
         // that is much at once, for which writes that came since are not to wait.
-        let deletable = self.shared.deletable();
-        let (released, deletable): (BTreeSet<u32>, BTreeSet<u32>) = {
-            let kept_back = self.shared.pin.kept_back();
-            deletable.into_iter().partition(|number| kept_back.contains(number))
-        };
+        let mut deletable = self.shared.deletable();
+        let kept_back = self.shared.pin.kept_back();
+        let released = !deletable.is_disjoint(&kept_back);
+        deletable.retain(|number| !kept_back.contains(number));
         let damaged: BTreeSet<u32> = self.shared.damaged.lock().keys().copied().collect();
         let segments = self.shared.segments.all();
         let (live, tombstones) = {
@@ -442,7 +441,6 @@ impl Compactor {
             .filter_map(|segment| segment.sealed.get())
             .map(|&length| u64::from(length))
             .sum();
-        let released = !released.is_empty();
         Space { sealed, live: live.values().sum(), tombstones, condemned, released }
     }
 
