@@ -152,8 +152,9 @@ impl Copy {
 
     /// Writes a page.
     async fn write(self: Arc<Self>, items: Vec<Item>) -> Result<(), Error> {
+        let index: Arc<str> = self.to.index.as_str().into();
         let write = |item: &Item| Mutation::Write {
-            index: self.to.index.clone(),
+            index: Arc::clone(&index),
             key: item.key.clone(),
             document: item.document.bytes.clone(),
             condition: Condition::Absent,

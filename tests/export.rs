@@ -50,7 +50,7 @@ fn fill_large(cluster: &Cluster, index: &str) {
                 document.resize(3 + LARGE_DOCUMENT_BYTES, 0);
                 rng.fill(&mut document[3..]);
                 Mutation::Write {
-                    index: index.to_owned(),
+                    index: index.into(),
                     key: format!("key{i}"),
                     document: Bytes::from(document),
                     condition: Condition::Absent,

@@ -33,7 +33,7 @@ pub(crate) async fn load(client: &Client, index: &str, keys: impl IntoIterator<I
     let mut keys = keys.into_iter().peekable();
     while keys.peek().is_some() {
         let write = |key| Mutation::Write {
-            index: index.to_owned(),
+            index: index.into(),
             key,
             document: document(),
             condition: Condition::Any,

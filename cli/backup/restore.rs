@@ -362,7 +362,7 @@ fn read(
             }
             bytes += size as usize;
             batch.push(Mutation::Write {
-                index: found.index.to_owned(),
+                index: found.index.into(),
                 key,
                 // Its own memory: what it was read into is a whole record.
                 document: Bytes::copy_from_slice(&found.document.bytes),

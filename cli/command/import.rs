@@ -585,7 +585,7 @@ impl Run<'_> {
         }
         let Import { index, on_conflict, jobs, max_errors, .. } = self.import;
         let options = Options {
-            index: index.clone(),
+            index: index.as_str().into(),
             on_conflict: *on_conflict,
             expiry: self.import.expiry(self.checkpoint.began_at),
             jobs: usize::from(*jobs),

@@ -111,7 +111,7 @@ impl Write {
         }
         let on_conflict = if self.overwrite { Conflict::Overwrite } else { Conflict::Skip };
         let options = load::Options {
-            index: self.index.clone(),
+            index: self.index.as_str().into(),
             on_conflict,
             expiry: self.expiry(),
             jobs: BATCHES_UNDER_WAY,

@@ -106,7 +106,7 @@ impl fmt::Display for Summary {
 /// How entries are written.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    pub(crate) index: String,
+    pub(crate) index: Arc<str>,
     pub(crate) on_conflict: Conflict,
     /// Of documents for which the entry does not say it.
     pub(crate) expiry: Expiry,
@@ -146,14 +146,31 @@ struct Since {
     marks: Arc<Marks>,
     /// An earlier run may have written of it.
     is_replayed: bool,
-    /// The hashes of the keys of rows that are answered. Two keys of one hash are as good as none.
-    met: Hashes,
+    /// The keys of rows that are answered. Two keys of one hash are as good as none.
+    met: Met,
+}
+
+/// Hashes of keys that were met. They are told apart when somebody asks, which is seldom.
+#[derive(Default)]
+struct Met {
+    noted: Vec<u64>,
+    known: Hashes,
+}
+
+impl Met {
+    fn note(&mut self, hash: u64) {
+        self.noted.push(hash);
+    }
+
+    fn has(&mut self, hash: u64) -> bool {
+        self.known.extend(self.noted.drain(..));
+        self.known.contains(&hash)
+    }
 }
 
 /// What a row needs to be told of when it is answered.
 struct Name {
     number: u64,
-    key: String,
     hash: u64,
     row: Vec<u8>,
 }
@@ -162,7 +179,7 @@ struct Name {
 struct Answered {
     input: usize,
     names: Vec<Name>,
-    hashes: Hashes,
+    mutations: Vec<Mutation>,
     bytes: usize,
     results: Vec<Result<Done, sherd_client::Error>>,
     gave_up: bool,
@@ -228,7 +245,7 @@ impl Load {
     /// What follows is in a window that began with `marks`; nothing is under way.
     pub(crate) fn begin_window(&mut self, marks: Marks, is_replayed: bool) {
         let marks = Arc::new(marks);
-        self.window = Some(Since { marks, is_replayed, met: Hashes::default() });
+        self.window = Some(Since { marks, is_replayed, met: Met::default() });
     }
 
     /// Whether an earlier run may have written rows behind those of this one.
@@ -318,26 +335,25 @@ impl Load {
                 self.summary.expired += 1;
                 continue;
             }
-            let (index, key) = (self.options.index.clone(), entry.key);
+            let (index, key) = (Arc::clone(&self.options.index), entry.key);
             let hash = self.hasher.hash_one(&key);
-            names.push(Name { number: entry.number, key: key.clone(), hash, row: entry.row });
+            names.push(Name { number: entry.number, hash, row: entry.row });
             let document = Bytes::from(entry.document);
             mutations.push(Mutation::Write { index, key, document, condition, expiry });
         }
-        let hashes: Hashes = names.iter().map(|name| name.hash).collect();
-        // Then nobody need look for keys that come twice.
-        let is_distinct = hashes.len() == names.len();
-        while self.under_way.len() >= self.options.jobs
-            || (self.bytes_under_way > 0 && self.bytes_under_way + bytes > BYTES_UNDER_WAY)
-            || !self.hashes.is_disjoint(&hashes)
-        {
+        // Where no key comes twice, nobody need look for those that do.
+        let is_distinct = loop {
+            let is_room = self.under_way.len() < self.options.jobs
+                && (self.bytes_under_way == 0 || self.bytes_under_way + bytes <= BYTES_UNDER_WAY);
+            if is_room && let Some(is_distinct) = self.begin(&names) {
+                break is_distinct;
+            }
             self.settle_one().await?;
             // A row of the same key may have been given up: this one must not overtake it.
             if matches!(self.stop, Some(Stop::Unanswered(_))) {
                 return Ok(());
             }
-        }
-        self.hashes.extend(&hashes);
+        };
         self.bytes_under_way += bytes;
         let (client, options) = (self.client.clone(), Arc::clone(&self.options));
         let window = self.window.as_ref();
@@ -350,9 +366,26 @@ impl Load {
                 }
                 Some(patience) => write_all(&client, &mutations, patience, marks).await,
             };
-            Answered { input, names, hashes, bytes, results, gave_up }
+            Answered { input, names, mutations, bytes, results, gave_up }
         });
         Ok(())
+    }
+
+    /// Has keys be under way, unless one of them is: then `None`, else whether they all differ.
+    fn begin(&mut self, names: &[Name]) -> Option<bool> {
+        let begun = names.iter().take_while(|name| self.hashes.insert(name.hash)).count();
+        if begun == names.len() {
+            return Some(true);
+        }
+        for name in &names[..begun] {
+            self.hashes.remove(&name.hash);
+        }
+        let hashes: Hashes = names.iter().map(|name| name.hash).collect();
+        if !self.hashes.is_disjoint(&hashes) {
+            return None;
+        }
+        self.hashes.extend(&hashes);
+        Some(false)
     }
 
     /// Waits for one batch to be answered, and takes note; `false` if none is under way.
@@ -362,9 +395,9 @@ impl Load {
             Some(Ok(answered)) => answered,
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
         };
-        let Answered { input, names, hashes, bytes, results, gave_up } = answered;
-        for hash in hashes {
-            self.hashes.remove(&hash);
+        let Answered { input, names, mutations, bytes, results, gave_up } = answered;
+        for name in &names {
+            self.hashes.remove(&name.hash);
         }
         self.bytes_under_way -= bytes;
         let is_unreached = |result: &Result<_, sherd_client::Error>| matches!(result, Err(error) if error.is_retryable() && error.wire().is_none());
@@ -375,28 +408,29 @@ impl Load {
         if !results.is_empty() && results.iter().all(is_unreached) {
             self.stop.get_or_insert(Stop::ClusterGone);
         }
-        for (name, result) in names.iter().zip(results) {
-            let is_first = match &mut self.window {
-                Some(window) => window.met.insert(name.hash),
-                None => true,
-            };
+        for ((name, mutation), result) in names.iter().zip(&mutations).zip(results) {
+            let Name { number, hash, row } = name;
+            let (number, key) = (*number, mutation.key());
+            let mut met = self.window.as_mut().map(|window| &mut window.met);
+            let mut is_first = || met.as_mut().is_none_or(|met| !met.has(*hash));
             match result {
                 Ok(Done::Written) => self.summary.written += 1,
-                Ok(Done::WrittenBefore) if is_first => self.summary.written += 1,
+                Ok(Done::WrittenBefore) if is_first() => self.summary.written += 1,
                 Ok(_) if self.options.on_conflict == Conflict::Fail => {
-                    let Name { number, key, row, .. } = name;
-                    self.reject(input, Why::There { number: *number, key, row })?;
+                    self.reject(input, Why::There { number, key, row })?;
                 }
                 Ok(_) => self.summary.existing += 1,
                 Err(error) if error.is_outcome_unknown() => {
                     self.summary.unknown += 1;
-                    say!("line {}: {error}", name.number);
+                    say!("line {number}: {error}");
                 }
                 Err(error) => {
-                    let Name { number, key, row, .. } = name;
                     let error = &error;
-                    self.reject(input, Why::Refused { number: *number, key, row, error })?;
+                    self.reject(input, Why::Refused { number, key, row, error })?;
                 }
+            }
+            if let Some(window) = &mut self.window {
+                window.met.note(*hash);
             }
         }
         Ok(true)

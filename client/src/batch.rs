@@ -7,6 +7,7 @@
 //! Otherwise they are in ring order: neighbours lie together in the shard's index, and will in its log.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sherd_protocol::message::{self, Condition, MAX_BATCH_MUTATIONS, ShardOperation};
@@ -32,12 +33,12 @@ const _: () = assert!(REQUEST_CHANGES <= MAX_BATCH_MUTATIONS);
 /// What a change takes in a request beside names and document, at most.
 const CHANGE_OVERHEAD_BYTES: usize = 64;
 
-/// One change of a batch.
+/// One change of a batch. Those of one batch may share the name of their index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as the methods of the same names")]
 pub enum Mutation {
-    Write { index: String, key: String, document: Bytes, condition: Condition, expiry: Expiry },
-    Remove { index: String, key: String, version: Option<u64> },
+    Write { index: Arc<str>, key: String, document: Bytes, condition: Condition, expiry: Expiry },
+    Remove { index: Arc<str>, key: String, version: Option<u64> },
 }
 
 /// What became of one change of a batch.
@@ -452,7 +453,7 @@ mod tests {
     use super::*;
 
     fn write(key: &str, length: usize) -> Mutation {
-        let (index, key) = ("i".to_owned(), key.to_owned());
+        let (index, key) = ("i".into(), key.to_owned());
         let document = Bytes::from(vec![0; length]);
         let (condition, expiry) = (Condition::Any, Expiry::Default);
         Mutation::Write { index, key, document, condition, expiry }

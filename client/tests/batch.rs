@@ -22,13 +22,13 @@ fn write(key: &str, document: &'static [u8]) -> Mutation {
 }
 
 fn conditional(key: &str, document: &'static [u8], condition: Condition) -> Mutation {
-    let (index, key) = ("i".to_owned(), key.to_owned());
+    let (index, key) = ("i".into(), key.to_owned());
     let (document, expiry) = (Bytes::from_static(document), Expiry::Default);
     Mutation::Write { index, key, document, condition, expiry }
 }
 
 fn remove(key: &str) -> Mutation {
-    Mutation::Remove { index: "i".to_owned(), key: key.to_owned(), version: None }
+    Mutation::Remove { index: "i".into(), key: key.to_owned(), version: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +39,7 @@ async fn each_change_has_its_result_in_its_place() {
     let client = client(&bootstrap).await;
     client.write("i", "there", b"\xc0", Condition::Absent).await.unwrap();
     let elsewhere = |key: &str| Mutation::Write {
-        index: "nowhere".to_owned(),
+        index: "nowhere".into(),
         key: key.to_owned(),
         document: Bytes::from_static(b"\xc0"),
         condition: Condition::Any,
@@ -89,7 +89,7 @@ async fn more_than_a_frame_holds_is_sent_in_parts() {
     // 40 MB: some documents larger than a part, and many small ones.
     let mutations: Vec<_> = (0..6000u32)
         .map(|n| Mutation::Write {
-            index: "i".to_owned(),
+            index: "i".into(),
             key: format!("k{n}"),
             document: document(if n % 1000 == 0 { 5 << 20 } else { 1000 }, n),
             condition: Condition::Absent,

@@ -17,6 +17,9 @@ pub(super) const MEAN_SLOTS: usize = 64;
 /// By how many slots the vectors of a leaf grow: doubling them would leave a third unused.
 const GROWTH_SLOTS: usize = 6;
 
+/// How many tags a cache line of 64 bytes has.
+const TAGS_A_LINE: usize = 12;
+
 /// Of how many of the oldest ghosts the rarest is replaced. Those of documents that were written
 /// and never read, by far the most, would soon push out the others.
 const GHOSTS_COMPARED: u8 = 4;
@@ -27,8 +30,12 @@ pub(crate) struct Tag([u8; 5]);
 
 impl Tag {
     pub(crate) fn of(key: &IndexKey) -> Self {
-        let [_, a, b, c] = key.position().to_be_bytes();
-        let [d, e, ..] = XxHash3_64::oneshot(key.key()).to_be_bytes();
+        Self::new(key.position(), key.key())
+    }
+
+    pub(crate) fn new(position: u32, key: &[u8]) -> Self {
+        let [_, a, b, c] = position.to_be_bytes();
+        let [d, e, ..] = XxHash3_64::oneshot(key).to_be_bytes();
         Self([a, b, c, d, e])
     }
 
@@ -218,6 +225,15 @@ impl Table {
             return None;
         }
         Some(&mut self.leaves[Self::place(hash, leaves)])
+    }
+
+    /// Something of each cache line of the tags that are looked at for a hash.
+    pub(super) fn glance(&self, hash: u64) -> u8 {
+        if self.leaves.is_empty() {
+            return 0;
+        }
+        let tags = &self.leaves[Self::place(hash, self.leaves.len())].tags;
+        tags.iter().step_by(TAGS_A_LINE).fold(0, |seen, tag| seen ^ tag.0[0])
     }
 
     pub(super) fn find(&mut self, tag: Tag, hash: u64) -> Option<(&mut Leaf, usize)> {

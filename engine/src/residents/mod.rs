@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 
 pub(crate) use self::leaf::{Slot, Tag};
 use self::tracker::Tracker;
-use crate::command::{IndexId, Version};
+use crate::command::{IndexId, Key, Version};
 use crate::index::{Entry, IndexKey};
 use crate::limits::Policy;
 
@@ -336,6 +336,16 @@ impl Residents {
         }
         self.tracker(index)
             .is_some_and(|tracker| tracker.policy().evicts_all() && !tracker.has(Tag::of(key)))
+    }
+
+    /// Has what [`Self::lacks`] looks at be in the processor's cache, for many keys of an index.
+    pub(crate) fn warm<'a>(&self, index: IndexId, keys: impl Iterator<Item = &'a Key>) {
+        let tags: Vec<_> = keys.map(|key| Tag::new(key.position, &key.bytes)).collect();
+        match (self.tags(index), self.tracker(index)) {
+            (Some(of_index), _) => of_index.0.warm(&tags),
+            (None, Some(tracker)) => tracker.warm(&tags),
+            (None, None) => {}
+        }
     }
 
     /// Takes the document to evict from some indexes of one policy, if there is any.
