@@ -102,6 +102,7 @@ fn a_full_shard_refuses_until_its_size_or_policy_is_changed() {
     for (arguments, status, named) in [
         (&["shard", "set", "shard0"][..], 2, "--size"),
         (&["shard", "set", "shard0", "--size", "0"], 2, "--size"),
+        (&["shard", "set", "shard0", "--size", "1"], 2, "256 bytes or more"),
         (&["shard", "set", "shard0", "--policy", "LRU"], 2, "lru"),
         (&["shard", "set", "none", "--size", "1MiB"], 3, "`sherd map`"),
         (&["shard", "set", "shard0", "--data", "d"], 2, "--data"),
@@ -160,6 +161,8 @@ fn limits_of_an_index_are_shared_out_and_changed_while_it_is_used() {
         (&["index", "set", "i", "--max-documents", "-1"], 2),
         (&["index", "set", "i", "--policy", "best"], 2),
         (&["index", "set", "i", "--max-bytes", "0"], 2),
+        (&["index", "set", "i", "--max-bytes", "1"], 2),
+        (&["index", "create", "j", "--max-bytes", "1152921504606846977"], 2),
         (&["index", "create", "j", "--max-documents", "0"], 2),
         (&["index", "create", "j", "--max-documents", "many"], 2),
         (&["index", "set", "none", "--ttl", "1s"], 3),

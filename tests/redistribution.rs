@@ -167,7 +167,7 @@ fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all() {
         (&["move", "0.5", "0.2", "shard0"], 2, "[0.5, 0.2)"),
         (&["move", "0", "2", "shard0"], 2, "fraction"),
         (&["add", "shard0", "127.0.0.1:1"], 2, "shard0"),
-        (&["add", "a\tb", "127.0.0.1:1"], 2, "control characters"),
+        (&["add", "a\tb", "127.0.0.1:1"], 2, "a shard's name has 1 to 64"),
         (&["remove", "shard0", "remove", "shard1"], 2, "shard1"),
         (&["split", "shard0", "--at", "0.9"], 2, "sherd: 0.9 is not inside"),
         (&["rebalance", "--at", "0.9"], 2, "--at"),

@@ -575,7 +575,10 @@ mod tests {
         refused(add(ShardInfo { port: 0, ..new.clone() }), "0 is not a port");
         refused(add(ShardInfo { port: 2, ..new.clone() }), "has h:2 already");
         refused(add(ShardInfo { name: "b".to_owned(), ..new.clone() }), "another shard has it");
-        refused(add(ShardInfo { name: "c\u{1b}[2J".to_owned(), ..new }), "control characters");
+        for name in ["", "c\u{1b}[2J", "c d", "c/d", &"c".repeat(65)] {
+            let name = name.to_owned();
+            refused(add(ShardInfo { name, ..new.clone() }), "a shard's name has 1 to 64");
+        }
         let remove = |shard: &str| Action::Remove { shard: shard.to_owned() };
         refused(of(vec![remove("a")]), "\"a\" is to leave");
         refused(of(vec![remove("b")]), "cannot move");

@@ -58,7 +58,8 @@ pub struct Started {
 /// accepted. Shards may come up before or after.
 ///
 /// # Errors
-/// When the data directory is in use, damaged, of an unknown format or not writable.
+/// When the data directory is in use, damaged, of an unknown format or not writable, and when the
+/// config has names or sizes that no shard of a new cluster can have.
 pub async fn run(
     listener: impl Listener,
     config: ClusterConfig,
@@ -96,6 +97,7 @@ fn open(
         let differences = state.differences(config);
         return Ok((store, state, false, differences));
     }
+    config.check_new()?;
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(Error::Random)?;
     let state = State::new(config, format!("{:032x}", u128::from_be_bytes(id)));

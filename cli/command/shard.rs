@@ -9,7 +9,7 @@ use sherd_engine::Options;
 
 use crate::error::Error;
 use crate::node::{announce, listen, raise_file_limit, stop_requested};
-use crate::units::{Durability, parse_shard_size};
+use crate::units::{Durability, parse_limit};
 
 use super::{Context, SETTING, saying};
 
@@ -53,7 +53,7 @@ struct Set {
 #[group(required = true, multiple = true)]
 struct Changes {
     /// How many bytes of keys and documents it may hold, such as 64MiB or 2GB
-    #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
     size: Option<u64>,
     /// What becomes of a write for which there is no room: `reject`, or which documents are evicted:
     /// `lru`, `lfu`, `fifo`, `random`, `ttl`
