@@ -46,6 +46,17 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "over 2^64 bytes".to_owned())
 }
 
+/// Parses how many bytes a second something may take, which are not 0.
+///
+/// # Errors
+/// As [`parse_size`].
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_size(text)? {
+        0 => Err("at least 1 byte a second has to move".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
 /// Parses a limit in bytes, of a shard or of an index.
 ///
 /// # Errors
@@ -132,6 +143,14 @@ pub(crate) fn show_size(bytes: u64) -> String {
     match units.iter().find(|(_, factor)| bytes >= *factor) {
         None => format!("{bytes} B"),
         Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / *factor as f64),
+    }
+}
+
+/// How many there are of something that is called so.
+pub(crate) fn show_count(count: impl TryInto<u64>, what: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
     }
 }
 

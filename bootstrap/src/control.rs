@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::mover;
 use crate::moves::Transition;
 use crate::planner::{self, Amount, Fill};
-use crate::shard::{self, OPERATION_TIME, Progress, Shard, Verdict};
+use crate::shard::{self, NoNewShard, OPERATION_TIME, Progress, Shard, Verdict};
 use crate::state::{Command, State, now};
 use crate::store::Store;
 
@@ -161,10 +161,11 @@ impl Control {
                 amount.bytes = amount.bytes.saturating_add(bytes);
             }
         }
-        let plan = planner::plan(&state.map, &Fill::new(&fill), actions)?;
+        let mut plan = planner::plan(&state.map, &Fill::new(&fill), actions)?;
         let (shards, ranges) = (plan.shards_after.clone(), plan.after.clone());
         let after = RangeMap { shards, ranges, ..state.map.clone() };
         state.check_limits(&after).map_err(|why| WireError::bad_request("plan", why))?;
+        plan.warnings = self.warn_of_added(&plan).await?;
         Ok(plan)
     }
 
@@ -244,7 +245,11 @@ impl Control {
             return Err(unavailable(why.clone()));
         }
         self.check_kinship()?;
-        let next = Arc::new(self.state().apply(command)?);
+        let state = self.state();
+        let next = Arc::new(state.apply(command)?);
+        if next == state {
+            return Ok(next);
+        }
         self.persist(&mut failed, Arc::clone(&next)).await?;
         Ok(next)
     }
@@ -318,10 +323,27 @@ impl Control {
         for action in &plan.actions {
             if let Action::Add { shard } = action {
                 let checked = shard::check_new(&state.map, shard, &self.options).await;
-                checked.map_err(|why| WireError::bad_request("plan", why))?;
+                checked.map_err(|error| WireError::bad_request("plan", error))?;
             }
         }
         Ok(())
+    }
+
+    /// What of that [would be refused](Self::check_added) now, and may be mended until it is carried out.
+    async fn warn_of_added(&self, plan: &Plan) -> Result<Vec<String>, WireError> {
+        let mut warnings = Vec::new();
+        for action in &plan.actions {
+            let Action::Add { shard } = action else { continue };
+            let state = self.state();
+            match shard::check_new(&state.map, shard, &self.options).await {
+                Ok(()) => {}
+                Err(NoNewShard::Absent(why)) => warnings.push(why),
+                Err(error @ NoNewShard::Another(_)) => {
+                    return Err(WireError::bad_request("plan", error));
+                }
+            }
+        }
+        Ok(warnings)
     }
 
     /// Refuses changes while a shard holds a state that this one does not come from.

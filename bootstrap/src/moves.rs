@@ -181,11 +181,7 @@ impl State {
         rate: Option<u64>,
         at: u64,
     ) -> Result<(), WireError> {
-        self.check_plan(plan)?;
-        if rate == Some(0) {
-            let what = "at least 1 byte a second has to move; `sherd cluster pause` stops moves";
-            return Err(WireError::bad_request("rate", what));
-        }
+        self.check_start(plan, rate)?;
         let mut why = Vec::new();
         for action in &plan.actions {
             match action {
@@ -218,6 +214,16 @@ impl State {
         next.map.check().map_err(|fault| WireError::bad_request("plan", fault))
     }
 
+    /// Checks that a plan can be carried out, at a rate.
+    pub(crate) fn check_start(&self, plan: &Plan, rate: Option<u64>) -> Result<(), WireError> {
+        self.check_plan(plan)?;
+        if rate == Some(0) {
+            let what = "at least 1 byte a second has to move; `sherd cluster pause` stops moves";
+            return Err(WireError::bad_request("rate", what));
+        }
+        Ok(())
+    }
+
     /// Checks that a plan is of this map, and can be carried out.
     fn check_plan(&self, plan: &Plan) -> Result<(), WireError> {
         let refused = |why: String| Err(WireError::bad_request("plan", why));
@@ -235,8 +241,9 @@ impl State {
         let replaced = self.history.last().map_or(0, |past| past.map.epoch);
         if plan.epoch <= replaced || plan.epoch > self.map.epoch || plan.before != self.map.ranges {
             return refused(format!(
-                "it was made from the map of epoch {}, which has changed since; plan again",
-                plan.epoch
+                "it was made for epoch {}, and the map is at epoch {}: the plan was carried out \
+                 already, or something else has changed the map since; plan again",
+                plan.epoch, self.map.epoch
             ));
         }
         let shards = planner::shards_after(&self.map, &plan.actions)
@@ -425,6 +432,7 @@ mod tests {
             after: after.ranges,
             shards_after: shards_after.unwrap_or_default(),
             bytes: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 

@@ -62,6 +62,7 @@ pub(crate) fn plan(map: &RangeMap, fill: &Fill, actions: &[Action]) -> Result<Pl
         after: layout.ranges(),
         shards_after: layout.shards(),
         bytes,
+        warnings: Vec::new(),
     })
 }
 
