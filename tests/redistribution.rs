@@ -299,6 +299,17 @@ fn a_move_that_is_cancelled_leaves_one_owner_and_nothing_behind() {
     assert!(second.stderr.contains("another plan is being carried out"), "{second:?}");
     // What is on its way is not counted twice.
     assert_eq!(digest(&cluster), before);
+    // Nor is it ended by whoever interrupts its command.
+    cluster.run(["cluster", "cancel"]).expect(0);
+    let mut waiting = Process::start(
+        &mut cluster.command(["cluster", "apply", "merge", "shard1", "shard0", "--rate", "1KB"]),
+    );
+    assert!(eventually(|| waiting.stderr().contains("copying")), "{}", waiting.stderr());
+    signal(waiting.pid(), Signal::INT);
+    assert_eq!(waiting.wait().code(), Some(130));
+    for what in ["the moves go on", "`sherd cluster status --watch`", "`sherd cluster cancel`"] {
+        assert!(waiting.stderr().contains(what), "{what}: {}", waiting.stderr());
+    }
     assert!(cluster.run(["cluster", "pause"]).expect(0).starts_with("paused: "));
     assert_eq!(json(&cluster, &["cluster", "status"])["paused"], true);
     assert_eq!(cluster.run(["cluster", "resume"]).expect(0), "resumed: 1 move is left\n");

@@ -234,7 +234,18 @@ impl Apply {
                 Ok(())
             });
         }
-        progress::follow(client).await?;
+        tokio::select! {
+            followed = progress::follow(client) => followed?,
+            interrupted = tokio::signal::ctrl_c() => {
+                let failed = |error| Error::Failed(format!("cannot catch signals: {error}"));
+                interrupted.map_err(failed)?;
+                return Err(Error::Interrupted(
+                    "interrupted; the moves go on: `sherd cluster status --watch` follows them, `sherd \
+                     cluster cancel` ends them"
+                        .to_owned(),
+                ));
+            }
+        }
         let map: RangeMap = client.map().await?;
         if !is_carried_out(&plan, &map) {
             return Err(Error::Failed(
