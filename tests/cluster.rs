@@ -365,7 +365,13 @@ fn a_digest_is_the_same_whatever_the_shards_the_ranges_and_the_hash_method() {
     // After a restart it is the same; without a shard there is none.
     shards[0].kill();
     let refused = on(&["digest"], "");
-    assert!(refused.stderr.contains("shard0"), "{}", refused.stderr);
+    let what_next =
+        format!("without shard shard0-0.5 (127.0.0.1:{}): start it there and ask again", ports[0]);
+    assert!(refused.stderr.contains(&what_next), "{}", refused.stderr);
+    refused.expect(1);
+    let refused = on(&["cluster", "plan", "rebalance"], "");
+    let what_next = format!("start this one at 127.0.0.1:{}, and plan again", ports[0]);
+    assert!(refused.stderr.contains(&what_next), "{}", refused.stderr);
     refused.expect(1);
     shards[0] = shard(dir.path(), "shard0", ports[0]);
     shards[0].wait_ready();

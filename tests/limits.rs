@@ -148,9 +148,9 @@ fn limits_of_an_index_are_shared_out_and_changed_while_it_is_used() {
     assert!(total(&cluster, Some("i"), "documents") >= 100);
     // Without a policy that evicts, a lower limit is refused.
     let refused = cluster.run(["index", "set", "i", "--max-bytes", "1KiB"]);
-    let why = "more than its share of the new limit";
-    let named = refused.stderr.contains("index \"i\"") && refused.stderr.contains(why);
-    assert!(named, "{}", refused.stderr);
+    for what in ["index \"i\"", "bytes at shard \"shard", "more than its share of the new limit"] {
+        assert!(refused.stderr.contains(what), "{what}: {}", refused.stderr);
+    }
     refused.expect(1);
     let listed = cluster.run(["index", "list", "--json"]).expect(0);
     assert_eq!(json_of(listed.lines().next().unwrap())["max_bytes"], Value::Null);

@@ -21,7 +21,7 @@ use sherd_protocol::message::{
     Incoming, Index, MoveId, SetShare, SetSize, ShardOperation, ShardStatus, SourceOperation,
 };
 use sherd_protocol::ring::RING_BUCKETS;
-use sherd_protocol::{Action, Plan, RangeMap, WireError};
+use sherd_protocol::{Action, Plan, RangeMap, ShardInfo, WireError};
 use tokio::sync::{
     Mutex as AsyncMutex, MutexGuard, RwLock as AsyncRwLock, RwLockWriteGuard, watch,
 };
@@ -151,7 +151,8 @@ impl Control {
         // What owns nothing has nothing that could move, and need not be there.
         let owns = |shard: &Shard| !state.map.ranges_of(&shard.name).is_empty();
         for shard in self.shards().into_iter().filter(owns) {
-            let sums = match shard.ask(&ShardOperation::Buckets, OPERATION_TIME).await? {
+            let asked = shard.ask(&ShardOperation::Buckets, OPERATION_TIME).await;
+            let sums = match asked.map_err(|error| plan_without(&state, &shard, error))? {
                 ShardReply::Buckets(sums) => sums,
                 other => return Err(unexpected(&shard.name, &other)),
             };
@@ -405,7 +406,8 @@ impl Control {
             asked.spawn(async move {
                 let Index { id, name, settings } = &share;
                 let share = SetShare { id: *id, name, settings: *settings, force: false };
-                shard.ask_for_limit(&ShardOperation::SetIndex(share), until).await
+                let asked = shard.ask_for_limit(&ShardOperation::SetIndex(share), until).await;
+                asked.map_err(|error| refused_at(&shard.name, error))
             });
         }
         while let Some(result) = asked.join_next().await {
@@ -439,6 +441,24 @@ struct Asking<'a> {
 
 fn unexpected(shard: &str, reply: &ShardReply) -> WireError {
     WireError::Internal { what: format!("shard {shard:?} answered {reply:?}") }
+}
+
+/// Which shard refuses a limit.
+fn refused_at(name: &str, mut error: WireError) -> WireError {
+    if let WireError::IndexFull { shard, .. } = &mut error {
+        name.clone_into(shard);
+    }
+    error
+}
+
+/// A plan needs a shard that does not answer: with what to do about it.
+fn plan_without(state: &State, shard: &Shard, error: WireError) -> WireError {
+    let WireError::Unavailable { what, why } = error else { return error };
+    let address = state.map.shard(&shard.name).map(ShardInfo::address).unwrap_or_default();
+    let why = format!(
+        "{why}; a plan goes by what every shard holds: start this one at {address}, and plan again"
+    );
+    WireError::Unavailable { what, why }
 }
 
 fn unavailable(why: String) -> WireError {

@@ -407,6 +407,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                     used: 500,
                     limit: 500,
                     needed: 1,
+                    shard: String::new(),
                 }),
             ),
         ),
