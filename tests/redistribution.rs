@@ -141,6 +141,9 @@ fn shards_join_and_leave_and_nothing_is_lost_or_doubled() {
     for what in ["shard \"third\" added", "from shard1 to shard0", "removed: third"] {
         assert!(history.contains(what), "{what}: {history}");
     }
+    // Each of its moves ended as it should.
+    let said = spare.process.stderr();
+    assert!(!said.contains("is not brought now"), "{said}");
     drop(spare.process);
 }
 
