@@ -99,6 +99,14 @@ impl Moves {
 impl Moves {
     /// What is told of it.
     pub(crate) fn status(&self, report: Option<&Incoming>) -> MovesStatus {
+        let progress = |it: &Move| {
+            let mut progress = report.filter(|report| report.id == it.id).cloned()?;
+            if self.paused && it.step == Step::Copying {
+                // It is of before, or of what nobody does now.
+                progress.error = None;
+            }
+            Some(progress)
+        };
         let status = |(i, it): (usize, &Move)| {
             let (step, why) = match &it.step {
                 Step::Copying if i > 0 => (MoveStep::Waiting, None),
@@ -114,7 +122,7 @@ impl Moves {
                 step,
                 documents: it.documents,
                 bytes: it.bytes,
-                progress: report.filter(|report| report.id == it.id).cloned(),
+                progress: progress(it),
                 why,
             }
         };
@@ -505,6 +513,23 @@ mod tests {
         let handed = pause(&started.apply(&copied).unwrap(), true);
         assert_eq!(step(&handed, Transition::Owned).moves.queue, []);
         assert!(!pause(&state(), true).moves.paused, "where nothing moves nothing is paused");
+        // Nor does it say why it did not go on before.
+        let id = started.moves.queue[0].id.clone();
+        let report = Incoming { id, error: Some("away".to_owned()), ..Incoming::default() };
+        let why = |state: &State| state.moves.status(Some(&report)).moves.remove(0).progress?.error;
+        assert_eq!((why(&started), why(&paused)), (Some("away".to_owned()), None));
+    }
+
+    #[test]
+    fn a_plan_for_which_there_is_nothing_to_do_changes_nothing() {
+        let empty = plan(&state(), &[], vec![Action::Rebalance]);
+        assert_eq!(state().apply(&start(empty.clone())).as_ref(), Ok(&state()));
+        let moved = state().apply(&start(plan(&state(), &[(0, 3, "a", "b")], vec![]))).unwrap();
+        let moved = step(&step(&moved, COPIED), Transition::Owned);
+        let error = moved.apply(&start(empty)).unwrap_err().to_string();
+        let (made, now) = (state().map.epoch, moved.map.epoch);
+        let why = format!("made for epoch {made}, and the map is at epoch {now}");
+        assert!(error.contains(&why) && error.contains("plan again"), "{error}");
     }
 
     #[test]
