@@ -226,6 +226,35 @@ fn shards_serve_after_a_restart_while_bootstrap_is_down() {
     });
 }
 
+/// Bootstrap looks for it at the address of the map, and finds nobody there.
+#[test]
+fn a_shard_that_comes_back_on_another_port_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
+    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+    let mut bootstrap = bootstrap(dir.path(), &config_on(ports).to_string(), Some(0));
+    let address = bootstrap.wait_ready().to_string();
+    run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
+    assert!(eventually(|| dir.path().join("shard0/FOUND_AT").exists()));
+    shards[0].stop();
+    let start_again = |port| {
+        let mut shard = shard(dir.path(), "shard0", port);
+        let at = shard.wait_ready();
+        // What it says at its start it has said by the time that it is stopped.
+        shard.stop();
+        (at, shard.stderr())
+    };
+    let (elsewhere, said) = start_again(0);
+    let registered = format!("127.0.0.1:{}", ports[0]);
+    let start_with = format!("--host 127.0.0.1 --port {}", ports[0]);
+    let warned = said.lines().find(|line| line.contains("WARN")).unwrap_or_default();
+    for what in [&registered, &elsewhere.to_string(), &start_with] {
+        assert!(warned.contains(what), "{what}: {said}");
+    }
+    let (_, said) = start_again(ports[0]);
+    assert!(!said.contains("it is looked for"), "{said}");
+}
+
 /// `SHERD_BOOTSTRAP_DOWN_SECONDS` has it be away for so long; among the tests it is for as long as some
 /// thousand operations take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
