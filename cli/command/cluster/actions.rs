@@ -160,7 +160,7 @@ fn parse_range(start: &str, end: &str) -> Result<Range, Error> {
         ))),
         Some(positions) => {
             if positions < NARROW {
-                say!("{range} is no more than {positions} of the ring's {RING_SIZE} positions");
+                say!("warning: {range} has only {positions} of the ring's {RING_SIZE} positions");
             }
             Ok(range)
         }
