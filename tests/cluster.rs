@@ -155,7 +155,7 @@ fn config_on(ports: [u16; 2]) -> Value {
 #[test]
 fn each_fault_of_the_config_is_refused_with_shard_and_field() {
     type Change = fn(&mut Value);
-    let faults: [(&str, Change, &[&str]); 12] = [
+    let faults: [(&str, Change, &[&str]); 14] = [
         (
             "duplicate name",
             |c| c["shards"][1]["name"] = json!("shard0-0.5"),
@@ -178,6 +178,8 @@ fn each_fault_of_the_config_is_refused_with_shard_and_field() {
             |c| drop(c["shards"][1].as_object_mut().unwrap().remove("port")),
             &["shard0.5-1", "port"],
         ),
+        ("no name for a shard", |c| c["shards"][0]["name"] = json!("a b"), &["a b", "1 to 64"]),
+        ("size too small", |c| c["shards"][0]["size"] = json!(1), &["shard0-0.5", "size", "256"]),
         ("size no number", |c| c["shards"][0]["size"] = json!(-1), &["shard0-0.5", "size"]),
         ("unknown field at the top", |c| c["colour"] = json!("red"), &["colour"]),
     ];
@@ -253,6 +255,18 @@ fn a_shard_that_comes_back_on_another_port_is_told() {
     }
     let (_, said) = start_again(ports[0]);
     assert!(!said.contains("it is looked for"), "{said}");
+}
+
+#[test]
+fn a_data_directory_in_use_is_named_once_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = shard(dir.path(), "shard0", 0);
+    first.wait_ready();
+    let mut second = shard(dir.path(), "shard0", 0);
+    assert_eq!(second.wait().code(), Some(1));
+    let said = second.stderr();
+    assert_eq!(said.matches("data directory").count(), 1, "{said}");
+    assert!(said.contains("is in use by another process; stop that first"), "{said}");
 }
 
 /// `SHERD_BOOTSTRAP_DOWN_SECONDS` has it be away for so long; among the tests it is for as long as some

@@ -214,3 +214,22 @@ fn index_named(name: String) -> impl FnOnce(&State) -> BootstrapAnswer {
         None => BootstrapAnswer::Error(WireError::IndexNotFound { index: name }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_is_there_keeps_the_names_and_sizes_of_its_shards() {
+        let text = r#"{"shards": [{"name": "a b", "size": 10, "host": "h", "port": 1}]}"#;
+        let config = ClusterConfig::parse(text).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let refused = open(dir.path(), &config).err();
+        assert!(matches!(&refused, Some(Error::Config(_))), "{refused:?}");
+        let (store, _) = Store::open(dir.path()).unwrap();
+        store.write(&State::new(&config, "c0ffee".to_owned())).unwrap();
+        drop(store);
+        let (_, state, is_new, _) = open(dir.path(), &config).unwrap();
+        assert!(!is_new && state.map.shard("a b").is_some());
+    }
+}
