@@ -24,6 +24,9 @@ pub(crate) enum Error {
     OutputClosed,
     #[error("{0}")]
     Failed(String),
+    /// The person has interrupted it.
+    #[error("{0}")]
+    Interrupted(String),
     #[error("cannot {what} {}: {error}", path.display())]
     File { what: &'static str, path: PathBuf, error: io::Error },
     #[error("cannot listen on {address}: {error}; {}", listen_hint(error))]
@@ -37,12 +40,15 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// The exit status: 0 done, 1 failed, 2 wrong usage, 3 what was asked about does not hold.
+    /// The exit status: 0 done, 1 failed, 2 wrong usage, 3 what was asked about does not hold, 130
+    /// interrupted.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
             Self::Usage(_) => 2,
             Self::DoesNotHold(_) | Self::DoesNotHoldSaid => 3,
+            // 128 and SIGINT, as a shell has it.
+            Self::Interrupted(_) => 130,
             Self::Client(error) if error.does_not_hold() => 3,
             _ => 1,
         }

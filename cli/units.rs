@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sherd_protocol::limits::{MAX_LIMIT_BYTES, MIN_LIMIT_BYTES};
+
 /// The units of a size, in bytes, by their names in lower case.
 const SIZE_UNITS: [(&str, u64); 10] = [
     ("", 1),
@@ -44,25 +46,28 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "over 2^64 bytes".to_owned())
 }
 
-/// Parses the size of a shard, which is not 0.
+/// Parses how many bytes a second something may take, which are not 0.
 ///
 /// # Errors
 /// As [`parse_size`].
-pub(crate) fn parse_shard_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        0 => Err("a shard needs room for at least 1 byte".to_owned()),
-        size => Ok(size),
+        0 => Err("at least 1 byte a second has to move".to_owned()),
+        rate => Ok(rate),
     }
 }
 
-/// Parses the most bytes that an index may hold, which are not 0.
+/// Parses a limit in bytes, of a shard or of an index.
 ///
 /// # Errors
-/// As [`parse_size`].
+/// As [`parse_size`], and for what is too little or too much to be meant.
 pub(crate) fn parse_limit(text: &str) -> Result<u64, String> {
     match parse_size(text)? {
-        0 => Err("a limit of 0 would refuse every document".to_owned()),
-        size => Ok(size),
+        size @ MIN_LIMIT_BYTES..=MAX_LIMIT_BYTES => Ok(size),
+        ..MIN_LIMIT_BYTES => Err(format!(
+            "hardly any document has room in that: use {MIN_LIMIT_BYTES} bytes or more, such as 64MiB"
+        )),
+        _ => Err("no disk has room for that: use at most 1048576TiB (2^60 bytes)".to_owned()),
     }
 }
 
@@ -138,6 +143,14 @@ pub(crate) fn show_size(bytes: u64) -> String {
     match units.iter().find(|(_, factor)| bytes >= *factor) {
         None => format!("{bytes} B"),
         Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / *factor as f64),
+    }
+}
+
+/// How many there are of something that is called so.
+pub(crate) fn show_count(count: impl TryInto<u64>, what: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
     }
 }
 
@@ -273,6 +286,23 @@ mod tests {
             parse_size("64M"),
             Err("M has two meanings: use MB (1000s) or MiB (1024s)".into())
         );
+    }
+
+    #[test]
+    fn limits_that_nobody_means_are_refused_with_what_is_taken() {
+        for (text, bytes) in [("256", 256), ("1KB", 1000), ("1048576TiB", 1 << 60)] {
+            assert_eq!(parse_limit(text), Ok(bytes), "{text}");
+        }
+        for (text, taken) in [
+            ("0", "256 bytes or more"),
+            ("1", "256 bytes or more"),
+            ("255B", "256 bytes or more"),
+            ("1152921504606846977", "at most 1048576TiB"),
+            ("16777215TiB", "at most 1048576TiB"),
+        ] {
+            let error = parse_limit(text).unwrap_err();
+            assert!(error.contains(taken), "{text}: {error}");
+        }
     }
 
     #[test]

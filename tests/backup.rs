@@ -142,7 +142,7 @@ impl Other {
             sherd().args(["shard", "--port", "0", "--data"]).arg(dir.path().join("shard")),
         );
         let port = shard.wait_ready().port();
-        let one = json!({"name": "only/one", "host": "127.0.0.1", "port": port, "size": 1 << 30});
+        let one = json!({"name": "only.one", "host": "127.0.0.1", "port": port, "size": 1 << 30});
         let config = json!({"hash_method": "xxh3", "shards": [one]});
         let config_path = dir.path().join("config.json");
         fs::write(&config_path, config.to_string()).unwrap();

@@ -155,7 +155,7 @@ fn config_on(ports: [u16; 2]) -> Value {
 #[test]
 fn each_fault_of_the_config_is_refused_with_shard_and_field() {
     type Change = fn(&mut Value);
-    let faults: [(&str, Change, &[&str]); 12] = [
+    let faults: [(&str, Change, &[&str]); 14] = [
         (
             "duplicate name",
             |c| c["shards"][1]["name"] = json!("shard0-0.5"),
@@ -178,6 +178,8 @@ fn each_fault_of_the_config_is_refused_with_shard_and_field() {
             |c| drop(c["shards"][1].as_object_mut().unwrap().remove("port")),
             &["shard0.5-1", "port"],
         ),
+        ("no name for a shard", |c| c["shards"][0]["name"] = json!("a b"), &["a b", "1 to 64"]),
+        ("size too small", |c| c["shards"][0]["size"] = json!(1), &["shard0-0.5", "size", "256"]),
         ("size no number", |c| c["shards"][0]["size"] = json!(-1), &["shard0-0.5", "size"]),
         ("unknown field at the top", |c| c["colour"] = json!("red"), &["colour"]),
     ];
@@ -224,6 +226,47 @@ fn shards_serve_after_a_restart_while_bootstrap_is_down() {
         }
         client.write("i", "new", &b"\x01"[..], Default::default()).await.unwrap();
     });
+}
+
+/// Bootstrap looks for it at the address of the map, and finds nobody there.
+#[test]
+fn a_shard_that_comes_back_on_another_port_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
+    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+    let mut bootstrap = bootstrap(dir.path(), &config_on(ports).to_string(), Some(0));
+    let address = bootstrap.wait_ready().to_string();
+    run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
+    assert!(eventually(|| dir.path().join("shard0/FOUND_AT").exists()));
+    shards[0].stop();
+    let start_again = |port| {
+        let mut shard = shard(dir.path(), "shard0", port);
+        let at = shard.wait_ready();
+        // What it says at its start it has said by the time that it is stopped.
+        shard.stop();
+        (at, shard.stderr())
+    };
+    let (elsewhere, said) = start_again(0);
+    let registered = format!("127.0.0.1:{}", ports[0]);
+    let start_with = format!("--host 127.0.0.1 --port {}", ports[0]);
+    let warned = said.lines().find(|line| line.contains("WARN")).unwrap_or_default();
+    for what in [&registered, &elsewhere.to_string(), &start_with] {
+        assert!(warned.contains(what), "{what}: {said}");
+    }
+    let (_, said) = start_again(ports[0]);
+    assert!(!said.contains("it is looked for"), "{said}");
+}
+
+#[test]
+fn a_data_directory_in_use_is_named_once_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = shard(dir.path(), "shard0", 0);
+    first.wait_ready();
+    let mut second = shard(dir.path(), "shard0", 0);
+    assert_eq!(second.wait().code(), Some(1));
+    let said = second.stderr();
+    assert_eq!(said.matches("data directory").count(), 1, "{said}");
+    assert!(said.contains("is in use by another process; stop that first"), "{said}");
 }
 
 /// `SHERD_BOOTSTRAP_DOWN_SECONDS` has it be away for so long; among the tests it is for as long as some
@@ -365,7 +408,13 @@ fn a_digest_is_the_same_whatever_the_shards_the_ranges_and_the_hash_method() {
     // After a restart it is the same; without a shard there is none.
     shards[0].kill();
     let refused = on(&["digest"], "");
-    assert!(refused.stderr.contains("shard0"), "{}", refused.stderr);
+    let what_next =
+        format!("without shard shard0-0.5 (127.0.0.1:{}): start it there and ask again", ports[0]);
+    assert!(refused.stderr.contains(&what_next), "{}", refused.stderr);
+    refused.expect(1);
+    let refused = on(&["cluster", "plan", "rebalance"], "");
+    let what_next = format!("start this one at 127.0.0.1:{}, and plan again", ports[0]);
+    assert!(refused.stderr.contains(&what_next), "{}", refused.stderr);
     refused.expect(1);
     shards[0] = shard(dir.path(), "shard0", ports[0]);
     shards[0].wait_ready();

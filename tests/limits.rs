@@ -78,7 +78,9 @@ fn a_full_shard_refuses_until_its_size_or_policy_is_changed() {
 
     // Not below what is used, as nothing may be evicted.
     let refused = cluster.run(["shard", "set", "shard0", "--size", "1KiB"]);
-    let why = format!("uses {used} bytes, more than the new limit of 1024, and nothing");
+    let why = format!(
+        "shard \"shard0\": the shard uses {used} bytes, more than the new limit of 1024, and nothing"
+    );
     assert!(refused.stderr.contains(&why), "{}", refused.stderr);
     refused.expect(1);
     cluster.run(["shard", "set", "shard0", "--size", "1MiB"]).expect(0);
@@ -86,7 +88,11 @@ fn a_full_shard_refuses_until_its_size_or_policy_is_changed() {
     assert_eq!(total(&cluster, None, "documents"), 1000);
 
     // With a policy it may be.
-    cluster.run(["shard", "set", "shard0", "--policy", "fifo", "--size", "10KiB"]).expect(0);
+    let set = cluster.run(["shard", "set", "shard0", "--policy", "fifo", "--size", "10KiB"]);
+    let left = total(&cluster, None, "documents");
+    let evicted = format!("{} documents evicted meanwhile, {left} left", 1000 - left);
+    assert!(set.stderr.contains(&evicted), "{}", set.stderr);
+    set.expect(0);
     assert!(total(&cluster, None, "used") <= 10 * 1024);
     let keys = cluster.run(["keys", "i"]).expect(0);
     assert!(keys.contains("key999") && !keys.lines().any(|key| key == "key0"), "{keys}");
@@ -102,6 +108,7 @@ fn a_full_shard_refuses_until_its_size_or_policy_is_changed() {
     for (arguments, status, named) in [
         (&["shard", "set", "shard0"][..], 2, "--size"),
         (&["shard", "set", "shard0", "--size", "0"], 2, "--size"),
+        (&["shard", "set", "shard0", "--size", "1"], 2, "256 bytes or more"),
         (&["shard", "set", "shard0", "--policy", "LRU"], 2, "lru"),
         (&["shard", "set", "none", "--size", "1MiB"], 3, "`sherd map`"),
         (&["shard", "set", "shard0", "--data", "d"], 2, "--data"),
@@ -140,16 +147,18 @@ fn limits_of_an_index_are_shared_out_and_changed_while_it_is_used() {
     // What another index has is none of its business.
     assert_eq!(total(&cluster, Some("other"), "documents"), 50);
 
-    cluster.run(["index", "set", "i", "--max-documents", "8"]).expect(0);
+    let set = cluster.run(["index", "set", "i", "--max-documents", "8"]);
+    assert!(set.stderr.contains("92 documents evicted meanwhile, 8 left"), "{}", set.stderr);
+    set.expect(0);
     assert_eq!(total(&cluster, Some("i"), "documents"), 8);
     cluster.run(["index", "set", "i", "--max-documents", "none", "--policy", "none"]).expect(0);
     cluster.feed(["write", "i"], rows(0..100)).expect(0);
     assert!(total(&cluster, Some("i"), "documents") >= 100);
     // Without a policy that evicts, a lower limit is refused.
     let refused = cluster.run(["index", "set", "i", "--max-bytes", "1KiB"]);
-    let why = "more than its share of the new limit";
-    let named = refused.stderr.contains("index \"i\"") && refused.stderr.contains(why);
-    assert!(named, "{}", refused.stderr);
+    for what in ["index \"i\"", "bytes at shard \"shard", "more than its share of the new limit"] {
+        assert!(refused.stderr.contains(what), "{what}: {}", refused.stderr);
+    }
     refused.expect(1);
     let listed = cluster.run(["index", "list", "--json"]).expect(0);
     assert_eq!(json_of(listed.lines().next().unwrap())["max_bytes"], Value::Null);
@@ -160,6 +169,8 @@ fn limits_of_an_index_are_shared_out_and_changed_while_it_is_used() {
         (&["index", "set", "i", "--max-documents", "-1"], 2),
         (&["index", "set", "i", "--policy", "best"], 2),
         (&["index", "set", "i", "--max-bytes", "0"], 2),
+        (&["index", "set", "i", "--max-bytes", "1"], 2),
+        (&["index", "create", "j", "--max-bytes", "1152921504606846977"], 2),
         (&["index", "create", "j", "--max-documents", "0"], 2),
         (&["index", "create", "j", "--max-documents", "many"], 2),
         (&["index", "set", "none", "--ttl", "1s"], 3),

@@ -18,6 +18,8 @@
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
+use sherd_protocol::limits::{MAX_LIMIT_BYTES, MIN_LIMIT_BYTES};
+use sherd_protocol::name::{MAX_SHARD_NAME_BYTES, NameError, check_shard};
 use sherd_protocol::range_map::OwnedRange;
 use sherd_protocol::ring::RING_SIZE;
 use sherd_protocol::{HashMethod, Policy, ShardInfo};
@@ -57,6 +59,13 @@ pub enum ConfigError {
     WrongType { place: String, field: String, found: String, expected: &'static str },
     #[error("shards: there must be at least one")]
     NoShards,
+    #[error("shard {name:?}: name: {error}")]
+    Name { name: String, error: NameError },
+    #[error(
+        "shard {name:?}: size: {size} bytes cannot be meant: hardly any document has room in less than \
+         {MIN_LIMIT_BYTES}, and on no disk is room for more than {MAX_LIMIT_BYTES}"
+    )]
+    Size { name: String, size: u64 },
     #[error("shard {name:?}: name: another shard has it")]
     DuplicateName { name: String },
     #[error("shard {name:?}: port: shard {other:?} has {address} already")]
@@ -89,6 +98,22 @@ const BOOTSTRAP_FIELDS: &[&str] = &["host", "port"];
 const SHARD_FIELDS: &[&str] = &["name", "start", "end", "size", "policy", "host", "port"];
 
 impl ClusterConfig {
+    /// Checks the names and the sizes of shards that are new. A cluster that is there keeps those that
+    /// it has.
+    ///
+    /// # Errors
+    /// The first that is none.
+    pub(crate) fn check_new(&self) -> Result<()> {
+        let brief = |name: &str| name.chars().take(MAX_SHARD_NAME_BYTES + 1).collect();
+        self.shards.iter().try_for_each(|&ShardInfo { ref name, size, .. }| {
+            check_shard(name).map_err(|error| ConfigError::Name { name: brief(name), error })?;
+            match size {
+                MIN_LIMIT_BYTES..=MAX_LIMIT_BYTES => Ok(()),
+                _ => Err(ConfigError::Size { name: name.clone(), size }),
+            }
+        })
+    }
+
     /// Parses and checks a config.
     ///
     /// # Errors
@@ -399,6 +424,30 @@ mod tests {
         assert_eq!(config.ranges, halves);
         assert_eq!(config.shards[1].address(), "127.0.0.1:5051");
         assert_eq!(config.shards[1].size, 1024);
+    }
+
+    #[test]
+    fn a_name_that_no_command_can_take_is_none_of_a_new_shard() {
+        let text = |name| shards(&[(name, "")]).replacen("10", "256", 1);
+        let check = |name| ClusterConfig::parse(&text(name)).unwrap().check_new();
+        assert_eq!(check("shard0-0.5"), Ok(()));
+        for name in ["a b", "a/b", "\\u001b[2J", "é"] {
+            let error = check(name).unwrap_err().to_string();
+            assert!(error.starts_with("shard \"") && error.contains("1 to 64"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_size_that_nobody_means_is_none_of_a_new_shard() {
+        let check = |size: &str| {
+            let text = shards(&[("a", "")]).replacen("10", size, 1);
+            ClusterConfig::parse(&text).unwrap().check_new()
+        };
+        assert_eq!((check("256"), check("1152921504606846976")), (Ok(()), Ok(())));
+        for size in ["1", "255", "1152921504606846977"] {
+            let error = check(size).unwrap_err().to_string();
+            assert!(error.starts_with("shard \"a\": size: ") && error.contains(size), "{error}");
+        }
     }
 
     #[test]

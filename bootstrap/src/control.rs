@@ -21,7 +21,7 @@ use sherd_protocol::message::{
     Incoming, Index, MoveId, SetShare, SetSize, ShardOperation, ShardStatus, SourceOperation,
 };
 use sherd_protocol::ring::RING_BUCKETS;
-use sherd_protocol::{Action, Plan, RangeMap, WireError};
+use sherd_protocol::{Action, Plan, RangeMap, ShardInfo, WireError};
 use tokio::sync::{
     Mutex as AsyncMutex, MutexGuard, RwLock as AsyncRwLock, RwLockWriteGuard, watch,
 };
@@ -31,7 +31,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::mover;
 use crate::moves::Transition;
 use crate::planner::{self, Amount, Fill};
-use crate::shard::{self, OPERATION_TIME, Progress, Shard, Verdict};
+use crate::shard::{self, NoNewShard, OPERATION_TIME, Progress, Shard, Verdict};
 use crate::state::{Command, State, now};
 use crate::store::Store;
 
@@ -151,7 +151,8 @@ impl Control {
         // What owns nothing has nothing that could move, and need not be there.
         let owns = |shard: &Shard| !state.map.ranges_of(&shard.name).is_empty();
         for shard in self.shards().into_iter().filter(owns) {
-            let sums = match shard.ask(&ShardOperation::Buckets, OPERATION_TIME).await? {
+            let asked = shard.ask(&ShardOperation::Buckets, OPERATION_TIME).await;
+            let sums = match asked.map_err(|error| plan_without(&state, &shard, error))? {
                 ShardReply::Buckets(sums) => sums,
                 other => return Err(unexpected(&shard.name, &other)),
             };
@@ -161,10 +162,11 @@ impl Control {
                 amount.bytes = amount.bytes.saturating_add(bytes);
             }
         }
-        let plan = planner::plan(&state.map, &Fill::new(&fill), actions)?;
+        let mut plan = planner::plan(&state.map, &Fill::new(&fill), actions)?;
         let (shards, ranges) = (plan.shards_after.clone(), plan.after.clone());
         let after = RangeMap { shards, ranges, ..state.map.clone() };
         state.check_limits(&after).map_err(|why| WireError::bad_request("plan", why))?;
+        plan.warnings = self.warn_of_added(&plan).await?;
         Ok(plan)
     }
 
@@ -244,7 +246,11 @@ impl Control {
             return Err(unavailable(why.clone()));
         }
         self.check_kinship()?;
-        let next = Arc::new(self.state().apply(command)?);
+        let state = self.state();
+        let next = Arc::new(state.apply(command)?);
+        if next == state {
+            return Ok(next);
+        }
         self.persist(&mut failed, Arc::clone(&next)).await?;
         Ok(next)
     }
@@ -318,10 +324,27 @@ impl Control {
         for action in &plan.actions {
             if let Action::Add { shard } = action {
                 let checked = shard::check_new(&state.map, shard, &self.options).await;
-                checked.map_err(|why| WireError::bad_request("plan", why))?;
+                checked.map_err(|error| WireError::bad_request("plan", error))?;
             }
         }
         Ok(())
+    }
+
+    /// What of that [would be refused](Self::check_added) now, and may be mended until it is carried out.
+    async fn warn_of_added(&self, plan: &Plan) -> Result<Vec<String>, WireError> {
+        let mut warnings = Vec::new();
+        for action in &plan.actions {
+            let Action::Add { shard } = action else { continue };
+            let state = self.state();
+            match shard::check_new(&state.map, shard, &self.options).await {
+                Ok(()) => {}
+                Err(NoNewShard::Absent(why)) => warnings.push(why),
+                Err(error @ NoNewShard::Another(_)) => {
+                    return Err(WireError::bad_request("plan", error));
+                }
+            }
+        }
+        Ok(warnings)
     }
 
     /// Refuses changes while a shard holds a state that this one does not come from.
@@ -383,7 +406,8 @@ impl Control {
             asked.spawn(async move {
                 let Index { id, name, settings } = &share;
                 let share = SetShare { id: *id, name, settings: *settings, force: false };
-                shard.ask_for_limit(&ShardOperation::SetIndex(share), until).await
+                let asked = shard.ask_for_limit(&ShardOperation::SetIndex(share), until).await;
+                asked.map_err(|error| refused_at(&shard.name, error))
             });
         }
         while let Some(result) = asked.join_next().await {
@@ -417,6 +441,24 @@ struct Asking<'a> {
 
 fn unexpected(shard: &str, reply: &ShardReply) -> WireError {
     WireError::Internal { what: format!("shard {shard:?} answered {reply:?}") }
+}
+
+/// Which shard refuses a limit.
+fn refused_at(name: &str, mut error: WireError) -> WireError {
+    if let WireError::IndexFull { shard, .. } = &mut error {
+        name.clone_into(shard);
+    }
+    error
+}
+
+/// A plan needs a shard that does not answer: with what to do about it.
+fn plan_without(state: &State, shard: &Shard, error: WireError) -> WireError {
+    let WireError::Unavailable { what, why } = error else { return error };
+    let address = state.map.shard(&shard.name).map(ShardInfo::address).unwrap_or_default();
+    let why = format!(
+        "{why}; a plan goes by what every shard holds: start this one at {address}, and plan again"
+    );
+    WireError::Unavailable { what, why }
 }
 
 fn unavailable(why: String) -> WireError {

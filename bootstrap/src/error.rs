@@ -2,6 +2,7 @@
 
 use thiserror::Error as ThisError;
 
+use crate::config::ConfigError;
 use crate::store::StoreError;
 
 /// Why bootstrap could not start.
@@ -10,6 +11,8 @@ use crate::store::StoreError;
 pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the config makes no new cluster: {0}")]
+    Config(#[from] ConfigError),
     #[error("the listener has no address: {0}")]
     Address(std::io::Error),
     #[error("no random bytes for the cluster's id: {0}")]

@@ -99,6 +99,14 @@ impl Moves {
 impl Moves {
     /// What is told of it.
     pub(crate) fn status(&self, report: Option<&Incoming>) -> MovesStatus {
+        let progress = |it: &Move| {
+            let mut progress = report.filter(|report| report.id == it.id).cloned()?;
+            if self.paused && it.step == Step::Copying {
+                // It is of before, or of what nobody does now.
+                progress.error = None;
+            }
+            Some(progress)
+        };
         let status = |(i, it): (usize, &Move)| {
             let (step, why) = match &it.step {
                 Step::Copying if i > 0 => (MoveStep::Waiting, None),
@@ -114,7 +122,7 @@ impl Moves {
                 step,
                 documents: it.documents,
                 bytes: it.bytes,
-                progress: report.filter(|report| report.id == it.id).cloned(),
+                progress: progress(it),
                 why,
             }
         };
@@ -181,11 +189,7 @@ impl State {
         rate: Option<u64>,
         at: u64,
     ) -> Result<(), WireError> {
-        self.check_plan(plan)?;
-        if rate == Some(0) {
-            let what = "at least 1 byte a second has to move; `sherd cluster pause` stops moves";
-            return Err(WireError::bad_request("rate", what));
-        }
+        self.check_start(plan, rate)?;
         let mut why = Vec::new();
         for action in &plan.actions {
             match action {
@@ -218,6 +222,16 @@ impl State {
         next.map.check().map_err(|fault| WireError::bad_request("plan", fault))
     }
 
+    /// Checks that a plan can be carried out, at a rate.
+    pub(crate) fn check_start(&self, plan: &Plan, rate: Option<u64>) -> Result<(), WireError> {
+        self.check_plan(plan)?;
+        if rate == Some(0) {
+            let what = "at least 1 byte a second has to move; `sherd cluster pause` stops moves";
+            return Err(WireError::bad_request("rate", what));
+        }
+        Ok(())
+    }
+
     /// Checks that a plan is of this map, and can be carried out.
     fn check_plan(&self, plan: &Plan) -> Result<(), WireError> {
         let refused = |why: String| Err(WireError::bad_request("plan", why));
@@ -235,8 +249,9 @@ impl State {
         let replaced = self.history.last().map_or(0, |past| past.map.epoch);
         if plan.epoch <= replaced || plan.epoch > self.map.epoch || plan.before != self.map.ranges {
             return refused(format!(
-                "it was made from the map of epoch {}, which has changed since; plan again",
-                plan.epoch
+                "it was made for epoch {}, and the map is at epoch {}: the plan was carried out \
+                 already, or something else has changed the map since; plan again",
+                plan.epoch, self.map.epoch
             ));
         }
         let shards = planner::shards_after(&self.map, &plan.actions)
@@ -425,6 +440,7 @@ mod tests {
             after: after.ranges,
             shards_after: shards_after.unwrap_or_default(),
             bytes: Vec::new(),
+            warnings: Vec::new(),
         })
     }
 
@@ -497,6 +513,23 @@ mod tests {
         let handed = pause(&started.apply(&copied).unwrap(), true);
         assert_eq!(step(&handed, Transition::Owned).moves.queue, []);
         assert!(!pause(&state(), true).moves.paused, "where nothing moves nothing is paused");
+        // Nor does it say why it did not go on before.
+        let id = started.moves.queue[0].id.clone();
+        let report = Incoming { id, error: Some("away".to_owned()), ..Incoming::default() };
+        let why = |state: &State| state.moves.status(Some(&report)).moves.remove(0).progress?.error;
+        assert_eq!((why(&started), why(&paused)), (Some("away".to_owned()), None));
+    }
+
+    #[test]
+    fn a_plan_for_which_there_is_nothing_to_do_changes_nothing() {
+        let empty = plan(&state(), &[], vec![Action::Rebalance]);
+        assert_eq!(state().apply(&start(empty.clone())).as_ref(), Ok(&state()));
+        let moved = state().apply(&start(plan(&state(), &[(0, 3, "a", "b")], vec![]))).unwrap();
+        let moved = step(&step(&moved, COPIED), Transition::Owned);
+        let error = moved.apply(&start(empty)).unwrap_err().to_string();
+        let (made, now) = (state().map.epoch, moved.map.epoch);
+        let why = format!("made for epoch {made}, and the map is at epoch {now}");
+        assert!(error.contains(&why) && error.contains("plan again"), "{error}");
     }
 
     #[test]
@@ -575,7 +608,10 @@ mod tests {
         refused(add(ShardInfo { port: 0, ..new.clone() }), "0 is not a port");
         refused(add(ShardInfo { port: 2, ..new.clone() }), "has h:2 already");
         refused(add(ShardInfo { name: "b".to_owned(), ..new.clone() }), "another shard has it");
-        refused(add(ShardInfo { name: "c\u{1b}[2J".to_owned(), ..new }), "control characters");
+        for name in ["", "c\u{1b}[2J", "c d", "c/d", &"c".repeat(65)] {
+            let name = name.to_owned();
+            refused(add(ShardInfo { name, ..new.clone() }), "a shard's name has 1 to 64");
+        }
         let remove = |shard: &str| Action::Remove { shard: shard.to_owned() };
         refused(of(vec![remove("a")]), "\"a\" is to leave");
         refused(of(vec![remove("b")]), "cannot move");

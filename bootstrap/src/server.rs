@@ -58,7 +58,8 @@ pub struct Started {
 /// accepted. Shards may come up before or after.
 ///
 /// # Errors
-/// When the data directory is in use, damaged, of an unknown format or not writable.
+/// When the data directory is in use, damaged, of an unknown format or not writable, and when the
+/// config has names or sizes that no shard of a new cluster can have.
 pub async fn run(
     listener: impl Listener,
     config: ClusterConfig,
@@ -96,6 +97,7 @@ fn open(
         let differences = state.differences(config);
         return Ok((store, state, false, differences));
     }
+    config.check_new()?;
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(Error::Random)?;
     let state = State::new(config, format!("{:032x}", u128::from_be_bytes(id)));
@@ -210,5 +212,24 @@ fn index_named(name: String) -> impl FnOnce(&State) -> BootstrapAnswer {
     move |state| match state.index(&name) {
         Some(index) => BootstrapAnswer::Index(index.clone()),
         None => BootstrapAnswer::Error(WireError::IndexNotFound { index: name }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_that_is_there_keeps_the_names_and_sizes_of_its_shards() {
+        let text = r#"{"shards": [{"name": "a b", "size": 10, "host": "h", "port": 1}]}"#;
+        let config = ClusterConfig::parse(text).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let refused = open(dir.path(), &config).err();
+        assert!(matches!(&refused, Some(Error::Config(_))), "{refused:?}");
+        let (store, _) = Store::open(dir.path()).unwrap();
+        store.write(&State::new(&config, "c0ffee".to_owned())).unwrap();
+        drop(store);
+        let (_, state, is_new, _) = open(dir.path(), &config).unwrap();
+        assert!(!is_new && state.map.shard("a b").is_some());
     }
 }

@@ -11,6 +11,7 @@ use sherd_protocol::message::{
     TargetOperation,
 };
 use sherd_protocol::{RangeMap, ShardInfo, WireError};
+use thiserror::Error;
 use tokio::sync::{RwLock as AsyncRwLock, watch};
 use tokio::time::{Instant, sleep};
 
@@ -370,21 +371,41 @@ pub(crate) async fn connect(
     Ok(connection)
 }
 
+/// Why a shard cannot be added as things are.
+#[derive(Debug, Error)]
+pub(crate) enum NoNewShard {
+    /// Nobody answers there, which may be mended by starting one.
+    #[error("{0}")]
+    Absent(String),
+    /// Somebody else listens there.
+    #[error("{0}")]
+    Another(String),
+}
+
 /// Checks that where a new shard is said to be there is one that can be of this cluster.
 pub(crate) async fn check_new(
     map: &RangeMap,
     new: &ShardInfo,
     options: &ConnectOptions,
-) -> Result<(), String> {
-    let absent = |why: String| {
-        let name = &new.name;
-        format!(
-            "shard {name:?} cannot be added: {why}; start a `sherd shard` there, or name the address of one"
-        )
+) -> Result<(), NoNewShard> {
+    let (name, address) = (&new.name, new.address());
+    let absent = |error: ClientError| {
+        let (host, port) = (&new.host, new.port);
+        NoNewShard::Absent(format!(
+            "shard {name:?} cannot be added while there is none at {address} ({error}): start it there with \
+             `sherd shard --host {host} --port {port} --data DIR`, or name the address of one that waits"
+        ))
     };
-    let connection = connect(new, options).await.map_err(absent)?;
-    let held = stat(&connection).await.map_err(|error| absent(error.to_string()))?;
-    check_identity(map, new, &held)
+    let connection = Connection::open(&address, options).await.map_err(absent)?;
+    if connection.welcome().role != Role::Shard {
+        return Err(NoNewShard::Another(format!(
+            "shard {name:?} cannot be added: at {address} listens {}, no shard; name the address of a \
+             `sherd shard`",
+            connection.node()
+        )));
+    }
+    let held = stat(&connection).await.map_err(absent)?;
+    check_identity(map, new, &held).map_err(NoNewShard::Another)
 }
 
 /// Checks that a shard is no other than the one that is to be added, by what it says of itself: it may

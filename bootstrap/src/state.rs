@@ -158,6 +158,12 @@ impl State {
     /// Why the command cannot be carried out.
     pub(crate) fn apply(&self, command: &Command) -> Result<Self, WireError> {
         let mut next = self.clone();
+        if let Command::StartMoves { plan, rate, .. } = command
+            && plan.is_empty()
+        {
+            self.check_start(plan, *rate)?;
+            return Ok(next);
+        }
         if let Command::ForgetDropped { ids } = command {
             // No shard and no client is told, so no epoch.
             next.dropped.retain(|index| !ids.contains(&index.id));

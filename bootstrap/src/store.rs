@@ -29,7 +29,7 @@ const LOCK_FILE: &str = "LOCK";
 pub enum StoreError {
     #[error("cannot {what} {}: {error}", path.display())]
     Io { what: &'static str, path: PathBuf, error: io::Error },
-    #[error("the data directory {} is in use by another bootstrap", dir.display())]
+    #[error("the data directory {} is in use by another bootstrap; stop that first, or use another directory", dir.display())]
     InUse { dir: PathBuf },
     #[error("{} is damaged: {what}; restore it from a copy", path.display())]
     Damaged { path: PathBuf, what: String },

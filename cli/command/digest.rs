@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
-use sherd_client::Contents;
+use sherd_client::{Contents, Error as ClientError};
 use sherd_protocol::WireError;
 
 use crate::error::Error;
-use crate::output::{Output, say};
+use crate::output::Output;
 
 use super::{Context, parse_index};
 
@@ -43,6 +43,19 @@ impl From<&Contents> for View {
     }
 }
 
+/// What to do where the shards are not all there.
+fn what_next(error: &ClientError) -> String {
+    match error {
+        ClientError::Deadline { last, .. } => what_next(last),
+        ClientError::Connect { node, .. }
+        | ClientError::NotSent { node, .. }
+        | ClientError::Unanswered { node, .. } => {
+            format!("there is no digest without {node}: start it there and ask again")
+        }
+        _ => "there is no digest without all shards: ask again once they serve".to_owned(),
+    }
+}
+
 impl Digest {
     /// Asks all shards and prints the digest.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
@@ -50,8 +63,7 @@ impl Digest {
         let indexes = match client.contents().await {
             Ok(indexes) => indexes,
             Err(error) => {
-                say!("{error}; without all shards there is no digest: ask again once they serve");
-                return Err(Error::FailedSaid);
+                return Err(Error::Failed(format!("{error}; {}", what_next(&error))));
             }
         };
         let view = match &self.index {

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::output::Output;
 use crate::units::{parse_limit, parse_ttl};
 
+use super::evicted::{Evicted, Limited};
 use super::{Context, SETTING, parse_index, saying};
 
 /// How long `set` waits for the shards to evict down to a lower limit.
@@ -126,8 +127,13 @@ impl Index {
                     policy: policy.unwrap_or_default(),
                     ttl: ttl.unwrap_or_default(),
                 };
-                let client = client.with_deadline(EVICTION_TIME);
-                let index = saying(client.set_index(&name.name, change), SETTING).await?;
+                let limited = Limited::Index(&name.name);
+                let before = Evicted::of(&client, limited).await;
+                let patient = client.with_deadline(EVICTION_TIME);
+                let set = saying(patient.set_index(&name.name, change), SETTING).await;
+                // Also where one shard has evicted and another has refused.
+                Evicted::say_since(before, &client, limited).await;
+                let index = set?;
                 if context.json {
                     output.json(&Entry::from(&index))?;
                 }

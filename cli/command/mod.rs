@@ -6,6 +6,7 @@ mod cat;
 mod cluster;
 mod copy;
 mod digest;
+mod evicted;
 mod export;
 mod has;
 mod import;

@@ -6,11 +6,13 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use sherd_client::Policy;
 use sherd_engine::Options;
+use sherd_protocol::WireError;
 
 use crate::error::Error;
 use crate::node::{announce, listen, raise_file_limit, stop_requested};
-use crate::units::{Durability, parse_shard_size};
+use crate::units::{Durability, parse_limit};
 
+use super::evicted::{Evicted, Limited};
 use super::{Context, SETTING, saying};
 
 /// How long `set` waits for the shard to evict down to a lower limit.
@@ -53,7 +55,7 @@ struct Set {
 #[group(required = true, multiple = true)]
 struct Changes {
     /// How many bytes of keys and documents it may hold, such as 64MiB or 2GB
-    #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
     size: Option<u64>,
     /// What becomes of a write for which there is no room: `reject`, or which documents are evicted:
     /// `lru`, `lfu`, `fifo`, `random`, `ttl`
@@ -100,12 +102,22 @@ impl Shard {
 
 impl Set {
     async fn run(self, context: &Context) -> Result<(), Error> {
-        let client = context.connect().await?.with_deadline(EVICTION_TIME);
+        let client = context.connect().await?;
         if client.known_map().shard(&self.name).is_none() {
             return Err(sherd_client::Error::NoSuchShard { shard: self.name }.into());
         }
         let Changes { size, policy } = self.changes;
-        Ok(saying(client.set_shard(&self.name, size, policy), SETTING).await?)
+        let limited = Limited::Shard(&self.name);
+        let before = Evicted::of(&client, limited).await;
+        let patient = client.with_deadline(EVICTION_TIME);
+        let set = saying(patient.set_shard(&self.name, size, policy), SETTING).await;
+        Evicted::say_since(before, &client, limited).await;
+        set.map_err(|error| match error.wire() {
+            Some(wire @ WireError::QuotaExceeded { .. }) => {
+                Error::Failed(format!("shard {:?}: {wire}", self.name))
+            }
+            _ => error.into(),
+        })
     }
 }
 

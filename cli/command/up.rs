@@ -8,7 +8,7 @@ use sherd_client::Policy;
 
 use crate::cluster::{self, DataDir, Options, Plan};
 use crate::error::Error;
-use crate::units::{Durability, parse_shard_size};
+use crate::units::{Durability, parse_limit};
 
 use super::Context;
 
@@ -41,7 +41,7 @@ pub(crate) struct Up {
     port: Option<u16>,
     /// How many bytes of keys and documents each shard may hold, such as 64MiB or 2GB
     /// [first start: 4GiB]
-    #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
     size: Option<u64>,
     /// What becomes of a write for which there is no room: `reject`, or which documents are evicted:
     /// `lru`, `lfu`, `fifo`, `random`, `ttl` [first start: reject]

@@ -9,9 +9,7 @@ use thiserror::Error as ThisError;
 #[derive(Debug, ThisError)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum Error {
-    #[error(
-        "the data directory {} cannot be opened: {error}{}", data.display(), what_next(data, error)
-    )]
+    #[error("{}", not_opened(data, error))]
     Open { data: PathBuf, error: sherd_engine::Error },
     #[error(
         "the data directory {} belongs to a cluster with the hash method {label:?}, which this \
@@ -30,13 +28,18 @@ pub enum Error {
     Panicked { what: &'static str },
 }
 
-/// What to do about a data directory that cannot be opened.
-fn what_next(data: &Path, error: &sherd_engine::Error) -> String {
+/// Why a data directory cannot be opened, and what to do about it.
+fn not_opened(data: &Path, error: &sherd_engine::Error) -> String {
+    let data = data.display();
     match error {
-        sherd_engine::Error::Corrupt { .. } => {
-            format!("; `sherd verify --data {}` says what it costs", data.display())
+        sherd_engine::Error::InUse { .. } => {
+            format!("{error}; stop that first, or use another directory")
         }
-        _ => String::new(),
+        sherd_engine::Error::Corrupt { .. } => format!(
+            "the data directory {data} cannot be opened: {error}; `sherd verify --data {data}` says \
+             what it costs"
+        ),
+        _ => format!("the data directory {data} cannot be opened: {error}"),
     }
 }
 

@@ -31,6 +31,7 @@
 
 mod config;
 mod error;
+mod found_at;
 mod operation;
 mod parked;
 mod receiver;

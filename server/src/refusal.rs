@@ -15,8 +15,8 @@ pub(crate) fn refusal(error: Error, index: &str) -> WireError {
             WireError::QuotaExceeded { used, limit, needed }
         }
         Error::IndexFull { what, used, limit, needed, .. } => {
-            let (index, what) = (index.to_owned(), what.to_owned());
-            WireError::IndexFull { index, what, used, limit, needed }
+            let (index, what, shard) = (index.to_owned(), what.to_owned(), String::new());
+            WireError::IndexFull { index, what, used, limit, needed, shard }
         }
         error @ Error::LoweringAnother => WireError::Unavailable {
             what: "the lowering of a limit".to_owned(),

@@ -9,6 +9,7 @@ use sherd_protocol::DEFAULT_MAX_FRAME_BYTES;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::found_at::FoundAt;
 use crate::shard::{Service, Shard};
 
 /// Opens the data directory and serves it on `listener` until `shutdown` completes.
@@ -48,7 +49,20 @@ pub async fn serve(
     let Config { data, engine: _, token, limits, connect } = config;
     let address = listener.local_addr().map_err(Error::Address)?;
     let node = Node::new(limits);
-    let served = match Shard::new(engine.clone(), node.clone(), token, connect) {
+    let found_at = FoundAt::new(&data, address);
+    if let Some(held) = engine.assignment()
+        && let Some(before) = found_at.elsewhere()
+    {
+        tracing::warn!(
+            "bootstrap found shard {:?} at {before} last, and it listens at {address} now: it is looked \
+             for at the address in the map (`sherd map`); start it with --host {} --port {}, unless it \
+             has left the cluster and is added anew",
+            held.name,
+            before.ip(),
+            before.port()
+        );
+    }
+    let served = match Shard::new(engine.clone(), node.clone(), token, connect, found_at) {
         Ok(shard) => {
             ready(&recovery, address);
             node.serve(listener, Service(Arc::new(shard)), shutdown).await;

@@ -12,6 +12,7 @@ use sherd_protocol::{HashMethod, PROTOCOL_VERSION, Position, WireError, frame, n
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::found_at::FoundAt;
 use crate::operation::{self, MAX_SCANS_AT_ONCE};
 use crate::parked::{self, Parked};
 use crate::receiver::Receiver;
@@ -32,6 +33,8 @@ pub(crate) struct Shard {
     pub(crate) parked: Parked,
     /// How many requests of clients there were.
     served: Arc<AtomicU64>,
+    /// Where it listens.
+    pub(crate) found_at: Arc<FoundAt>,
     /// For what an answer from the sequencer's thread must do elsewhere.
     pub(crate) runtime: Handle,
 }
@@ -44,6 +47,7 @@ impl Shard {
         node: Node,
         token: Option<String>,
         connect: ConnectOptions,
+        found_at: FoundAt,
     ) -> Result<Self, String> {
         let method = OnceLock::new();
         if let Some(assignment) = engine.assignment() {
@@ -58,7 +62,8 @@ impl Shard {
             Arc::clone(&served),
         );
         let (parked, runtime) = (Parked::default(), Handle::current());
-        Ok(Self { engine, node, token, method, reads, receiver, parked, served, runtime })
+        let found_at = Arc::new(found_at);
+        Ok(Self { engine, node, token, method, reads, receiver, parked, served, found_at, runtime })
     }
 
     /// The position of a key.

@@ -23,7 +23,7 @@ mod tests;
 
 use std::cmp::Reverse;
 
-use sherd_protocol::name::check_label;
+use sherd_protocol::name::check_shard;
 use sherd_protocol::{Action, Plan, RING_BUCKETS, RING_SIZE, Range, RangeMap, ShardInfo};
 
 pub(crate) use self::error::PlanError;
@@ -62,6 +62,7 @@ pub(crate) fn plan(map: &RangeMap, fill: &Fill, actions: &[Action]) -> Result<Pl
         after: layout.ranges(),
         shards_after: layout.shards(),
         bytes,
+        warnings: Vec::new(),
     })
 }
 
@@ -132,11 +133,8 @@ impl Layout<'_> {
 
     /// Checks that a new shard is one, and no other.
     fn check_new(&self, info: &ShardInfo) -> Result<(), PlanError> {
-        check_label("shard's name", &info.name)?;
+        check_shard(&info.name)?;
         let fault = |field, what| Err(PlanError::Field { shard: info.name.clone(), field, what });
-        if info.name.chars().any(char::is_control) {
-            return fault("name", "control characters cannot be told apart by those who read it");
-        }
         if info.host.is_empty() {
             return fault("host", "missing");
         }

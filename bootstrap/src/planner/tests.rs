@@ -214,7 +214,8 @@ fn a_new_shard_is_new_and_can_be_reached() {
         ),
         (
             with(&|info| info.name = String::new()),
-            "a shard's name has 1 to 256 bytes, this one has 0".to_owned(),
+            "a shard's name has 1 to 64 of the characters A-Z a-z 0-9 _ . -: \"\" is not one"
+                .to_owned(),
         ),
         (with(&|info| info.host = String::new()), r#"shard "c": host: missing"#.to_owned()),
         (with(&|info| info.port = 0), r#"shard "c": port: 0 is not a port, 1 to 65535"#.to_owned()),

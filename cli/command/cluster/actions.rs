@@ -6,10 +6,14 @@ use std::slice::Iter;
 use clap::Args;
 use sherd_client::Policy;
 use sherd_protocol::range_map::ShardInfo;
-use sherd_protocol::{Action, RING_SIZE, Range, RangeMap};
+use sherd_protocol::{Action, RING_SIZE, Range, RangeMap, name};
 
 use crate::error::Error;
-use crate::units::parse_shard_size;
+use crate::output::say;
+use crate::units::parse_limit;
+
+/// A range of fewer positions is hardly what was meant: of ten million keys it has a hundred.
+const NARROW: u32 = 100;
 
 /// What is to be done, as it was said.
 #[derive(Debug, Args)]
@@ -18,7 +22,7 @@ pub(super) struct Actions {
     #[arg(value_name = "ACTION", required = true, num_args = 1..)]
     words: Vec<String>,
     /// With `add`: how many bytes the shard may hold [as many as the largest of the others]
-    #[arg(long, value_name = "BYTES", value_parser = parse_shard_size)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_limit)]
     size: Option<u64>,
     /// With `add`: what becomes of a write for which there is no room [it is refused]
     #[arg(long, value_name = "POLICY")]
@@ -94,13 +98,8 @@ impl Actions {
                 "split" => Action::Split { shard: next("NAME")?, at: self.at },
                 "merge" => Action::Merge { into: next("A")?, from: next("B")? },
                 "move" => {
-                    let start = parse_place(&next("START")?).map_err(Error::Usage)?;
-                    let end = parse_place(&next("END")?).map_err(Error::Usage)?;
-                    if start >= end {
-                        let range = Range { start, end };
-                        return Err(Error::Usage(format!("{range} does not end after its start")));
-                    }
-                    Action::Move { range: Range { start, end }, to: next("TO")? }
+                    let range = parse_range(&next("START")?, &next("END")?)?;
+                    Action::Move { range, to: next("TO")? }
                 }
                 "rebalance" => Action::Rebalance,
                 other => {
@@ -117,6 +116,7 @@ impl Actions {
     }
 
     fn shard(&self, map: &RangeMap, name: String, address: &str) -> Result<ShardInfo, Error> {
+        name::check_shard(&name).map_err(|error| Error::Usage(error.to_string()))?;
         let wrong = || {
             Error::Usage(format!("{address:?} is no address: use HOST:PORT, such as 10.0.0.3:5052"))
         };
@@ -145,6 +145,26 @@ fn parse_place(text: &str) -> Result<u32, String> {
         return Err(wrong());
     }
     Ok((fraction * f64::from(RING_SIZE)).round() as u32)
+}
+
+/// Parses a range by its ends.
+fn parse_range(start: &str, end: &str) -> Result<Range, Error> {
+    let place = |text| parse_place(text).map_err(Error::Usage);
+    let range = Range { start: place(start)?, end: place(end)? };
+    match range.end.checked_sub(range.start) {
+        None => Err(Error::Usage(format!("{range} does not end after its start"))),
+        Some(0) => Err(Error::Usage(format!(
+            "{start} to {end} is no position: the ring has {RING_SIZE}, so the ends of a range are at \
+             least {} apart",
+            1.0 / f64::from(RING_SIZE)
+        ))),
+        Some(positions) => {
+            if positions < NARROW {
+                say!("warning: {range} has only {positions} of the ring's {RING_SIZE} positions");
+            }
+            Ok(range)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +223,9 @@ mod tests {
             (&["move", "0.5", "1.5", "n"], "is no fraction"),
             (&["move", "a", "1", "n"], "is no fraction"),
             (&["move", "0.5", "0.2", "n"], "does not end after"),
+            (&["add", "", "h:1"], "a shard's name has 1 to 64"),
+            (&["add", "a/b", "h:1"], "a shard's name has 1 to 64"),
+            (&["move", "0.1", "0.10000001", "n"], "0.1 to 0.10000001 is no position"),
             (&["grow"], "is no action"),
             (&["remove"], "NAME is missing"),
         ];

@@ -1,12 +1,12 @@
 //! `sherd cluster`: which shards there are, and which owns what.
 
 mod actions;
+mod file;
 mod progress;
 mod show;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -15,10 +15,11 @@ use sherd_protocol::message::MovesStatus;
 use sherd_protocol::{BadRequest, Plan, RangeMap, ShardInfo, WireError};
 
 use crate::error::Error;
-use crate::output::{Output, json, say};
-use crate::units::parse_size;
+use crate::output::{Output, say};
+use crate::units::{parse_rate, show_count, show_size};
 
 use self::actions::Actions;
+use self::file::PlanFile;
 use super::Context;
 
 /// Plan and carry out which shard owns what, while all serve
@@ -54,8 +55,8 @@ pub(crate) struct PlanOnly {
     /// Write the plan to a file, for `sherd cluster apply`
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// How many bytes a second `apply` is to move, for the time that it takes
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    /// How many bytes a second `apply` is to move: for the time that it takes, and kept in the file
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
     rate: Option<u64>,
 }
 
@@ -68,8 +69,8 @@ pub(crate) struct PlanOnly {
 pub(crate) struct Apply {
     #[command(flatten)]
     actions: Actions,
-    /// How many bytes a second may move, such as 20MiB [as many as can]
-    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    /// How many bytes a second may move, such as 20MiB [what the plan says, or as many as can]
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
     rate: Option<u64>,
     /// Do not wait for the moves
     #[arg(long)]
@@ -150,7 +151,8 @@ async fn pause(context: &Context, client: &Client, paused: bool) -> Result<(), E
             output.line("paused: `sherd cluster resume` lets the moves go on")?;
             show::handing_over(output, left)
         } else {
-            output.line(format_args!("resumed: {} moves are left", left.moves.len()))
+            let (count, are) = (left.moves.len(), if left.moves.len() == 1 { "is" } else { "are" });
+            output.line(format_args!("resumed: {} {are} left", show_count(count, "move")))
         }
     })
 }
@@ -170,20 +172,28 @@ fn refused(error: ClientError) -> Error {
 
 impl PlanOnly {
     async fn run(self, context: &Context, client: &Client) -> Result<(), Error> {
-        let plan = client.plan(self.actions.parse(&client.known_map())?).await.map_err(refused)?;
+        let mut plan =
+            client.plan(self.actions.parse(&client.known_map())?).await.map_err(refused)?;
+        // They are of now, and neither part of what is agreed to nor of a file.
+        for warning in std::mem::take(&mut plan.warnings) {
+            say!("warning: {warning}");
+        }
+        let file = PlanFile { plan, rate: self.rate };
         if let Some(path) = &self.output {
-            let text = json(&plan)? + "\n";
-            fs::write(path, text).map_err(|error| {
-                Error::Failed(format!("cannot write the plan to {}: {error}", path.display()))
-            })?;
+            file.write(path)?;
         }
         let mut output = Output::new();
         if context.json {
-            output.json(&plan)?;
+            output.json(&file.plan)?;
         } else {
-            show::plan(&mut output, &plan, self.rate)?;
+            show::plan(&mut output, &file.plan, self.rate)?;
         }
-        output.flush()
+        output.flush()?;
+        if let Some(path) = &self.output {
+            let path = path.display();
+            say!("the plan is in {path}: `sherd cluster apply {path}` carries it out");
+        }
+        Ok(())
     }
 }
 
@@ -192,20 +202,50 @@ const APPLY_TIME: Duration = Duration::from_secs(30);
 
 impl Apply {
     async fn run(self, context: &Context, client: &Client) -> Result<(), Error> {
-        let plan = match self.actions.file()? {
-            Some(path) => read_plan(path)?,
-            None => client.plan(self.actions.parse(&client.known_map())?).await.map_err(refused)?,
+        let (plan, rate) = match self.actions.file()? {
+            Some(path) => {
+                let file = PlanFile::read(path)?;
+                (file.plan, self.rate.or(file.rate))
+            }
+            None => {
+                let actions = self.actions.parse(&client.known_map())?;
+                (client.plan(actions).await.map_err(refused)?, self.rate)
+            }
         };
         let count = plan.moves.len();
-        let applied = client.with_deadline(APPLY_TIME).apply(plan.clone(), self.rate).await;
+        let applied = client.with_deadline(APPLY_TIME).apply(plan.clone(), rate).await;
         applied.map_err(refused)?;
+        if plan.is_empty() {
+            let mut output = Output::new();
+            match (context.json, self.detach) {
+                (true, true) => output.json(&client.moves().await?)?,
+                (true, false) => output.json(&plan)?,
+                (false, _) => output.line("nothing to do")?,
+            }
+            return output.flush();
+        }
+        if self.actions.file()?.is_some() && count > 0 {
+            say!("{}", said_of_rate(rate));
+        }
         if self.detach {
             return print_moves(context, &client.moves().await?, |_, _| {
-                say!("{count} moves; `sherd cluster status` says how far they are");
+                let moves = show_count(count, "move");
+                say!("begun: {moves}; `sherd cluster status` says how far it is");
                 Ok(())
             });
         }
-        progress::follow(client).await?;
+        tokio::select! {
+            followed = progress::follow(client) => followed?,
+            interrupted = tokio::signal::ctrl_c() => {
+                let failed = |error| Error::Failed(format!("cannot catch signals: {error}"));
+                interrupted.map_err(failed)?;
+                return Err(Error::Interrupted(
+                    "interrupted; the moves go on: `sherd cluster status --watch` follows them, `sherd \
+                     cluster cancel` ends them"
+                        .to_owned(),
+                ));
+            }
+        }
         let map: RangeMap = client.map().await?;
         if !is_carried_out(&plan, &map) {
             return Err(Error::Failed(
@@ -218,7 +258,8 @@ impl Apply {
         if context.json {
             output.json(&plan)?;
         } else {
-            output.line(format_args!("done: {count} moves, epoch {}", map.epoch))?;
+            let moves = show_count(count, "move");
+            output.line(format_args!("done: {moves}, epoch {}", map.epoch))?;
         }
         output.flush()
     }
@@ -232,13 +273,12 @@ fn is_carried_out(plan: &Plan, map: &RangeMap) -> bool {
     map.ranges == plan.after && names(&map.shards) == names(&plan.shards_after)
 }
 
-fn read_plan(path: &Path) -> Result<Plan, Error> {
-    let failed = |what: String| Error::Failed(format!("{}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| {
-        failed(format!("{error} (one word is the file of a plan, or rebalance)"))
-    })?;
-    serde_json::from_str(&text)
-        .map_err(|error| failed(format!("it is no plan of `sherd cluster plan -o`: {error}")))
+/// How fast a plan from a file is carried out.
+fn said_of_rate(rate: Option<u64>) -> String {
+    match rate {
+        Some(rate) => format!("at most {} move a second", show_size(rate)),
+        None => "as many bytes a second move as can; --rate bounds them".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -273,6 +313,7 @@ mod tests {
             after,
             shards_after: vec![shard("b")],
             bytes: Vec::new(),
+            warnings: Vec::new(),
         };
         // It was cancelled while the last of its ranges was handed over.
         assert!(!is_carried_out(&plan, &map));

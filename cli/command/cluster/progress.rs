@@ -26,11 +26,9 @@ pub(super) async fn follow(client: &Client) -> Result<(), Error> {
     loop {
         let status = client.moves().await?;
         let Some(current) = status.moves.first() else {
-            shown.end();
             return Ok(());
         };
         if current.step == MoveStep::Failed {
-            shown.end();
             return Err(failed(current));
         }
         shown.show(current, &status);
@@ -114,8 +112,11 @@ impl Shown {
             show_size(rate)
         ));
     }
+}
 
-    fn end(&self) {
+impl Drop for Shown {
+    /// What is said next is not said behind the bar.
+    fn drop(&mut self) {
         if self.is_terminal && self.of.is_some() {
             _ = writeln!(stderr());
         }

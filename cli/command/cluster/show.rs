@@ -6,7 +6,7 @@ use sherd_protocol::{Plan, RING_SIZE};
 
 use crate::error::Error;
 use crate::output::{Output, table};
-use crate::units::show_size;
+use crate::units::{show_count, show_size};
 
 /// How many cells the bar of a map has.
 const BAR_CELLS: u32 = 60;
@@ -38,7 +38,8 @@ pub(super) fn plan(output: &mut Output, plan: &Plan, rate: Option<u64>) -> Resul
         let documents: u64 = plan.moves.iter().map(|planned| planned.documents).sum();
         let rate = rate.map_or(GUESSED_RATE, |rate| rate.clamp(1, GUESSED_RATE));
         output.line(format_args!(
-            "{documents} documents, {}: an estimated {} s, at {} a second",
+            "{}, {}: an estimated {} s, at {} a second",
+            show_count(documents, "document"),
             show_size(bytes),
             bytes.div_ceil(rate),
             show_size(rate)

@@ -24,8 +24,17 @@ pub enum WireError {
     #[error("{}", quota_exceeded(*used, *limit, *needed))]
     QuotaExceeded { used: u64, limit: u64, needed: u64 },
     /// A limit of the index is met: the shard's share of it.
-    #[error("{}", index_full(index, what, *used, *limit, *needed))]
-    IndexFull { index: String, what: String, used: u64, limit: u64, needed: u64 },
+    #[error("{}", index_full(index, what, *used, *limit, *needed, shard))]
+    IndexFull {
+        index: String,
+        what: String,
+        used: u64,
+        limit: u64,
+        needed: u64,
+        /// Its name, where bootstrap has asked it; empty where it answers itself.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        shard: String,
+    },
     /// The key is outside the shard's ranges. The client refreshes its map to at least `epoch`.
     #[error("the key belongs to another shard at map epoch {epoch}")]
     WrongShard { epoch: u64 },
@@ -142,10 +151,14 @@ fn quota_exceeded(used: u64, limit: u64, needed: u64) -> String {
     )
 }
 
-fn index_full(index: &str, what: &str, used: u64, limit: u64, needed: u64) -> String {
+fn index_full(index: &str, what: &str, used: u64, limit: u64, needed: u64, shard: &str) -> String {
     if needed == 0 {
+        let at = match shard {
+            "" => "one shard".to_owned(),
+            shard => format!("shard {shard:?}"),
+        };
         return format!(
-            "index {index:?} uses {used} {what} at one shard, more than its share of the new limit, \
+            "index {index:?} uses {used} {what} at {at}, more than its share of the new limit, \
              {limit}, and nothing (more) is evicted; remove documents, or set a policy that evicts \
              first"
         );

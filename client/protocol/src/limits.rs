@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::range_map::Range;
 use crate::ring::RING_SIZE;
 
+/// The least limit in bytes that is worth one: below, hardly any key with a document has room, and what
+/// was meant has another unit.
+pub const MIN_LIMIT_BYTES: u64 = 256;
+
+/// The highest limit in bytes: an exbibyte, more than any disk has.
+pub const MAX_LIMIT_BYTES: u64 = 1 << 60;
+
+const _: () = assert!(MIN_LIMIT_BYTES < MAX_LIMIT_BYTES);
+
 /// What becomes of a write for which there is no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

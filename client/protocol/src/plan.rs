@@ -101,6 +101,18 @@ pub struct Plan {
     pub shards_after: Vec<ShardInfo>,
     /// How full each shard gets: those of the map, then those that are added.
     pub bytes: Vec<ShardBytes>,
+    /// What speaks against carrying it out as things are, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Whether it leaves everything as it is: nothing moves, and nobody joins or leaves.
+    pub fn is_empty(&self) -> bool {
+        let is_of_members =
+            |action: &Action| matches!(action, Action::Add { .. } | Action::Remove { .. });
+        self.moves.is_empty() && !self.actions.iter().any(is_of_members)
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +150,7 @@ mod tests {
             after: vec![OwnedRange { start: 0, end: 10_000_000, shard: b() }],
             shards_after: vec![shard],
             bytes: vec![ShardBytes { shard: a(), before: 2, peak: 2, after: 0 }],
+            warnings: vec!["b is away".to_owned()],
         };
         let mut frame = BytesMut::new();
         frame::encode(&mut frame, &plan, 1 << 20).unwrap();

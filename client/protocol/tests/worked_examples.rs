@@ -407,6 +407,7 @@ fn examples() -> Vec<(&'static str, Message)> {
                     used: 500,
                     limit: 500,
                     needed: 1,
+                    shard: String::new(),
                 }),
             ),
         ),
@@ -570,6 +571,7 @@ fn examples_of_moves() -> Vec<(&'static str, Message)> {
         ],
         shards_after: vec![info(a, 5050), info(b, 5051), info("c", 5052)],
         bytes: vec![fill(a, 29, 29, 16), fill(b, 0, 0, 0), fill("c", 0, 13, 13)],
+        warnings: Vec::new(),
     };
     let copying = MoveStatus {
         id: id.to_owned(),

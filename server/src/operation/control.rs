@@ -1,8 +1,10 @@
 //! What the control role asks: assignment, lock, catalogue and size. Each is durable before it is
 //! answered.
 
+use std::sync::Arc;
+
 use sherd_engine::Command;
-use sherd_node::{Responder, is_held_at};
+use sherd_node::{Responder, blocking, is_held_at};
 use sherd_protocol::message::{
     Assignment, DropIndex, Frozen, Index, Lock, SetShare, SetSize, ShardAnswer,
 };
@@ -30,7 +32,17 @@ pub(crate) fn assign(shard: &Shard, assignment: Assignment, responder: Responder
         policy: settings::policy(assignment.policy),
     };
     let Some(Frozen { id, lsn }) = gives_up else {
-        return submit(shard, Command::Assign(assignment), responder);
+        let (found_at, runtime) = (Arc::clone(&shard.found_at), shard.runtime.clone());
+        let done = move |result: sherd_engine::Result<_>| match result {
+            Ok(_) => {
+                if found_at.is_new() {
+                    runtime.spawn(blocking(move || found_at.note()));
+                }
+                responder.send(&ShardAnswer::Done);
+            }
+            Err(error) => responder.refuse(&refusal(error, "")),
+        };
+        return shard.engine.submit(Command::Assign(assignment), Box::new(done));
     };
     let command = Command::GiveUp { assignment, id, frozen_at: lsn };
     let done = move |result: sherd_engine::Result<_>| match result {

@@ -98,7 +98,13 @@ impl Pull {
                 // The range is owned, or the move was ended, or the shard ends.
                 return;
             }
-            let Err(error) = self.pull().await;
+            let ended = self.pull().await;
+            if !self.is_held(&id) {
+                // Also where that is why something was refused just now.
+                tracing::debug!(r#move = %id, "nothing more is brought: the move has ended");
+                return;
+            }
+            let Err(error) = ended else { continue };
             let why = error.to_string();
             if let Some(responder) = self.waiting.take() {
                 responder.refuse(&unavailable(&id, &why));
@@ -127,8 +133,8 @@ impl Pull {
         self.job.has_changed().is_ok() && self.engine.incoming().is_some_and(|held| held.id == id)
     }
 
-    /// Pulls until something goes wrong, or the move has ended.
-    async fn pull(&mut self) -> Result<std::convert::Infallible, WireError> {
+    /// Pulls until the move has ended, or something goes wrong.
+    async fn pull(&mut self) -> Result<(), WireError> {
         let Job { id, range, from, .. } = self.job.borrow_and_update().clone();
         let source = SourceClient::connect(&from, &self.options, range);
         let source = source.await.map_err(|error| unavailable(&id, error))?;
@@ -137,7 +143,7 @@ impl Pull {
         loop {
             let changed = self.job.borrow_and_update().clone();
             if !self.is_held(&id) {
-                return Err(unavailable(&id, "it has ended"));
+                return Ok(());
             }
             if changed.from != from {
                 return Err(unavailable(&id, "the source has another address now"));

@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use super::note::Note;
+use crate::found_at::FoundAt;
 use crate::shard::{Service, Shard};
 
 /// Longer than anything takes that works.
@@ -90,8 +91,11 @@ impl Served {
         }
         let node = Node::new(Limits::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let shard = Shard::new(engine.clone(), node.clone(), None, ConnectOptions::default());
+        let address = listener.local_addr().unwrap();
+        let found_at = FoundAt::new(dir.path(), address);
+        let options = ConnectOptions::default();
+        let shard = Shard::new(engine.clone(), node.clone(), None, options, found_at);
+        let address = address.to_string();
         let shard = Arc::new(shard.unwrap());
         let service = Service(Arc::clone(&shard));
         let handler = Spied { service, engine: engine.clone(), spy };
