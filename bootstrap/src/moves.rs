@@ -7,7 +7,7 @@
 //! is persisted before anyone acts on it, so whoever dies, the move goes on from there.
 
 use serde::{Deserialize, Serialize};
-use sherd_protocol::message::{Frozen, Incoming, MoveStatus, MoveStep, MovesStatus};
+use sherd_protocol::message::{Frozen, MoveProgress, MoveStatus, MoveStep, MovesStatus};
 use sherd_protocol::{Action, Plan, Range, RangeMap, WireError};
 
 use crate::planner;
@@ -98,7 +98,7 @@ impl Moves {
 
 impl Moves {
     /// What is told of it.
-    pub(crate) fn status(&self, report: Option<&Incoming>) -> MovesStatus {
+    pub(crate) fn status(&self, report: Option<&MoveProgress>) -> MovesStatus {
         let status = |(i, it): (usize, &Move)| {
             let (step, why) = match &it.step {
                 Step::Copying if i > 0 => (MoveStep::Waiting, None),

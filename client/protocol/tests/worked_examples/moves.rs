@@ -21,7 +21,7 @@ pub(super) fn examples_of_moves() -> Vec<(&'static str, Message)> {
         let position = Position(position);
         TailChange { index: 1, position, key, version, document, expires_at }
     };
-    let incoming = |documents, bytes| Incoming {
+    let incoming = |documents, bytes| MoveProgress {
         id: id.to_owned(),
         copied: true,
         documents,
