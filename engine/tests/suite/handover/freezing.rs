@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sherd_engine::{Command, Error, Mutation, MutationOutcome};
+use sherd_engine::{Command, Error, Mutation, MutationOutcome, Outcome};
 
 use super::shards::*;
 use crate::common::*;
@@ -23,6 +23,74 @@ fn a_frozen_range_refuses_changes_for_a_while_and_the_rest_does_not() {
     assert_eq!(write_at(source.engine(), place(1)), MutationOutcome::Refused(Error::Frozen));
     source.time.advance(1);
     assert!(matches!(write_at(source.engine(), place(1)), MutationOutcome::Written(_)));
+}
+
+/// Whoever asked for it may be gone, and nobody would end it.
+#[test]
+fn a_range_opens_again_by_itself_when_nobody_freezes_it_anew() {
+    let (source, target) = pair();
+    bring_all(&source, &target);
+    let changes_are_refused = || {
+        assert!(source.engine().is_frozen(place(1).position) && source.engine().has_frozen());
+        assert_eq!(write_at(source.engine(), place(1)), MutationOutcome::Refused(Error::Frozen));
+        let removed = Mutation::Remove { index: 1, key: place(1), version: None };
+        assert_eq!(one(source.engine(), removed), MutationOutcome::Refused(Error::Frozen));
+    };
+    let at_most = Duration::from_secs(1);
+    for _ in 0..3 {
+        source.freeze(at_most);
+        source.time.advance(600);
+        changes_are_refused();
+    }
+    let frozen_at = source.freeze(at_most);
+    source.time.advance(999);
+    changes_are_refused();
+    source.time.advance(1);
+    assert!(!source.engine().is_frozen(place(1).position));
+    // Before anything was written as well: it may have been.
+    let error = source.give_up(2, &[(0, MIDDLE), (MOVING.1, RING)], frozen_at).unwrap_err();
+    assert!(matches!(error, Error::NotFrozen { .. }), "{error}");
+    assert!(matches!(write_at(source.engine(), place(1)), MutationOutcome::Written(_)));
+    assert_eq!(source.engine().read(1, &place(1)).unwrap().unwrap().bytes, &b"another"[..]);
+}
+
+/// Sums of a range that has been changed since it was frozen would be taken for a fault of the target.
+#[test]
+fn what_is_not_frozen_any_more_is_not_said_to_be() {
+    let (mut source, target) = pair();
+    let is_frozen = |source: &Shard, frozen_at| {
+        assert_eq!(source.check_frozen(MOVE, frozen_at), Ok(Outcome::Done));
+    };
+    let is_not = |source: &Shard, id: &str, frozen_at| {
+        let error = source.check_frozen(id, frozen_at).unwrap_err();
+        assert_eq!(error, Error::NotFrozen { id: id.to_owned() });
+    };
+    let minute = Duration::from_secs(60);
+    is_not(&source, MOVE, 0);
+    let frozen_at = source.freeze(minute);
+    is_frozen(&source, frozen_at);
+    is_not(&source, "another", frozen_at);
+    is_not(&source, MOVE, frozen_at - 1);
+    // A later one of the same LSN says that nothing has changed in between.
+    assert_eq!(source.freeze(minute), frozen_at);
+    is_frozen(&source, frozen_at);
+    source.engine().execute(Command::Thaw { id: MOVE.to_owned() }).unwrap();
+    is_not(&source, MOVE, frozen_at);
+    write_at(source.engine(), place(1));
+    let again = source.freeze(minute);
+    is_frozen(&source, again);
+    is_not(&source, MOVE, frozen_at);
+    source.time.advance(59_999);
+    is_frozen(&source, again);
+    source.time.advance(1);
+    is_not(&source, MOVE, again);
+    let frozen_at = source.freeze(minute);
+    source.cut_power(false);
+    is_not(&source, MOVE, frozen_at);
+    bring_all(&source, &target);
+    let frozen_at = source.freeze(minute);
+    source.give_up(2, &[(0, MIDDLE), (MOVING.1, RING)], frozen_at).unwrap();
+    is_not(&source, MOVE, frozen_at);
 }
 
 #[test]

@@ -100,6 +100,10 @@ impl Shard {
         }
     }
 
+    pub(super) fn check_frozen(&self, id: &str, frozen_at: u64) -> Result<Outcome, Error> {
+        self.engine().execute(Command::CheckFrozen { id: id.to_owned(), frozen_at })
+    }
+
     pub(super) fn give_up(
         &self,
         epoch: u64,
