@@ -6,9 +6,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::{Cluster, Process, Ran, run, sherd};
+use crate::support::{Cluster, Ran, run, sherd};
 
 /// A directory for backups.
 pub(super) struct Backups(tempfile::TempDir);
@@ -111,36 +111,6 @@ pub(super) fn settings(cluster: &Cluster) -> BTreeMap<String, Value> {
 pub(super) fn digest(address: &str) -> Value {
     let ran = run(sherd().args(["--json", "-b", address, "digest"]), "").expect(0);
     serde_json::from_str(&ran).unwrap()
-}
-
-/// Bootstrap and one shard with the other hash method.
-pub(super) struct Other {
-    _processes: [Process; 2],
-    pub(super) address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Other {
-    pub(super) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut shard = Process::start(
-            sherd().args(["shard", "--port", "0", "--data"]).arg(dir.path().join("shard")),
-        );
-        let port = shard.wait_ready().port();
-        let one = json!({"name": "only/one", "host": "127.0.0.1", "port": port, "size": 1 << 30});
-        let config = json!({"hash_method": "xxh3", "shards": [one]});
-        let config_path = dir.path().join("config.json");
-        fs::write(&config_path, config.to_string()).unwrap();
-        let mut bootstrap = Process::start(
-            sherd()
-                .args(["bootstrap", "--port", "0", "--data"])
-                .arg(dir.path().join("bootstrap"))
-                .arg("--config")
-                .arg(config_path),
-        );
-        let address = bootstrap.wait_ready().to_string();
-        Self { _processes: [shard, bootstrap], address, _dir: dir }
-    }
 }
 
 pub(super) fn milliseconds() -> u64 {

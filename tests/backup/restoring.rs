@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::backups::*;
+use crate::support::by_hand::ByXxh3;
 use crate::support::{Cluster, run, sherd};
 
 #[test]
@@ -51,7 +52,8 @@ fn a_backup_is_restored_into_other_shards_and_another_hash_method_with_the_same_
     assert_eq!(settings(&three)["bounded"]["max_documents"], json!(90_000));
 
     // A backup of the one and restored into the other, by way of a shard with an odd name.
-    let other = Other::start();
+    let data = tempfile::tempdir().unwrap();
+    let other = ByXxh3::start(data.path(), &["only/one"]);
     let ran = backups.restore(&other.address, &["--index", "mortal"]);
     ran.expect(0);
     assert_eq!(digest(&other.address)["indexes"]["mortal"], before["indexes"]["mortal"]);
