@@ -27,7 +27,7 @@ fn an_index_comes_to_a_cluster_of_another_size_and_hash_as_it_was() {
     fill(&cluster, "i", 2000);
     cluster.run(["index", "set", "i", "--ttl", "30d"]).expect(0);
     let dir = tempfile::tempdir().unwrap();
-    let other = ByXxh3::start(dir.path());
+    let other = ByXxh3::start(dir.path(), &["s0", "s1", "s2"]);
     let to = format!("{}/", other.address);
     let said = cluster.run(["copy", "i", &to]).expect(0);
     assert_eq!(said, "2000 copied, 0 overwritten, 0 existing; the digest of \"i\" is right\n");

@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde_json::Value;
 use sherd_client::{Client, Condition, Expiry, Mutation, Options};
-use support::by_hand::ByXxh3;
+use support::by_hand::{ByXxh3, Spare};
 use support::nodes::Nodes;
 use support::{Cluster, Process, eventually, is_running, run, sherd, signal};
 use tmpfs::Tmpfs;
@@ -375,15 +375,12 @@ fn nothing_is_lost_or_doubled_while_ranges_move() {
     let cluster = Cluster::start();
     fill_small(&cluster, "i", 3000);
     let expected = digest(&cluster, "i");
-    let spare = tempfile::tempdir().unwrap();
-    let mut shard = Process::start(
-        sherd().args(["shard", "--port", "0", "--data"]).arg(spare.path().join("data")),
-    );
-    let address = shard.wait_ready().to_string();
+    let spare = Spare::start();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("i.jsonl");
     let mut exports = 0;
-    for actions in [&["add", "third", &address][..], &["merge", "shard0", "third"], &["rebalance"]]
+    for actions in
+        [&["add", "third", &spare.address][..], &["merge", "shard0", "third"], &["rebalance"]]
     {
         let mut command = cluster.command(["cluster", "apply"].iter().chain(actions));
         let moving = std::thread::spawn(move || run(&mut command, ""));
@@ -513,7 +510,7 @@ fn real_documents_come_through_two_clusters_unchanged() {
     cluster.run(["export", "cities", "-o", first.to_str().unwrap()]).expect(0);
 
     let data = tempfile::tempdir().unwrap();
-    let other = ByXxh3::start(data.path());
+    let other = ByXxh3::start(data.path(), &["s0", "s1", "s2"]);
     assert_eq!(import(&other.address, "cities", &first), "171075 written, 0 existing, 0 failed\n");
     let second = dir.path().join("second.jsonl.gz");
     let mut export = sherd();

@@ -31,7 +31,7 @@ const BOOTSTRAP_STEPS: [&str; 5] = [
 const DOCUMENTS: usize = 300;
 
 /// Two shards and bootstrap, each a process of its own that can be killed and started again.
-struct Nodes {
+struct TwoShards {
     dir: tempfile::TempDir,
     processes: [Option<Process>; 3],
     /// Of the processes, once they have listened.
@@ -45,7 +45,7 @@ enum Node {
     Bootstrap = 2,
 }
 
-impl Nodes {
+impl TwoShards {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let addresses = std::array::from_fn(|_| "127.0.0.1:0".to_owned());
@@ -150,8 +150,8 @@ fn rounds() -> usize {
 }
 
 /// Begins a move with one process to be held at a step, and waits until it is.
-fn hold(node: Node, step: &str) -> (Nodes, String) {
-    let mut nodes = Nodes::start();
+fn hold(node: Node, step: &str) -> (TwoShards, String) {
+    let mut nodes = TwoShards::start();
     nodes.fill();
     let before = nodes.run(&["digest"]);
     nodes.kill(node);
@@ -252,7 +252,7 @@ fn a_range_that_is_frozen_is_served_when_its_move_is_cancelled() {
 fn a_move_that_waits_for_a_shard_says_for_which_and_why() {
     let (mut nodes, before) = hold(Node::Source, "source given up");
     nodes.kill(Node::Source);
-    let status = |nodes: &Nodes| nodes.run(&["cluster", "status"]);
+    let status = |nodes: &TwoShards| nodes.run(&["cluster", "status"]);
     let is_said = || {
         let status = status(&nodes);
         status.contains("shard \"source\", which is to give the range up")

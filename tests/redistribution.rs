@@ -7,27 +7,10 @@ mod support;
 use std::fmt::Write as _;
 
 use serde_json::Value;
-use support::{Cluster, Process, eventually, run, sherd, signal};
+use support::by_hand::Spare;
+use support::{Cluster, Process, eventually, run, signal};
 
 use rustix::process::Signal;
-
-/// A shard that waits for its first assignment.
-struct Spare {
-    process: Process,
-    address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Spare {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        let mut process =
-            Process::start(sherd().args(["shard", "--port", "0", "--data"]).arg(data));
-        let address = process.wait_ready().to_string();
-        Self { process, address, _dir: dir }
-    }
-}
 
 /// Two indexes with some thousand documents, some of which expire one day.
 fn fill(cluster: &Cluster, documents: usize) {

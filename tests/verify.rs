@@ -13,7 +13,8 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use sherd_engine::index::{IndexStore, SledStore};
-use support::{Cluster, Process, Ran, run, sherd};
+use support::by_hand::start_shard;
+use support::{Cluster, Ran, run, sherd};
 
 /// Two of these fill a segment of the log.
 const LARGE: usize = 13_000_000;
@@ -285,8 +286,7 @@ fn the_directory_kept_in_the_repository_is_verified_and_served() {
     }
     let ran = run(sherd().args(["verify", "--data"]).arg(dir.path()), "");
     assert!(ran.expect(0).ends_with("no fault found\n"));
-    let mut shard =
-        Process::start(sherd().args(["shard", "--port", "0", "--data"]).arg(dir.path()));
+    let mut shard = start_shard(dir.path());
     let line = shard.wait_for_line("ready ");
     assert!(line.ends_with(" replayed") && !line.ends_with(" 0 replayed"), "{line}");
     shard.stop();

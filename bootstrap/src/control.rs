@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use sherd_client::{ConnectOptions, ShardReply};
 use sherd_node::blocking;
 use sherd_protocol::message::{
-    Incoming, Index, MoveId, SetShare, SetSize, ShardOperation, ShardStatus, SourceOperation,
+    Index, MoveId, MoveProgress, SetShare, SetSize, ShardOperation, ShardStatus, SourceOperation,
 };
 use sherd_protocol::ring::RING_BUCKETS;
 use sherd_protocol::{Action, Plan, RangeMap, ShardInfo, WireError};
@@ -71,7 +71,7 @@ pub(crate) struct Control {
     /// What the source of the move under way said to giving its range up.
     verdict: watch::Sender<Option<Verdict>>,
     /// How far the move under way is.
-    pub(crate) report: Mutex<Option<Incoming>>,
+    pub(crate) report: Mutex<Option<MoveProgress>>,
 }
 
 impl Control {

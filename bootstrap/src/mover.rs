@@ -11,7 +11,7 @@ use std::time::Duration;
 use sherd_client::ShardReply;
 use sherd_node::hold_at;
 use sherd_protocol::WireError;
-use sherd_protocol::message::{Incoming, MoveId, Receive, ShardOperation, TargetOperation};
+use sherd_protocol::message::{MoveId, MoveProgress, Receive, ShardOperation, TargetOperation};
 use tokio::time::{sleep, timeout};
 
 use crate::control::Control;
@@ -69,7 +69,7 @@ fn note(control: &Control, id: &str, error: &WireError) {
     let mut report = control.report.lock();
     if report.as_ref().is_none_or(|report| report.id != id) {
         // It was of the move before.
-        *report = Some(Incoming { id: id.to_owned(), ..Incoming::default() });
+        *report = Some(MoveProgress { id: id.to_owned(), ..MoveProgress::default() });
     }
     if let Some(report) = &mut *report
         && report.error.as_ref() != Some(&why)

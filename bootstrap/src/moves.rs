@@ -7,7 +7,7 @@
 //! is persisted before anyone acts on it, so whoever dies, the move goes on from there.
 
 use serde::{Deserialize, Serialize};
-use sherd_protocol::message::{Frozen, Incoming, MoveStatus, MoveStep, MovesStatus};
+use sherd_protocol::message::{Frozen, MoveProgress, MoveStatus, MoveStep, MovesStatus};
 use sherd_protocol::{Action, Plan, Range, RangeMap, WireError};
 
 use crate::planner;
@@ -98,7 +98,7 @@ impl Moves {
 
 impl Moves {
     /// What is told of it.
-    pub(crate) fn status(&self, report: Option<&Incoming>) -> MovesStatus {
+    pub(crate) fn status(&self, report: Option<&MoveProgress>) -> MovesStatus {
         let progress = |it: &Move| {
             let mut progress = report.filter(|report| report.id == it.id).cloned()?;
             if self.paused && it.step == Step::Copying {
@@ -515,7 +515,7 @@ mod tests {
         assert!(!pause(&state(), true).moves.paused, "where nothing moves nothing is paused");
         // Nor does it say why it did not go on before.
         let id = started.moves.queue[0].id.clone();
-        let report = Incoming { id, error: Some("away".to_owned()), ..Incoming::default() };
+        let report = MoveProgress { id, error: Some("away".to_owned()), ..MoveProgress::default() };
         let why = |state: &State| state.moves.status(Some(&report)).moves.remove(0).progress?.error;
         assert_eq!((why(&started), why(&paused)), (Some("away".to_owned()), None));
     }

@@ -15,7 +15,8 @@ use crate::formats::{BadRow, Keys};
 use crate::output::{Output, say};
 use crate::record::{Form, show};
 
-use super::{Context, missing, parse_index};
+use super::documents::missing;
+use super::{Context, parse_index};
 
 /// Documents of `--keys` asked for at a time; with the keys read ahead, all that is in memory.
 const READS_UNDER_WAY: usize = 16;

@@ -6,7 +6,8 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::output::Output;
 
-use super::{Context, parse_index, parse_key};
+use super::Context;
+use super::documents::{Documents, done};
 
 /// Say whether documents are there
 ///
@@ -14,12 +15,8 @@ use super::{Context, parse_index, parse_key};
 /// is 0 if all are there, else 3.
 #[derive(Debug, Args)]
 pub(crate) struct Has {
-    /// The index
-    #[arg(value_name = "INDEX", value_parser = parse_index)]
-    index: String,
-    /// The keys
-    #[arg(value_name = "KEY", required = true, value_parser = parse_key, allow_negative_numbers = true)]
-    keys: Vec<String>,
+    #[command(flatten)]
+    documents: Documents,
 }
 
 #[derive(Serialize)]
@@ -31,21 +28,22 @@ struct Answer<'a> {
 impl Has {
     /// Asks and prints.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        let Documents { index, keys } = &self.documents;
         let client = context.connect().await?;
         let mut output = Output::new();
         let mut all_there = true;
-        for key in &self.keys {
-            let has = client.has(&self.index, key).await?.is_some();
+        for key in keys {
+            let has = client.has(index, key).await?.is_some();
             all_there &= has;
             if context.json {
                 output.json(&Answer { key, has })?;
-            } else if self.keys.len() == 1 {
+            } else if keys.len() == 1 {
                 output.line(has)?;
             } else {
                 output.line(format_args!("{key}|{has}"))?;
             }
         }
         output.flush()?;
-        if all_there { Ok(()) } else { Err(Error::DoesNotHoldSaid) }
+        done(all_there)
     }
 }

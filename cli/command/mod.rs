@@ -6,6 +6,7 @@ mod cat;
 mod cluster;
 mod copy;
 mod digest;
+mod documents;
 mod evicted;
 mod export;
 mod has;
@@ -188,12 +189,6 @@ async fn expect_index(client: &Client, index: &str) -> Result<u32, Error> {
     let missing =
         || Error::DoesNotHold(format!("index {index:?} does not exist; --force creates it"));
     found.ok_or_else(missing)
-}
-
-/// Says that a key is not there; `false`, for whoever notes whether all are.
-fn missing(index: &str, key: &str) -> bool {
-    say!("key {key:?} is not in index {index:?}");
-    false
 }
 
 /// Checks that a directory is a shard's, for the commands that work on one.

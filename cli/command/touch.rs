@@ -8,7 +8,8 @@ use crate::error::Error;
 use crate::output::Output;
 use crate::units::{parse_ttl, show_duration};
 
-use super::{Context, missing, parse_index, parse_key};
+use super::documents::missing;
+use super::{Context, parse_index, parse_key};
 
 /// Set when a document expires
 ///

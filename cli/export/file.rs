@@ -49,7 +49,7 @@ impl Files {
     }
 
     fn sidecar(&self) -> PathBuf {
-        beside(&self.file, ".digest.json")
+        Sidecar::path_of(&self.file)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is said of a whole export: how much it has, and a digest, by which `import` checks it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sherd_protocol::{RING_SIZE, Range};
@@ -37,9 +37,17 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
+    /// What its name has behind that of the file.
+    pub(crate) const SUFFIX: &str = ".digest.json";
+
+    /// Where that of a file is.
+    pub(crate) fn path_of(file: &Path) -> PathBuf {
+        beside(file, Self::SUFFIX)
+    }
+
     /// Whether a file is whole: its sidecar is written last.
     pub(crate) fn is_beside(path: &Path) -> bool {
-        path.exists() && beside(path, ".digest.json").exists()
+        path.exists() && Self::path_of(path).exists()
     }
 
     pub(super) fn new(export: &Export) -> Self {

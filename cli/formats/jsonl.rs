@@ -38,12 +38,7 @@ impl<R: Read> Objects<R> {
     }
 
     pub(super) fn next(&mut self) -> io::Result<Option<Result<Entry, BadRow>>> {
-        let Some(line) = self.lines.next()? else { return Ok(None) };
-        let row = || if self.keep_rows { line.content.to_vec() } else { Vec::new() };
-        Ok(Some(match parse(&line, self.key.as_ref()) {
-            Ok(entry) => Ok(Entry { row: row(), ..entry }),
-            Err(fault) => Err(line.bad(fault)),
-        }))
+        self.lines.next_entry(self.keep_rows, |line| parse(line, self.key.as_ref()))
     }
 
     pub(super) fn place(&self) -> Place {

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use sherd_protocol::MAX_DOCUMENT_BYTES;
 use sherd_protocol::name::{MAX_KEY_BYTES, check_key};
 
-use super::{BadRow, Fault, KEPT_OF_LONG_BYTES, Place};
+use super::{BadRow, Entry, Fault, KEPT_OF_LONG_BYTES, Place};
 
 /// The longest line: the largest document as JSON usually has it, twice its bytes at most
 /// (base64, and decimals, take less), with its key and what is around them.
@@ -81,6 +81,20 @@ impl<R: Read> Lines<R> {
             }
         }
         Ok(Some(Line { number: self.place.row, content: &self.buffer, is_too_long }))
+    }
+
+    /// The next line as an entry, or why it is none; `None` at the end.
+    pub(super) fn next_entry(
+        &mut self,
+        keep_rows: bool,
+        parse: impl FnOnce(&Line<'_>) -> Result<Entry, Fault>,
+    ) -> io::Result<Option<Result<Entry, BadRow>>> {
+        let Some(line) = self.next()? else { return Ok(None) };
+        let row = || if keep_rows { line.content.to_vec() } else { Vec::new() };
+        Ok(Some(match parse(&line) {
+            Ok(entry) => Ok(Entry { row: row(), ..entry }),
+            Err(fault) => Err(line.bad(fault)),
+        }))
     }
 
     /// Where the next line begins.

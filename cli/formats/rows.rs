@@ -26,12 +26,7 @@ impl<R: Read> Rows<R> {
     }
 
     pub(super) fn next(&mut self) -> io::Result<Option<Result<Entry, BadRow>>> {
-        let Some(line) = self.lines.next()? else { return Ok(None) };
-        let row = || if self.keep_rows { line.content.to_vec() } else { Vec::new() };
-        Ok(Some(match parse(&line) {
-            Ok(entry) => Ok(Entry { row: row(), ..entry }),
-            Err(fault) => Err(line.bad(fault)),
-        }))
+        self.lines.next_entry(self.keep_rows, parse)
     }
 
     pub(super) fn place(&self) -> Place {

@@ -31,11 +31,11 @@ fn read_from(input: impl Read, format: Format, options: &ReadOptions, place: Pla
     }
 }
 
-fn read_with(input: impl AsRef<[u8]>, format: Format, options: &ReadOptions) -> All {
+pub(super) fn read_with(input: impl AsRef<[u8]>, format: Format, options: &ReadOptions) -> All {
     read_from(input.as_ref(), format, options, Place::default())
 }
 
-fn keyed(key: &str, schema: &str) -> ReadOptions {
+pub(super) fn keyed(key: &str, schema: &str) -> ReadOptions {
     let key = Some(key).filter(|key| !key.is_empty()).map(|key| key.parse().unwrap());
     let schema = if schema.is_empty() { Schema::default() } else { schema.parse().unwrap() };
     ReadOptions { key, schema, keep_rows: true }
@@ -59,7 +59,12 @@ fn told(rows: &[Result<Entry, BadRow>]) -> Vec<String> {
 }
 
 #[track_caller]
-fn expect(input: impl AsRef<[u8]>, format: Format, options: &ReadOptions, expected: &[&str]) {
+pub(super) fn expect(
+    input: impl AsRef<[u8]>,
+    format: Format,
+    options: &ReadOptions,
+    expected: &[&str],
+) {
     let (rows, error) = read_with(input, format, options);
     assert_eq!((told(&rows), error), (expected.iter().map(|it| (*it).to_owned()).collect(), None));
 }
@@ -149,122 +154,6 @@ fn objects_whose_fields_make_the_key() {
             "4 bad: the field \"id\" of the key is an array; use one that holds text or a number",
         ],
     );
-}
-
-#[test]
-fn a_key_is_made_of_cells_that_have_one_text() {
-    let input = "c,id,x\nCH,1,y\nCH,,y\nCH,\"\",y\nCH,1.10,y\nCH,007,y\nCH,\"1.10\",y\n";
-    expect(
-        input,
-        Format::Csv,
-        &keyed("{c}:{id}", ""),
-        &[
-            r#"2 CH:1 {"c": "CH", "id": 1, "x": "y"}"#,
-            "3 bad: the field \"id\" of the key is null; use one that holds text or a number",
-            r#"4 CH: {"c": "CH", "id": "", "x": "y"}"#,
-            "5 bad: the field \"id\" of the key is a float, of which there are several texts; use one \
-             that holds text or a number",
-            r#"6 CH:007 {"c": "CH", "id": "007", "x": "y"}"#,
-            r#"7 CH:1.10 {"c": "CH", "id": "1.10", "x": "y"}"#,
-        ],
-    );
-}
-
-#[test]
-fn a_line_of_delimiters_is_one_bad_row() {
-    let input = format!("key,x\n{}\na,1\n", ",".repeat(3_000_000));
-    expect(
-        &input,
-        Format::Csv,
-        &ReadOptions::default(),
-        &["2 bad: over 65536 cells", r#"3 a {"x": 1}"#],
-    );
-}
-
-#[test]
-fn cells_are_inferred_or_as_the_schema_has_them() {
-    let input = concat!(
-        "\u{feff}key,n,f,b,s,zip\r\n",
-        "a,1,0.5,true,text,007\r\n",
-        "\r\n",
-        "b,\"1\",,false,\"\",+1\n",
-        "\"c,\"\"|\nd\",-1,1e3,True,\"x\ny\",1.10\n",
-        "d,1\n",
-        "e,1,1,1,\"x\"y,1\n",
-        "f,18446744073709551616,1,1,\" x \", y ",
-    );
-    expect(
-        input,
-        Format::Csv,
-        &ReadOptions::default(),
-        &[
-            r#"2 a {"n": 1, "f": 0.5, "b": true, "s": "text", "zip": "007"}"#,
-            r#"4 b {"n": "1", "f": null, "b": false, "s": "", "zip": "+1"}"#,
-            "5 c,\"|\nd {\"n\": -1, \"f\": 1000.0, \"b\": \"True\", \"s\": \"x\\ny\", \"zip\": 1.1}",
-            "8 bad: 2 cells where the header has 6",
-            "9 bad: text after the closing quote of cell 5",
-            r#"10 f {"n": "18446744073709551616", "f": 1, "b": 1, "s": " x ", "zip": " y "}"#,
-        ],
-    );
-    let input = "id\tn\tj\n07\t+1\t[1,NaN]\n8\t x \t[1]\n9\t\t[2]\n10\t007\t[1]\n";
-    expect(
-        input,
-        Format::Tsv,
-        &keyed("id", "id:string,n:int,j:json"),
-        &[
-            "2 bad: NaN is no JSON number; write {\"$float\": \"NaN\"}",
-            "3 bad: column \"n\": \" x \" is no int",
-            r#"4 9 {"id": "9", "n": null, "j": [2]}"#,
-            r#"5 10 {"id": "10", "n": 7, "j": [1]}"#,
-        ],
-    );
-    let input = "key,record,expires_at\na,\"{\"\"x\"\": 1}\",\nb,2,77\nc,{,\nd,1,x\n";
-    expect(
-        input,
-        Format::Csv,
-        &ReadOptions::default(),
-        &[
-            r#"2 a {"x": 1}"#,
-            "3 b 2 77",
-            "4 bad: not JSON: EOF while parsing an object at byte 1",
-            "5 bad: column \"expires_at\": \"x\" is no int",
-        ],
-    );
-    expect("", Format::Csv, &ReadOptions::default(), &[]);
-    expect("a,\"key\"\n", Format::Csv, &ReadOptions::default(), &[]);
-}
-
-#[test]
-fn a_header_that_is_wrong_stops_it_all() {
-    for (header, options, expected) in [
-        ("a,b\n", keyed("", ""), "no column \"key\"; say with --key which of a, b makes the key"),
-        ("a,b\n", keyed("c", ""), "no column \"c\" for the key"),
-        ("key,b\n", keyed("", "c:int"), "no column \"c\" of the schema"),
-        ("key,b,b\n", keyed("", ""), "column \"b\" is there twice"),
-        ("key,,b\n", keyed("", ""), "a column has no name"),
-        ("key,\"b\n", keyed("", ""), "not closed"),
-        ("key,\u{0}\n", keyed("x", ""), "no column \"x\""),
-    ] {
-        let (rows, error) = read_with(header, Format::Csv, &options);
-        assert_eq!(rows, []);
-        assert!(error.as_ref().unwrap().contains(expected), "{header}: {error:?}");
-    }
-    let (_, error) = read_with(b"key,\xff\n", Format::Csv, &keyed("", ""));
-    assert!(error.unwrap().contains("UTF-8"));
-}
-
-#[test]
-fn a_quote_that_is_never_closed_takes_bounded_memory() {
-    let endless = io::repeat(b'x').take(3 * MAX_LINE_BYTES as u64);
-    let input = (&b"key,a\nk,\""[..]).chain(endless).chain(&b"\nz,1\n"[..]);
-    let reader = BufReader::with_capacity(1 << 16, input);
-    let mut reader =
-        Reader::new(reader, Format::Csv, &ReadOptions::default(), Place::default()).unwrap();
-    let bad = reader.next().unwrap().unwrap().unwrap_err();
-    assert_eq!((bad.number, bad.fault), (2, Fault::TooLong(MAX_LINE_BYTES)));
-    assert!(bad.row.len() <= KEPT_OF_LONG_BYTES, "{}", bad.row.len());
-    let entry = reader.next().unwrap().unwrap().unwrap();
-    assert_eq!((entry.number, entry.key.as_str()), (3, "z"));
 }
 
 fn item(value: &Value) -> Vec<u8> {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -424,12 +423,6 @@ impl Engine {
     /// The assignment held.
     pub fn assignment(&self) -> Option<Arc<Assignment>> {
         self.0.shared.view.read().state.assignment.clone()
-    }
-
-    /// Whether there may be documents that the shard does not own: given up and still to be removed, or
-    /// being taken over.
-    pub fn has_unowned(&self) -> bool {
-        self.0.shared.unowned.load(Ordering::Acquire) || self.incoming().is_some()
     }
 
     /// What is being taken over from another shard.

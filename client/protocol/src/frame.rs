@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rmp_serde::Serializer;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use crate::document;
 
@@ -28,6 +28,11 @@ const READ_AHEAD_BYTES: usize = 64 * 1024;
 const MAX_FAULT_CHARS: usize = 512;
 
 const _: () = assert!(crate::MAX_DOCUMENT_BYTES + 64 * 1024 < DEFAULT_MAX_FRAME_BYTES);
+
+/// What frames are sent and received on: a TCP connection, or what a test puts in its place.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// Why a frame could not be read or made.
 #[derive(Debug, Error)]

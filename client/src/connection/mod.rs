@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
+use sherd_protocol::frame::Stream;
 use sherd_protocol::message::{
     BootstrapAnswer, BootstrapOperation, Hello, HelloAnswer, Request, Role, ShardOperation, Welcome,
 };
@@ -27,7 +28,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::error::Error;
 use crate::reply::ShardReply;
 use network::Connected;
-pub use network::{Dial, Dialled, Network, Stream};
+pub use network::{Dial, Dialled, Network};
 use task::{Lost, Shared};
 
 /// How a connection is made and kept.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use sherd_protocol::frame::LENGTH_BYTES;
+use sherd_protocol::frame::{LENGTH_BYTES, Stream};
 use sherd_protocol::message::split_id;
 use sherd_protocol::{DEFAULT_MAX_FRAME_BYTES, FrameError, frame};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConnectOptions, Stream};
+use super::ConnectOptions;
 
 /// Room made for each read: some hundred usual answers at once.
 const READ_BYTES: usize = 64 * 1024;

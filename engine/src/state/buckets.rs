@@ -16,7 +16,7 @@ pub(crate) const BUCKETS: usize = 1024;
 /// The positions of the ring.
 const RING_SIZE: u64 = 10_000_000;
 
-/// Sums over documents.
+/// What the documents of an index in a part of the ring come to: what two shards compare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
     /// How many there are.

@@ -21,7 +21,8 @@ use crate::residents::Side;
 /// How many bins the distribution of documents over the owned ranges has.
 pub(crate) const BINS: usize = 5;
 
-/// Sums over documents.
+/// What all documents of an index come to: the [`Sums`] of a part of the ring, and the versions besides. The manifest
+/// has them as they are here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     pub(crate) documents: u64,

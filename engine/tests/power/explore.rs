@@ -477,7 +477,7 @@ impl Point<'_> {
             return self.cut_recovery(fs, store, rng);
         }
         let (engine, state) = self.recover(fs, store, self.known)?;
-        let rebuilt = store.set_aside.load(Ordering::Relaxed);
+        let rebuilt = store.was_set_aside();
         counts.rebuilt += u64::from(rebuilt);
         if rebuilt && variant.is_healthy() {
             return Err("it was rebuilt, though it was whole".to_owned());
@@ -543,9 +543,9 @@ impl Point<'_> {
     fn cut_recovery(&self, fs: &SimFs, store: &TestStore, rng: &mut StdRng) -> Check<()> {
         let marks = Marks::default();
         let damage = store.damage();
-        let recorded = marks.record(fs, store.entries.clone(), damage);
+        let recorded = marks.record(fs, store.store.clone(), damage);
         let mut index = IndexPast::default();
-        index.note(true, Held::Memory(store.entries.snapshot()));
+        index.note(true, Held::Memory(store.store.snapshot()));
         let (engine, state) = self.recover(fs, &recorded, self.known)?;
         marks.put(fs, Mark::Served(state));
         drop(engine);
@@ -640,7 +640,7 @@ impl Point<'_> {
             medium.apply(&step.event);
         }
         let mut past = IndexPast::default();
-        past.note(true, Held::Memory(store.entries.snapshot()));
+        past.note(true, Held::Memory(store.store.snapshot()));
         let (fs, store) = cut_power(&medium, &past, rng);
         let options = self.recording.options.clone();
         let opened = Engine::open_with(Arc::new(fs), &store, Path::new(DIR), options);

@@ -2,7 +2,6 @@
 //! damaged or missing for a recovery.
 
 use std::fs;
-use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,8 +10,10 @@ use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use sherd_engine::index::{Change, Entries, Entry, Index, IndexStore, MemoryStore, SledStore};
-use sherd_engine::{Error, IndexId, Result};
+use sherd_engine::index::{MemoryStore, SledStore};
+use sherd_engine::{Error, Result};
+
+use super::hooked::{Call, Hooked, Hooks};
 
 /// What sled may cache.
 pub const SLED_CACHE_BYTES: u64 = 1 << 20;
@@ -38,105 +39,51 @@ pub enum Damage {
     Read,
 }
 
-/// An index in memory that may be damaged, until it is set aside, and may be recorded.
-#[derive(Clone)]
-pub struct TestStore {
-    pub entries: MemoryStore,
-    damage: Arc<Mutex<Damage>>,
+/// Of an index in memory: it may be damaged, until it is set aside, and may be recorded.
+pub struct Damaged {
+    damage: Mutex<Damage>,
     recorder: Option<Recorder>,
-    /// Whether it was set aside.
-    pub set_aside: Arc<AtomicBool>,
+    entries: MemoryStore,
+    was_set_aside: AtomicBool,
 }
+
+impl Hooks for Damaged {
+    fn before(&self, call: Call) -> Result<()> {
+        match (call, *self.damage.lock()) {
+            (Call::Open, Damage::Open) => Err(Error::Index("damaged".into())),
+            (Call::Range, Damage::Read) => Err(Error::Index("a page is damaged".into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn after(&self, call: Call) {
+        if call == Call::SetAside {
+            *self.damage.lock() = Damage::None;
+            self.was_set_aside.store(true, Ordering::Relaxed);
+        }
+        let is_flushed = matches!(call, Call::SetAside | Call::Flush);
+        let is_changed = matches!(call, Call::Change | Call::DropIndex);
+        if let Some(recorder) = self.recorder.as_ref().filter(|_| is_flushed || is_changed) {
+            recorder(is_flushed, Held::Memory(self.entries.snapshot()));
+        }
+    }
+}
+
+pub type TestStore = Hooked<MemoryStore, Damaged>;
 
 impl TestStore {
     pub fn new(entries: MemoryStore, damage: Damage, recorder: Option<Recorder>) -> Self {
-        let damage = Arc::new(Mutex::new(damage));
-        Self { entries, damage, recorder, set_aside: Arc::default() }
+        let (damage, was_set_aside) = (Mutex::new(damage), AtomicBool::new(false));
+        let hooks = Damaged { damage, recorder, entries: entries.clone(), was_set_aside };
+        Self::over(entries, hooks)
     }
 
     pub fn damage(&self) -> Damage {
-        *self.damage.lock()
+        *self.hooks.damage.lock()
     }
 
-    fn record(&self, flushed: bool) {
-        if let Some(recorder) = &self.recorder {
-            recorder(flushed, Held::Memory(self.entries.snapshot()));
-        }
-    }
-}
-
-impl IndexStore for TestStore {
-    fn share(&self) -> Arc<dyn IndexStore> {
-        Arc::new(self.clone())
-    }
-
-    fn open(&self) -> Result<Arc<dyn Index>> {
-        match *self.damage.lock() {
-            Damage::Open => Err(Error::Index("damaged".into())),
-            _ => Ok(Arc::new(self.clone())),
-        }
-    }
-
-    fn set_aside(&self) -> Result<()> {
-        *self.damage.lock() = Damage::None;
-        self.set_aside.store(true, Ordering::Relaxed);
-        self.entries.set_aside()?;
-        self.record(true);
-        Ok(())
-    }
-
-    fn discard(&self) -> Result<()> {
-        self.set_aside()
-    }
-}
-
-impl Index for TestStore {
-    fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
-        Index::get(&self.entries, index, key)
-    }
-
-    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
-        for (key, entry) in changes {
-            self.entries.put(index, key, entry.as_ref())?;
-            self.record(false);
-        }
-        Ok(())
-    }
-
-    fn range<'a>(
-        &'a self,
-        index: IndexId,
-        from: Bound<&[u8]>,
-        until: &[u8],
-    ) -> Result<Entries<'a>> {
-        match *self.damage.lock() {
-            Damage::Read => Err(Error::Index("a page is damaged".into())),
-            _ => self.entries.range(index, from, until),
-        }
-    }
-
-    fn drop_index(&self, index: IndexId) -> Result<()> {
-        self.entries.drop_index(index)?;
-        self.record(false);
-        Ok(())
-    }
-
-    fn indexes(&self) -> Result<Vec<IndexId>> {
-        self.entries.indexes()
-    }
-
-    fn flush(&self, checkpoint: u64) -> Result<()> {
-        self.entries.flush(checkpoint)?;
-        self.record(true);
-        Ok(())
-    }
-
-    fn checkpoint(&self) -> Result<u64> {
-        Index::checkpoint(&self.entries)
-    }
-
-    fn bytes_on_disk(&self) -> u64 {
-        self.entries.bytes_on_disk()
+    pub fn was_set_aside(&self) -> bool {
+        self.hooks.was_set_aside.load(Ordering::Relaxed)
     }
 }
 
@@ -279,12 +226,9 @@ impl IndexPast {
 
 /// An index in sled whose files are copied, each time into a directory of their own in `copies`,
 /// at each flush and now and then between.
-pub struct CopiedSled {
-    store: SledStore,
-    copier: Arc<Copier>,
-}
+pub type CopiedSled = Hooked<SledStore, Copier>;
 
-struct Copier {
+pub struct Copier {
     dir: PathBuf,
     copies: PathBuf,
     made: AtomicU64,
@@ -300,7 +244,17 @@ impl CopiedSled {
         let store = SledStore::new(dir, SLED_CACHE_BYTES);
         let (dir, copies) = (dir.to_owned(), copies.to_owned());
         let (made, changes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { store, copier: Arc::new(Copier { dir, copies, made, changes, recorder }) }
+        Self::over(store, Copier { dir, copies, made, changes, recorder })
+    }
+}
+
+impl Hooks for Copier {
+    fn after(&self, call: Call) {
+        match call {
+            Call::Change | Call::DropIndex => self.record(false),
+            Call::Flush => self.record(true),
+            Call::Open | Call::SetAside | Call::Get | Call::Range => {}
+        }
     }
 }
 
@@ -313,76 +267,6 @@ impl Copier {
         let copy = self.copies.join(number.to_string());
         copy_dir(&self.dir, &copy);
         (self.recorder)(flushed, Held::Files(copy));
-    }
-}
-
-impl IndexStore for CopiedSled {
-    fn share(&self) -> Arc<dyn IndexStore> {
-        Arc::new(Self { store: self.store.clone(), copier: Arc::clone(&self.copier) })
-    }
-
-    fn open(&self) -> Result<Arc<dyn Index>> {
-        Ok(Arc::new(CopiedIndex { index: self.store.open()?, copier: Arc::clone(&self.copier) }))
-    }
-
-    fn set_aside(&self) -> Result<()> {
-        self.store.set_aside()
-    }
-
-    fn discard(&self) -> Result<()> {
-        self.store.discard()
-    }
-}
-
-struct CopiedIndex {
-    index: Arc<dyn Index>,
-    copier: Arc<Copier>,
-}
-
-impl Index for CopiedIndex {
-    fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
-        self.index.get(index, key)
-    }
-
-    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
-        for (key, entry) in changes {
-            self.index.put(index, key, entry.as_ref())?;
-            self.copier.record(false);
-        }
-        Ok(())
-    }
-
-    fn range<'a>(
-        &'a self,
-        index: IndexId,
-        from: Bound<&[u8]>,
-        until: &[u8],
-    ) -> Result<Entries<'a>> {
-        self.index.range(index, from, until)
-    }
-
-    fn drop_index(&self, index: IndexId) -> Result<()> {
-        self.index.drop_index(index)?;
-        self.copier.record(false);
-        Ok(())
-    }
-
-    fn indexes(&self) -> Result<Vec<IndexId>> {
-        self.index.indexes()
-    }
-
-    fn flush(&self, checkpoint: u64) -> Result<()> {
-        self.index.flush(checkpoint)?;
-        self.copier.record(true);
-        Ok(())
-    }
-
-    fn checkpoint(&self) -> Result<u64> {
-        self.index.checkpoint()
-    }
-
-    fn bytes_on_disk(&self) -> u64 {
-        self.index.bytes_on_disk()
     }
 }
 

@@ -11,6 +11,8 @@
 
 pub mod explore;
 pub mod history;
+#[path = "../common/hooked.rs"]
+pub mod hooked;
 pub mod index;
 pub mod interleave;
 pub mod model;

@@ -1,132 +1,84 @@
 //! An index that fails while the engine runs: it is opened again without a restart, and an index
 //! that lost something is never asked.
 
-use std::ops::Bound;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sherd_engine::fs::SimFs;
-use sherd_engine::index::{Change, Entries, Entry, Index, IndexStore, MemoryStore};
-use sherd_engine::{Command, Engine, Error, IndexId, IndexSettings, Policy, Result, Scan};
+use sherd_engine::index::MemoryStore;
+use sherd_engine::{Command, Engine, Error, IndexSettings, Policy, Result, Scan};
 
 use crate::common::*;
+use crate::hooked::{Call, Hooked, Hooks};
 
 /// Tells that an opening begins, and when it may go on.
 type Gate = (Sender<()>, Receiver<()>);
 
-/// An index in memory that fails at the `puts`th put, and then always until it is opened again.
-#[derive(Clone, Default)]
+/// Of an index in memory: it fails at the `puts`th put, and then always until it is opened again.
+#[derive(Default)]
 struct Failing {
     memory: MemoryStore,
-    puts: Arc<AtomicU32>,
-    broken: Arc<AtomicBool>,
-    opened: Arc<AtomicU32>,
+    puts: AtomicU32,
+    broken: AtomicBool,
+    opened: AtomicU32,
     /// What an opening finds instead, where it lost something.
-    stale: Arc<std::sync::Mutex<Option<MemoryStore>>>,
+    stale: Mutex<Option<MemoryStore>>,
     /// An opening says that it begins, and waits until it may.
-    gate: Arc<std::sync::Mutex<Option<Gate>>>,
+    gate: Mutex<Option<Gate>>,
 }
 
-impl Failing {
-    fn check(&self) -> Result<()> {
+impl Hooks for Failing {
+    fn before(&self, call: Call) -> Result<()> {
+        match call {
+            Call::Open => {
+                if let Some((begun, may_open)) = self.gate.lock().unwrap().take() {
+                    begun.send(()).unwrap();
+                    may_open.recv().unwrap();
+                }
+                if let Some(stale) = self.stale.lock().unwrap().take() {
+                    self.memory.restore_entries(&stale);
+                }
+                self.broken.store(false, Ordering::SeqCst);
+                self.opened.fetch_add(1, Ordering::SeqCst);
+                return Ok(());
+            }
+            Call::SetAside => return Ok(()),
+            Call::Change => {
+                if self.puts.load(Ordering::SeqCst) > 0
+                    && self.puts.fetch_sub(1, Ordering::SeqCst) == 1
+                {
+                    self.broken.store(true, Ordering::SeqCst);
+                    // As sled does: what was put since the last flush may be gone, or not.
+                    self.memory.crash(false);
+                }
+            }
+            Call::Get | Call::Range | Call::DropIndex | Call::Flush => {}
+        }
         if self.broken.load(Ordering::SeqCst) {
             return Err(Error::Index("it failed before".into()));
         }
         Ok(())
     }
-
-    fn open_engine(&self, fs: &SimFs) -> Engine {
-        Engine::open_with(Arc::new(fs.clone()), self, Path::new("/data"), options()).unwrap().0
-    }
 }
 
-impl IndexStore for Failing {
-    fn open(&self) -> Result<Arc<dyn Index>> {
-        if let Some((begun, may_open)) = self.gate.lock().unwrap().take() {
-            begun.send(()).unwrap();
-            may_open.recv().unwrap();
-        }
-        if let Some(stale) = self.stale.lock().unwrap().take() {
-            self.memory.restore_entries(&stale);
-        }
-        self.broken.store(false, Ordering::SeqCst);
-        self.opened.fetch_add(1, Ordering::SeqCst);
-        Ok(Arc::new(self.clone()))
-    }
+type Store = Hooked<MemoryStore, Failing>;
 
-    fn share(&self) -> Arc<dyn IndexStore> {
-        Arc::new(self.clone())
-    }
-
-    fn set_aside(&self) -> Result<()> {
-        self.memory.set_aside()
-    }
-
-    fn discard(&self) -> Result<()> {
-        self.memory.discard()
-    }
+fn store() -> Store {
+    let memory = MemoryStore::new();
+    Hooked::over(memory.clone(), Failing { memory, ..Failing::default() })
 }
 
-impl Index for Failing {
-    fn get(&self, index: IndexId, key: &[u8]) -> Result<Option<Entry>> {
-        self.check()?;
-        self.memory.get(index, key)
-    }
-
-    fn apply(&self, index: IndexId, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
-        for (key, entry) in changes {
-            if self.puts.load(Ordering::SeqCst) > 0 && self.puts.fetch_sub(1, Ordering::SeqCst) == 1
-            {
-                self.broken.store(true, Ordering::SeqCst);
-                // As sled does: what was put since the last flush may be gone, or not.
-                self.memory.crash(false);
-            }
-            self.check()?;
-            self.memory.put(index, key, entry.as_ref())?;
-        }
-        Ok(())
-    }
-
-    fn range<'a>(
-        &'a self,
-        index: IndexId,
-        from: Bound<&[u8]>,
-        until: &[u8],
-    ) -> Result<Entries<'a>> {
-        self.check()?;
-        self.memory.range(index, from, until)
-    }
-
-    fn drop_index(&self, index: IndexId) -> Result<()> {
-        self.check()?;
-        self.memory.drop_index(index)
-    }
-
-    fn indexes(&self) -> Result<Vec<IndexId>> {
-        self.memory.indexes()
-    }
-
-    fn flush(&self, checkpoint: u64) -> Result<()> {
-        self.check()?;
-        self.memory.flush(checkpoint)
-    }
-
-    fn checkpoint(&self) -> Result<u64> {
-        self.memory.checkpoint()
-    }
-
-    fn bytes_on_disk(&self) -> u64 {
-        self.memory.bytes_on_disk()
-    }
+fn open_engine(store: &Store, fs: &SimFs) -> Engine {
+    Engine::open_with(Arc::new(fs.clone()), store, Path::new("/data"), options()).unwrap().0
 }
 
 #[test]
 fn an_index_that_failed_is_opened_again_without_a_restart() {
-    let (fs, store) = (SimFs::new(), Failing::default());
-    let engine = store.open_engine(&fs);
+    let (fs, store) = (SimFs::new(), store());
+    let engine = open_engine(&store, &fs);
     set_up(&engine);
     for i in 0..100 {
         put(&engine, &format!("key{i}"), "old");
@@ -135,10 +87,10 @@ fn an_index_that_failed_is_opened_again_without_a_restart() {
     for i in (0..100).step_by(2) {
         put(&engine, &format!("key{i}"), "new");
     }
-    store.puts.store(20, Ordering::SeqCst);
+    store.hooks.puts.store(20, Ordering::SeqCst);
     assert!(matches!(engine.checkpoint(), Err(Error::Index(_))));
     // Opened again at once, and every document is there.
-    assert_eq!(store.opened.load(Ordering::SeqCst), 2);
+    assert_eq!(store.hooks.opened.load(Ordering::SeqCst), 2);
     assert_eq!(contents(&engine).len(), 100);
     assert_eq!(engine.stat().poisoned, None);
     assert!(engine.stat().checkpoint_error.is_some());
@@ -154,16 +106,16 @@ fn an_index_that_failed_is_opened_again_without_a_restart() {
 /// They were answered as a fault of the node, which nobody tries again.
 #[test]
 fn what_is_asked_during_the_reopening_may_be_tried_again() {
-    let (fs, store) = (SimFs::new(), Failing::default());
-    let engine = store.open_engine(&fs);
+    let (fs, store) = (SimFs::new(), store());
+    let engine = open_engine(&store, &fs);
     set_up(&engine);
     put(&engine, "in the index", "1");
     engine.checkpoint().unwrap();
     put(&engine, "in the overlay", "1");
     let (begun, has_begun) = channel();
     let (open, may_open) = channel();
-    *store.gate.lock().unwrap() = Some((begun, may_open));
-    store.puts.store(1, Ordering::SeqCst);
+    *store.hooks.gate.lock().unwrap() = Some((begun, may_open));
+    store.hooks.puts.store(1, Ordering::SeqCst);
     std::thread::scope(|scope| {
         scope.spawn(|| engine.checkpoint().unwrap_err());
         has_begun.recv().unwrap();
@@ -194,18 +146,18 @@ fn what_is_asked_during_the_reopening_may_be_tried_again() {
 /// that it is not there, or has an older version.
 #[test]
 fn an_index_that_came_back_with_less_is_not_asked() {
-    let (fs, store) = (SimFs::new(), Failing::default());
-    let engine = store.open_engine(&fs);
+    let (fs, store) = (SimFs::new(), store());
+    let engine = open_engine(&store, &fs);
     set_up(&engine);
     put(&engine, "early", "1");
     engine.checkpoint().unwrap();
-    let stale = store.memory.snapshot();
+    let stale = store.store.snapshot();
     put(&engine, "early", "2");
     put(&engine, "later", "1");
     engine.checkpoint().unwrap();
     put(&engine, "fresh", "1");
-    *store.stale.lock().unwrap() = Some(stale);
-    store.puts.store(1, Ordering::SeqCst);
+    *store.hooks.stale.lock().unwrap() = Some(stale);
+    store.hooks.puts.store(1, Ordering::SeqCst);
     let error = engine.checkpoint().unwrap_err();
     assert!(error.to_string().contains("restart the shard to rebuild it"), "{error}");
     for name in ["early", "later", "never written"] {
@@ -218,7 +170,7 @@ fn an_index_that_came_back_with_less_is_not_asked() {
     assert!(engine.stat().checkpoint_error.is_some());
     assert!(matches!(engine.close(), Err(Error::Index(_))), "not closed cleanly");
     drop(engine);
-    let engine = store.open_engine(&fs);
+    let engine = open_engine(&store, &fs);
     let found = contents(&engine).into_iter().collect::<Vec<_>>();
     let expected = [("early", "2"), ("fresh", "2"), ("later", "1")];
     assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
@@ -227,8 +179,8 @@ fn an_index_that_came_back_with_less_is_not_asked() {
 /// Readers and the reopening are at work at once: a reader gets the right document or a refusal.
 #[test]
 fn reads_during_the_reopening_are_right_or_refused() {
-    let (fs, store) = (SimFs::new(), Failing::default());
-    let engine = store.open_engine(&fs);
+    let (fs, store) = (SimFs::new(), store());
+    let engine = open_engine(&store, &fs);
     set_up(&engine);
     for i in 0..500 {
         put(&engine, &format!("key{i}"), "same");
@@ -255,7 +207,7 @@ fn reads_during_the_reopening_are_right_or_refused() {
         }
         for failure in 0..4 {
             put(&engine, &format!("more{failure}"), "same");
-            store.puts.store(1, Ordering::SeqCst);
+            store.hooks.puts.store(1, Ordering::SeqCst);
             assert!(engine.checkpoint().is_err());
             while engine.stat().checkpoint_error.is_some() {
                 assert!(Instant::now() < deadline, "it is not tried again");
@@ -272,7 +224,7 @@ fn reads_during_the_reopening_are_right_or_refused() {
 /// the range.
 #[test]
 fn a_range_given_up_while_the_index_fails_does_not_come_back() {
-    let (fs, store) = (SimFs::new(), Failing::default());
+    let (fs, store) = (SimFs::new(), store());
     let options = sherd_engine::Options { compaction: true, ..options() };
     let opened = Engine::open_with(Arc::new(fs), &store, Path::new("/data"), options);
     let engine = opened.unwrap().0;
@@ -287,9 +239,9 @@ fn a_range_given_up_while_the_index_fails_does_not_come_back() {
     assert!(kept > 0 && kept < 200);
     let assign =
         |epoch, end| engine.execute(Command::Assign(assignment(epoch, &[(0, end)], u64::MAX)));
-    store.broken.store(true, Ordering::SeqCst);
+    store.hooks.broken.store(true, Ordering::SeqCst);
     assign(2, half).unwrap_err();
-    store.broken.store(false, Ordering::SeqCst);
+    store.hooks.broken.store(false, Ordering::SeqCst);
     assign(2, half).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while engine.stat().documents > kept as u64 {
@@ -304,8 +256,8 @@ fn a_range_given_up_while_the_index_fails_does_not_come_back() {
 /// with the next command of that kind.
 #[test]
 fn documents_that_could_not_be_read_for_a_new_policy_are_read_later() {
-    let (fs, store) = (SimFs::new(), Failing::default());
-    let engine = store.open_engine(&fs);
+    let (fs, store) = (SimFs::new(), store());
+    let engine = open_engine(&store, &fs);
     engine.execute(Command::Assign(assignment(1, &[(0, RING)], u64::MAX))).unwrap();
     let settings = |policy, ttl| IndexSettings { policy: Some(policy), ttl, ..Default::default() };
     let set = |settings| {
@@ -316,8 +268,8 @@ fn documents_that_could_not_be_read_for_a_new_policy_are_read_later() {
     put(&engine, "k", "document");
     engine.checkpoint().unwrap();
     assert_eq!(engine.stat().tracked_documents, 1);
-    store.broken.store(true, Ordering::SeqCst);
+    store.hooks.broken.store(true, Ordering::SeqCst);
     assert_eq!(set(settings(Policy::Ttl, None)), 0, "it could not be read");
-    store.broken.store(false, Ordering::SeqCst);
+    store.hooks.broken.store(false, Ordering::SeqCst);
     assert_eq!(set(settings(Policy::Ttl, Some(1000))), 1);
 }

@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/hooked.rs"]
+mod hooked;
 #[path = "../common/tmpfs.rs"]
 mod tmpfs;
 

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use sherd_protocol::frame::Stream;
 use sherd_protocol::message::split_id;
 use sherd_protocol::{FrameError, WireError};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
@@ -19,7 +20,6 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use crate::budget::Charge;
 use crate::inbound::{Head, Inbound};
 use crate::limits::FREE_ANSWER_BYTES;
-use crate::net::Stream;
 use crate::node::{Handler, Shared};
 use crate::outbox::{Outbox, Responder, Seen};
 use crate::stall::Stall;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
+use sherd_protocol::frame::Stream;
 use sherd_protocol::message::{Hello, HelloAnswer};
 use sherd_protocol::{PROTOCOL_VERSION, WireError, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +13,6 @@ use tokio::time::timeout;
 
 use crate::inbound::{Head, Inbound};
 use crate::limits::MAX_HELLO_BYTES;
-use crate::net::Stream;
 use crate::node::Handler;
 
 /// Bytes thrown away at a time while a peer is waited for to close.

@@ -54,6 +54,6 @@ pub use hello::check_token;
 #[doc(hidden)]
 pub use hold::{hold_at, is_held_at};
 pub use limits::Limits;
-pub use net::{Listener, Stream};
+pub use net::Listener;
 pub use node::{Handler, Node};
 pub use outbox::Responder;

@@ -3,13 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use sherd_protocol::frame::Stream;
 use tokio::net::{TcpListener, TcpStream};
-
-/// What is sent and received on a connection.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// Accepts connections. A node is served on a [`TcpListener`]; a simulated network has its own.
 pub trait Listener: Send + Sync + 'static {

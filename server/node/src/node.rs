@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sherd_protocol::WireError;
+use sherd_protocol::frame::Stream;
 use sherd_protocol::message::{Hello, Welcome};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -16,7 +17,7 @@ use crate::budget::Budget;
 use crate::connection::{self, Connection};
 use crate::hello;
 use crate::limits::{ACCEPT_PAUSE, Limits, MAX_REFUSALS};
-use crate::net::{Listener, Stream};
+use crate::net::Listener;
 use crate::outbox::{Outbox, Responder};
 
 /// What a node does with a connection's hello and requests.

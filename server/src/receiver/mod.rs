@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use sherd_client::ConnectOptions;
 use sherd_engine::Engine;
 use sherd_node::Responder;
-use sherd_protocol::message::Incoming;
+use sherd_protocol::message::MoveProgress;
 use sherd_protocol::{Range, WireError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -63,7 +63,7 @@ struct Inner {
 /// The move under way.
 struct Current {
     job: watch::Sender<Job>,
-    progress: Arc<Mutex<Incoming>>,
+    progress: Arc<Mutex<MoveProgress>>,
     waiting: Arc<Waiting>,
     completed: Arc<AtomicBool>,
     task: AbortHandle,
@@ -89,7 +89,8 @@ impl Receiver {
             return;
         }
         end(current.take());
-        let progress = Arc::new(Mutex::new(Incoming { id: job.id.clone(), ..Incoming::default() }));
+        let progress =
+            Arc::new(Mutex::new(MoveProgress { id: job.id.clone(), ..MoveProgress::default() }));
         let (job, jobs) = watch::channel(job);
         let waiting = Arc::new(Waiting::default());
         let completed = Arc::new(AtomicBool::new(false));
@@ -130,7 +131,7 @@ impl Receiver {
     }
 
     /// How far the move is that the engine knows of.
-    pub(crate) fn progress(&self, held: Option<&sherd_engine::Incoming>) -> Option<Incoming> {
+    pub(crate) fn progress(&self, held: Option<&sherd_engine::Incoming>) -> Option<MoveProgress> {
         let held = held?;
         let current = self.0.current.lock();
         if let Some(current) = current.as_ref().filter(|it| it.job.borrow().id == held.id) {
@@ -138,7 +139,7 @@ impl Receiver {
         }
         let note = Note::decode(&held.note).unwrap_or_default();
         let error = Some("it waits to be told to go on".to_owned());
-        Some(Incoming { error, ..note.progress(&held.id) })
+        Some(MoveProgress { error, ..note.progress(&held.id) })
     }
 }
 

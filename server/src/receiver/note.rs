@@ -1,7 +1,7 @@
 //! How far a move is, as the engine remembers it for the target: in one batch with what was brought.
 
 use serde::{Deserialize, Serialize};
-use sherd_protocol::message::{Incoming, TailCursor};
+use sherd_protocol::message::{MoveProgress, TailCursor};
 
 use super::source::Wanted;
 
@@ -40,8 +40,8 @@ impl Note {
         rmp_serde::to_vec_named(self).unwrap_or_default()
     }
 
-    pub(super) fn progress(&self, id: &str) -> Incoming {
+    pub(super) fn progress(&self, id: &str) -> MoveProgress {
         let Self { copied, documents, bytes, .. } = *self;
-        Incoming { id: id.to_owned(), copied, documents, bytes, ..Incoming::default() }
+        MoveProgress { id: id.to_owned(), copied, documents, bytes, ..MoveProgress::default() }
     }
 }

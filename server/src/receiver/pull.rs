@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sherd_client::{ConnectOptions, Page, Tail};
 use sherd_engine::{Engine, Import, Imported, Key, Span};
 use sherd_node::{blocking, hold_at};
-use sherd_protocol::message::{Incoming, RangeSum, ShardAnswer};
+use sherd_protocol::message::{MoveProgress, RangeSum, ShardAnswer};
 use sherd_protocol::{Range, WireError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -58,7 +58,7 @@ pub(super) struct Pull {
     pub(super) engine: Engine,
     pub(super) options: ConnectOptions,
     pub(super) job: watch::Receiver<Job>,
-    pub(super) progress: Arc<Mutex<Incoming>>,
+    pub(super) progress: Arc<Mutex<MoveProgress>>,
     /// How far it is; `None` where the engine is to be asked.
     pub(super) note: Option<Note>,
     /// It is complete, and nothing more is brought unless it is told to go on: the source may have given
@@ -220,7 +220,7 @@ impl Pull {
                     // It goes on from there, perhaps with nothing left to bring.
                     let mut progress = self.progress.lock();
                     let (id, error) = (progress.id.clone(), progress.error.take());
-                    *progress = Incoming { error, copied: false, ..note.progress(&id) };
+                    *progress = MoveProgress { error, copied: false, ..note.progress(&id) };
                     note
                 }
                 None => Note { tail: source.tail_end().await?, ..Note::default() },
@@ -449,7 +449,7 @@ impl Pull {
         imported.map_err(|error| self.refusal(error))?;
         self.persisted_at = Instant::now();
         let mut progress = self.progress.lock();
-        *progress = Incoming { behind: progress.behind, ..next.progress(id) };
+        *progress = MoveProgress { behind: progress.behind, ..next.progress(id) };
         drop(progress);
         self.note = Some(next);
         Ok(())

@@ -17,8 +17,8 @@ use sherd_engine::{
 };
 use sherd_node::{Handler, Limits, Node, Responder};
 use sherd_protocol::message::{
-    Condition, Export, Freeze, Hello, Incoming, MoveId, Receive, ShardOperation, SourceOperation,
-    TailCursor, TargetOperation, Welcome, Write,
+    Condition, Export, Freeze, Hello, MoveId, MoveProgress, Receive, ShardOperation,
+    SourceOperation, TailCursor, TargetOperation, Welcome, Write,
 };
 use sherd_protocol::{Expiry, HashMethod, Range, WireError, frame};
 use tempfile::TempDir;
@@ -129,7 +129,7 @@ impl Served {
         self.target(TargetOperation::Receive(receive)).await.unwrap();
     }
 
-    async fn incoming(&self) -> Incoming {
+    async fn incoming(&self) -> MoveProgress {
         match self.ask(ShardOperation::Stat).await.unwrap() {
             ShardReply::Stat(stat) => stat.incoming.unwrap_or_default(),
             other => panic!("{other:?}"),
@@ -137,7 +137,7 @@ impl Served {
     }
 
     /// Waits until something is said of what comes.
-    async fn until(&self, what: &str, is_so: impl Fn(&Incoming) -> bool) {
+    async fn until(&self, what: &str, is_so: impl Fn(&MoveProgress) -> bool) {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let incoming = self.incoming().await;

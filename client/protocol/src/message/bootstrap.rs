@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Incoming, Index};
+use super::{Index, MoveProgress};
 use crate::error::WireError;
 use crate::limits::{IndexSettings, Policy, SettingsChange};
 use crate::plan::{Action, Plan};
@@ -147,7 +147,7 @@ pub struct MoveStatus {
     /// About how many bytes.
     pub bytes: u64,
     /// How far the target is, of the move under way and as far as it is known.
-    pub progress: Option<Incoming>,
+    pub progress: Option<MoveProgress>,
     /// Why it failed, if it did: the range stays with the source.
     pub why: Option<String>,
 }

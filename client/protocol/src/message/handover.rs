@@ -188,7 +188,7 @@ pub struct RangeSum {
 /// How far the target of a move is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Incoming {
+pub struct MoveProgress {
     /// Names the move.
     pub id: String,
     /// Whether all documents were brought once; what is left is the end of the source's log.

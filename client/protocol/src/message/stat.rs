@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Incoming, RangeSum};
+use super::{MoveProgress, RangeSum};
 use crate::limits::{IndexSettings, Policy};
 use crate::range_map::Range;
 
@@ -39,7 +39,7 @@ pub struct ShardStat {
     pub locked_by: Option<String>,
     /// The range that is being taken over from another shard, if one is.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub incoming: Option<Incoming>,
+    pub incoming: Option<MoveProgress>,
     /// What is known to be damaged of the log, if anything: a segment whose space does not come back.
     pub damaged: Option<String>,
     /// Why the shard stopped writing, if it did.
