@@ -441,7 +441,8 @@ impl Engine {
 
     /// Whether there are ranges of which [`Engine::is_frozen`] may hold.
     pub fn has_frozen(&self) -> bool {
-        self.0.shared.frozen.read().is_some()
+        let frozen = self.0.shared.frozen.read();
+        frozen.as_ref().is_some_and(|(_, until)| self.0.shared.clock.elapsed() < *until)
     }
 
     /// What is stored.
