@@ -370,6 +370,49 @@ fn what_is_gone_on_with_is_the_same_export() {
     assert_eq!(sidecar(&cut)["digest"], digest(&cluster, "i"));
 }
 
+/// An export went on after bytes that were not those that it had written, and called the file whole: its sidecar
+/// had a checksum that was not the file's.
+#[test]
+fn a_part_that_was_damaged_meanwhile_is_not_gone_on_with() {
+    let cluster = Cluster::start_with(["--port", "0", "--shards", "3"]);
+    fill_small(&cluster, "i", 600);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("i.jsonl.gz");
+    let path = file.to_str().unwrap();
+    let members = cluster.members();
+    let first = members.iter().find(|member| member.name == "shard0").unwrap().pid;
+    // The others are done while the first one does not answer: so much is there when it is killed.
+    signal(first, Signal::STOP);
+    let mut export = Process::start(&mut cluster.command(["export", "i", "-o", path]));
+    let done = || {
+        let text = fs::read_to_string(dir.path().join("i.jsonl.gz.partial.json"));
+        let checkpoint: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
+        let parts = checkpoint["parts"].as_array().cloned().unwrap_or_default();
+        parts.iter().filter(|part| part["done"] == true).count()
+    };
+    let others = eventually(|| done() == 2);
+    export.kill();
+    signal(first, Signal::CONT);
+    assert!(others);
+
+    let part = dir.path().join("i.jsonl.gz.partial.1");
+    let written = fs::read(&part).unwrap();
+    let mut damaged = written.clone();
+    damaged[written.len() / 2] ^= 1;
+    fs::write(&part, damaged).unwrap();
+    let refused = cluster.run(["export", "i", "-o", path, "--resume"]);
+    assert!(refused.stderr.contains("i.jsonl.gz.partial.1 is damaged"), "{refused:?}");
+    assert!(refused.stderr.contains("without --resume the export begins anew"), "{refused:?}");
+    refused.expect(1);
+    assert!(!file.exists());
+
+    fs::write(&part, written).unwrap();
+    cluster.run(["export", "i", "-o", path, "--resume"]).expect(0);
+    let crc = crc32fast::hash(&fs::read(&file).unwrap());
+    assert_eq!(sidecar(&file)["crc32"], format!("{crc:08x}"));
+    assert_eq!(sidecar(&file)["digest"], digest(&cluster, "i"));
+}
+
 #[test]
 fn nothing_is_lost_or_doubled_while_ranges_move() {
     let cluster = Cluster::start();

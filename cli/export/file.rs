@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -21,8 +21,9 @@ use sherd_protocol::{Position, Range, RangeMap};
 
 use super::block::Target;
 use super::checkpoint::{Checkpoint, beside, replace, sync_dir};
-use super::part::Part;
+use super::part::{Part, Place};
 use super::{Export, Sidecar, Wanted, joined};
+use crate::command::blocking;
 use crate::error::Error;
 use crate::output::say;
 
@@ -30,6 +31,9 @@ use crate::output::say;
 /// over soon, make more of them.
 const CHECKPOINT_INTERVAL: Duration =
     if cfg!(debug_assertions) { Duration::from_millis(20) } else { Duration::from_secs(2) };
+
+/// How much of a file is read at a time to be checked.
+const READ_BYTES: usize = 1 << 18;
 
 /// Where an export into a file keeps what it has.
 struct Files {
@@ -90,15 +94,21 @@ pub(crate) async fn to_file(
     };
     let export = Export::new(client, wanted, parts);
     let total = export.total();
-    if total.documents > 0 {
-        say!("the export of {:?} goes on after {} documents", wanted.index, total.documents);
-    }
     if joined_before == export.parts.len() && is_named {
         // Interrupted when the file had its name already.
         if fs::metadata(path).is_ok_and(|found| found.len() == total.bytes) {
+            let named = path.to_owned();
+            blocking(move || check_file(&named, &total)).await?;
             fs::remove_file(files.part(0)).map_err(Error::file("remove", files.part(0)))?;
             return finish(&export, &files);
         }
+    }
+    if total.bytes > 0 {
+        let (work, paths) = (Arc::clone(&export), Files { file: path.to_owned() });
+        blocking(move || check_files(&work, &paths, joined_before)).await?;
+    }
+    if total.documents > 0 {
+        say!("the export of {:?} goes on after {} documents", wanted.index, total.documents);
     }
     if joined_before == 0 {
         Checkpoint::of(&export, 0).write(&files.checkpoint())?;
@@ -116,6 +126,49 @@ pub(crate) async fn to_file(
         finish(&work, &files)
     });
     joined(putting_together).await
+}
+
+/// Makes sure that the files have what the checkpoint says of them, of which so many parts are put together in
+/// the first one: what was damaged since must not get the name of a whole file. Blocks.
+fn check_files(export: &Export, files: &Files, joined: usize) -> Result<(), Error> {
+    let (first, others) = export.parts.split_at(joined.max(1));
+    let first = first.iter().fold(Place::default(), |first, part| first.with(&part.place()));
+    check_file(&files.part(0), &first)?;
+    for (i, part) in others.iter().enumerate() {
+        check_file(&files.part(joined.max(1) + i), &part.place())?;
+    }
+    Ok(())
+}
+
+/// Reads what of a file was synced, and compares it with what was written. Blocks.
+fn check_file(path: &Path, Place { bytes, crc, .. }: &Place) -> Result<(), Error> {
+    let mut file = match File::open(path) {
+        // Of one that has less than was synced, `open_at` tells.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        result => result.map_err(Error::file("read", path))?.take(*bytes),
+    };
+    let (mut hasher, mut buffer) = (crc32fast::Hasher::new(), vec![0; READ_BYTES]);
+    let mut length = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                length += read as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::file("read", path)(error)),
+        }
+    }
+    let found = hasher.finalize();
+    if length == *bytes && found != *crc {
+        return Err(Error::Failed(format!(
+            "{} is damaged: its first {bytes} bytes have the CRC-32 {found:08x}, and those that were \
+             written had {crc:08x}; without --resume the export begins anew",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Keeps others from the files as long as the guard lives.
