@@ -132,6 +132,9 @@ fn a_file_has_all_documents_in_ring_order_and_says_what_it_has() {
     let ran = cluster.run(["export", "i"]);
     assert_eq!(ran.stdout, lines);
     assert!(ran.stderr.contains(&digest(&cluster, "i")), "{ran:?}");
+    let ran = cluster.run(["--json", "export", "i"]);
+    assert_eq!(ran.stdout, lines);
+    assert_eq!(serde_json::from_str::<Value>(&ran.stderr).unwrap(), says, "a line of JSON alone");
 
     // Compressed, it is the same inside; a file that is there is replaced.
     let compressed = dir.path().join("i.jsonl.gz");

@@ -12,7 +12,7 @@ use sherd_protocol::{RING_SIZE, Range};
 use crate::error::Error;
 use crate::export::{DEFAULT_JOBS, OfAll, Sidecar, Wanted, summary, to_file, to_stdout};
 use crate::formats::{Compression, Format};
-use crate::output::{Output, json, say};
+use crate::output::{Output, say, say_json};
 
 use super::{Context, parse_index};
 
@@ -91,10 +91,9 @@ impl Export {
             (self.format.unwrap_or(Format::Jsonl), self.compress.unwrap_or(Compression::Plain));
         let sidecar = to_stdout(client, &self.wanted(client, index, form).await?).await?;
         if context.json {
-            say!("{}", json(&sidecar)?);
-        } else {
-            say!("{}", summary(&sidecar, None, begun));
+            return say_json(&sidecar);
         }
+        say!("{}", summary(&sidecar, None, begun));
         Ok(())
     }
 
