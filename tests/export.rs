@@ -154,6 +154,34 @@ fn a_file_has_all_documents_in_ring_order_and_says_what_it_has() {
     assert_eq!((missing.status, missing.stdout.as_str()), (3, ""), "{}", missing.stderr);
 }
 
+/// They were JSON lines under a name that said something else.
+#[test]
+fn a_file_is_what_its_name_says() {
+    let cluster = Cluster::start();
+    fill_small(&cluster, "i", 10);
+    let dir = tempfile::tempdir().unwrap();
+    let export = |name: &str, options: &[&str]| {
+        let mut command = cluster.command(["export", "i", "-o"]);
+        run(command.arg(dir.path().join(name)).args(options), "")
+    };
+    for (name, options, what) in [
+        ("a.jsonl.bz2", &[][..], ".bz2 is none of gzip (.gz) and zstd (.zst)"),
+        ("a.jsonl.LZ4", &["--format", "jsonl", "--compress", "plain"], ".lz4 is none of"),
+        ("a.parquet", &[], "say it with --format, one of rows, jsonl, csv, tsv and msgpack"),
+        ("a", &[], "say it with --format"),
+        ("a.gz", &[], "say it with --format"),
+        ("a.jsonl", &["--columns", "n,text"], "--columns is for csv and tsv, and this is to be jsonl"),
+        ("a.csv", &["--columns", "n,text", "--format", "rows"], "--columns is for csv and tsv"),
+    ] {
+        let ran = export(name, options);
+        assert!(ran.stderr.contains(what), "{name} {options:?}: {ran:?}");
+        ran.expect(2);
+    }
+    assert_eq!(names(dir.path()), [""; 0]);
+    export("a.parquet", &["--format", "jsonl"]).expect(0);
+    assert_eq!(sidecar(&dir.path().join("a.parquet"))["format"], "jsonl");
+}
+
 #[test]
 fn parts_of_the_ring_and_of_the_keys_come_to_the_whole() {
     let cluster = Cluster::start();
