@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
+use flate2::read::{GzDecoder, MultiGzDecoder};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -563,6 +563,35 @@ fn every_format_comes_back_as_it_was() {
     cluster.run(["index", "create", "empty"]).expect(0);
     let empty = cluster.run(["export", "empty", "--format", "csv"]).expect(0);
     assert_eq!(empty, "key,record,version,expires_at\n");
+}
+
+/// A file of no bytes is no gzip member and no zstd frame: `zcat` called it an unexpected end.
+#[test]
+fn an_empty_index_is_a_compressed_file_of_nothing() {
+    let cluster = Cluster::start();
+    cluster.run(["index", "create", "empty"]).expect(0);
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["e.msgpack.gz", "e.jsonl.zst"] {
+        let file = dir.path().join(name);
+        cluster.run(["export", "empty", "-o", file.to_str().unwrap()]).expect(0);
+        let written = fs::read(&file).unwrap();
+        let mut unpacked = Vec::new();
+        match name.ends_with("gz") {
+            true => _ = GzDecoder::new(&written[..]).read_to_end(&mut unpacked).unwrap(),
+            // The frame's magic number, and no content.
+            false => assert_eq!(written[..4], [0x28, 0xb5, 0x2f, 0xfd]),
+        }
+        assert!(unpacked.is_empty());
+        let crc = crc32fast::hash(&written);
+        assert_eq!(sidecar(&file)["crc32"], format!("{crc:08x}"));
+        assert_eq!(sidecar(&file)["bytes"], written.len());
+        assert_eq!(sidecar(&file)["documents"], 0);
+        let said = import(&cluster.address.to_string(), "empty", &file);
+        assert_eq!(said, "0 written, 0 existing, 0 failed\n");
+    }
+    let mut to_stdout = cluster.command(["export", "empty", "--compress", "gzip"]);
+    let output = to_stdout.output().unwrap();
+    assert_eq!(output.stdout, fs::read(dir.path().join("e.msgpack.gz")).unwrap());
 }
 
 /// Real documents: the 171,075 places of `../shared/data/cities.jsonl.gz`. Skipped, with a printed reason,

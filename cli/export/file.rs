@@ -312,6 +312,11 @@ fn checkpoint_often(
 
 /// Puts the parts together in the first one's file.
 fn join_parts(export: &Export, files: &Files, joined: usize) -> Result<(), Error> {
+    if joined == 0 && export.lacks_a_block() {
+        let path = files.part(0);
+        let target = Target::File(open_at(&path, 0)?, path);
+        export.parts[0].end_empty(&export.wanted, target)?;
+    }
     let joined = joined.max(1);
     let length = |part: &Part| part.place().bytes;
     let before = export.parts[..joined].iter().map(length).sum();

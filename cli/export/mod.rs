@@ -145,6 +145,11 @@ impl Export {
         done
     }
 
+    /// Whether it is whole and compressed, and there is nothing that a reader would take for that.
+    fn lacks_a_block(&self) -> bool {
+        self.wanted.compression != Compression::Plain && self.total().bytes == 0
+    }
+
     /// What all parts come to.
     fn total(&self) -> Place {
         let places = self.parts.iter().map(Part::place);
@@ -176,7 +181,11 @@ pub(crate) async fn to_stdout(client: &Client, wanted: &Wanted) -> Result<Sideca
     let work = Arc::clone(&export);
     let reading = tokio::task::spawn_blocking(move || {
         let part = &work.parts[0];
-        part.run(&work, Target::Stdout(io::stdout()))
+        part.run(&work, Target::Stdout(io::stdout()))?;
+        if work.lacks_a_block() {
+            part.end_empty(&work.wanted, Target::Stdout(io::stdout()))?;
+        }
+        Ok(())
     });
     export.watch(joined(reading)).await?;
     export.check_index().await?;

@@ -131,6 +131,18 @@ impl Part {
         Ok(())
     }
 
+    /// Writes an empty block, where a compressed file would have nothing: no bytes at all are no gzip member
+    /// and no zstd frame. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn end_empty(&self, wanted: &Wanted, target: Target) -> Result<(), Error> {
+        let mut place = self.place();
+        let mut blocks = Blocks::new(target, wanted.compression, (place.bytes, place.crc));
+        blocks.write_always()?;
+        self.write(&mut blocks, &mut place)
+    }
+
     /// Writes a block; what it has counts from then on.
     fn write(&self, blocks: &mut Blocks, place: &mut Place) -> Result<(), Error> {
         blocks.write()?;
