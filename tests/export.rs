@@ -170,7 +170,11 @@ fn a_file_is_what_its_name_says() {
         ("a.parquet", &[], "say it with --format, one of rows, jsonl, csv, tsv and msgpack"),
         ("a", &[], "say it with --format"),
         ("a.gz", &[], "say it with --format"),
-        ("a.jsonl", &["--columns", "n,text"], "--columns is for csv and tsv, and this is to be jsonl"),
+        (
+            "a.jsonl",
+            &["--columns", "n,text"],
+            "--columns is for csv and tsv, and this is to be jsonl",
+        ),
         ("a.csv", &["--columns", "n,text", "--format", "rows"], "--columns is for csv and tsv"),
     ] {
         let ran = export(name, options);
@@ -563,6 +567,31 @@ fn every_format_comes_back_as_it_was() {
     cluster.run(["index", "create", "empty"]).expect(0);
     let empty = cluster.run(["export", "empty", "--format", "csv"]).expect(0);
     assert_eq!(empty, "key,record,version,expires_at\n");
+}
+
+/// What was left had no option that could finish it.
+#[test]
+fn an_export_that_is_refused_for_its_options_leaves_nothing() {
+    let cluster = Cluster::start();
+    let table: String = (0..300).map(|i| format!("k{i}|{{\"n\": {i}}}\n")).collect();
+    cluster.feed(["write", "i", "--force", "--ttl", "7d"], table).expect(0);
+    let dir = tempfile::tempdir().unwrap();
+    let export = |name: &str, options: &[&str]| {
+        let mut command = cluster.command(["export", "i", "-o"]);
+        run(command.arg(dir.path().join(name)).args(options), "")
+    };
+    for (name, options, what, status) in [
+        ("i.rows", &[][..], "--without-expiry", 1),
+        ("i.csv", &["--columns", "m", "--without-expiry"], "cannot be written as csv", 1),
+        ("i.csv", &["--columns", "n,n"], "--columns: ", 2),
+    ] {
+        let ran = export(name, options);
+        assert!(ran.stderr.contains(what), "{name} {options:?}: {ran:?}");
+        assert!(!ran.stderr.contains("stays"), "{ran:?}");
+        ran.expect(status);
+        assert_eq!(names(dir.path()), [""; 0], "{name} {options:?}");
+    }
+    export("i.rows", &["--without-expiry", "--resume"]).expect(0);
 }
 
 /// A file of no bytes is no gzip member and no zstd frame: `zcat` called it an unexpected end.

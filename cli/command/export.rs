@@ -118,6 +118,7 @@ impl Export {
         let indexes = client.indexes().await?;
         let all = indexes.iter().map(|index| self.wanted_of(&index.name, index.id, form));
         let all: Vec<_> = all.collect();
+        all.iter().try_for_each(Wanted::check)?;
         match fs::create_dir(&partial) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.resume => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {

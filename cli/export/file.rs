@@ -52,6 +52,12 @@ impl Files {
         beside(&self.file, ".partial.json")
     }
 
+    /// Removes what is there of an export of so many parts.
+    fn remove(&self, parts: usize) -> Result<(), Error> {
+        remove_if_there(&self.checkpoint())?;
+        (0..parts).try_for_each(|i| remove_if_there(&self.part(i)))
+    }
+
     fn sidecar(&self) -> PathBuf {
         Sidecar::path_of(&self.file)
     }
@@ -73,6 +79,7 @@ pub(crate) async fn to_file(
             path.display()
         )));
     }
+    wanted.check()?;
     let files = Files { file: path.to_owned() };
     let map = client.map().await?;
     let earlier = match resume {
@@ -82,6 +89,7 @@ pub(crate) async fn to_file(
     // An attempt that went on after that may have left an empty one: it is what is locked.
     let is_named = fs::metadata(files.part(0)).map_or(true, |found| found.len() == 0);
     let _lock = lock(&files.part(0))?;
+    let is_new = earlier.is_none();
     let (joined_before, parts) = match earlier {
         Some(earlier) => (earlier.joined, earlier.parts(&files.checkpoint())?),
         None => {
@@ -113,8 +121,14 @@ pub(crate) async fn to_file(
     if joined_before == 0 {
         Checkpoint::of(&export, 0).write(&files.checkpoint())?;
         if let Err(error) = read_parts(&export, &files).await {
-            if matches!(error, Error::Client(_) | Error::File { .. }) {
-                say!("what there is of {} stays; --resume goes on with it", path.display());
+            let is_refused = !matches!(error, Error::Client(_) | Error::File { .. });
+            if is_refused && is_new && export.total().bytes == 0 {
+                // Nothing to go on with, least of all with the options that it is refused for. Where this
+                // fails, the next attempt does it.
+                _ = files.remove(export.parts.len());
+            } else {
+                let when = if is_refused { " once that is put right" } else { "" };
+                say!("what there is of {} stays; --resume goes on with it{when}", path.display());
             }
             return Err(error);
         }

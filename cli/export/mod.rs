@@ -26,7 +26,7 @@ use sherd_protocol::{Range, WireError};
 use tokio::runtime::Handle;
 
 use crate::error::Error;
-use crate::formats::{Compression, Format, Shape};
+use crate::formats::{Compression, Format, Shape, Writer};
 use crate::progress::{Done, Watch, rate};
 
 pub(crate) use self::checkpoint::{OfAll, sync_dir};
@@ -34,7 +34,7 @@ pub(crate) use self::file::to_file;
 pub(crate) use self::sidecar::Sidecar;
 
 use self::block::Target;
-use self::part::{Part, Place};
+use self::part::{Part, Place, wrong_columns};
 
 /// How many parts are read at a time at most, unless it is said: each takes a few megabytes, and some
 /// hundred where documents are of the largest.
@@ -79,6 +79,15 @@ impl Wanted {
 }
 
 impl Wanted {
+    /// Makes sure that there is such a table, before anything is made for it.
+    ///
+    /// # Errors
+    /// When its columns cannot be read as what they are.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let begun = Writer::new(self.format, self.shape()).begin(&mut Vec::new());
+        begun.map_err(|fault| wrong_columns(&fault))
+    }
+
     /// How documents become rows of a table.
     fn shape(&self) -> Shape {
         self.columns.clone().map_or(Shape::Record, Shape::Columns)

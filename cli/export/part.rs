@@ -99,8 +99,7 @@ impl Part {
         let mut blocks = Blocks::new(target, wanted.compression, begun);
         let mut writer = Writer::new(wanted.format, wanted.shape());
         if self.is_first && place.bytes == 0 {
-            let begun = writer.begin(&mut blocks.rows);
-            begun.map_err(|fault| Error::Usage(format!("--columns: {fault}")))?;
+            writer.begin(&mut blocks.rows).map_err(|fault| wrong_columns(&fault))?;
         } else {
             writer.go_on();
         }
@@ -181,6 +180,11 @@ fn write_row(
             wanted.format.name()
         ))
     })
+}
+
+/// For `map_err`: there can be no header of the columns that were asked for.
+pub(super) fn wrong_columns(fault: &Fault) -> Error {
+    Error::Usage(format!("--columns: {fault}"))
 }
 
 /// What a document adds to the digest of its index.

@@ -23,8 +23,7 @@ impl Compression {
         [(".gz", Self::Gzip), (".gzip", Self::Gzip), (".zst", Self::Zstd), (".zstd", Self::Zstd)];
 
     /// How the names of files end that are compressed otherwise: what is none of those must not be called so.
-    const OTHERS: [&'static str; 8] =
-        [".bz2", ".lz4", ".xz", ".lzma", ".br", ".sz", ".zip", ".7z"];
+    const OTHERS: [&'static str; 8] = [".bz2", ".lz4", ".xz", ".lzma", ".br", ".sz", ".zip", ".7z"];
 
     /// What a file's name tells of a compression that there is none of here.
     pub(crate) fn other_of_path(path: &Path) -> Option<&'static str> {
