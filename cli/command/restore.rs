@@ -7,10 +7,12 @@ use clap::Args;
 use serde::Serialize;
 use sherd_protocol::message::Index;
 
-use crate::backup::{At, Backup, Directory, Restore, Restored, Source, sources, sources_at};
+use crate::backup::{
+    At, Backup, Directory, Evicted, Restore, Restored, Source, sources, sources_at,
+};
 use crate::error::Error;
 use crate::output::{Output, say};
-use crate::units::{parse_time, show_size};
+use crate::units::{parse_time, show_count, show_size};
 
 use super::{Context, blocking, parse_index};
 
@@ -65,6 +67,7 @@ struct View<'a> {
     bytes: u64,
     digest: String,
     expired: u64,
+    evicted: u64,
     indexes: BTreeMap<&'a str, IndexView>,
 }
 
@@ -72,6 +75,7 @@ struct View<'a> {
 struct IndexView {
     documents: u64,
     digest: String,
+    evicted: u64,
 }
 
 impl RestoreBackup {
@@ -160,12 +164,13 @@ impl RestoreBackup {
 }
 
 fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
-    let Restored { documents, bytes, digest, expired, indexes } = restored;
+    let Restored { documents, bytes, digest, expired, indexes, evicted } = restored;
     let mut output = Output::new();
     if json {
         let indexes = indexes.iter().map(|(name, contents)| {
             let digest = contents.digest.to_string();
-            (name.as_str(), IndexView { documents: contents.documents, digest })
+            let evicted = evicted.get(name).map_or(0, |it| it.documents);
+            (name.as_str(), IndexView { documents: contents.documents, digest, evicted })
         });
         output.json(&View {
             backup: id,
@@ -173,6 +178,7 @@ fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
             bytes: *bytes,
             digest: digest.to_string(),
             expired: *expired,
+            evicted: evicted.values().map(|it| it.documents).sum(),
             indexes: indexes.collect(),
         })?;
         return output.flush();
@@ -188,6 +194,15 @@ fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
     ))?;
     if *expired > 0 {
         output.line(format_args!("  {expired} documents had expired and were left out"))?;
+    }
+    for (index, Evicted { documents, left }) in evicted {
+        output.line(format_args!(
+            "  {} of index {index:?} evicted, for which its limits, or those of a shard, leave no room: it has \
+             {} with digest {}, which is not that of the backup",
+            show_count(*documents, "document"),
+            left.documents,
+            left.digest
+        ))?;
     }
     output.flush()
 }
