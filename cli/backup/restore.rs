@@ -24,6 +24,7 @@ use super::take::now;
 use crate::command::blocking;
 use crate::error::Error;
 use crate::output::say;
+use crate::units::show_count;
 
 /// A batch is sent at this many documents or bytes. It may be over by one document.
 const BATCH_DOCUMENTS: usize = 1000;
@@ -149,10 +150,10 @@ impl Restore {
             let documents = contents.get(&index.name).map_or(0, |contents| contents.documents);
             if documents > 0 && !self.overwrite {
                 return Err(Error::Failed(format!(
-                    "index {:?} has {documents} documents: nothing is restored over them; drop it \
-                     first, leave it out with --index, or go on with a restore that was interrupted \
-                     with --overwrite",
-                    index.name
+                    "index {:?} has {}: nothing is restored over what is there; drop it first, leave it \
+                     out with --index, or go on with a restore that was interrupted with --overwrite",
+                    index.name,
+                    show_count(documents, "document")
                 )));
             }
         }
@@ -493,9 +494,10 @@ async fn prove(
         if !expires || begun.elapsed() > EXPIRY_PATIENCE {
             let Sum { documents, digest, .. } = expected.all;
             return Err(Error::Failed(format!(
-                "index {index:?} has {} documents with digest {:032x}, and {documents} with digest \
-                 {digest:032x} were restored: somebody else writes to it, or it had others before",
-                found.documents, found.digest
+                "index {index:?} has {} with digest {:032x}, and {documents} with digest {digest:032x} were \
+                 restored: somebody else writes to it, or it had others before",
+                show_count(found.documents, "document"),
+                found.digest
             )));
         }
         sleep(Duration::from_millis(200)).await;

@@ -62,7 +62,11 @@ fn parse_lsn(text: &str) -> Result<(String, u64), String> {
 /// What was restored, for programs.
 #[derive(Serialize)]
 struct View<'a> {
+    /// The one that is read; of a moment between two the later one.
     backup: &'a str,
+    /// The moment, if it is not that of the backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
     documents: u64,
     bytes: u64,
     digest: String,
@@ -81,7 +85,8 @@ struct IndexView {
 impl RestoreBackup {
     /// Restores it.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
-        let (sources, indexes, id) = self.find().await?;
+        let at = self.moment()?;
+        let (sources, indexes, id) = self.find(at.as_ref()).await?;
         let client = context.connect().await?;
         let restore = Restore {
             sources,
@@ -91,13 +96,13 @@ impl RestoreBackup {
             jobs: usize::from(self.jobs),
         };
         let restored = restore.run(&client).await?;
-        print(&id, &restored, context.json)
+        print(&id, at.as_ref(), &restored, context.json)
     }
 
     /// What is to be read, the indexes, and the backup that it is of.
-    async fn find(&self) -> Result<(Vec<Source>, Vec<Index>, String), Error> {
+    async fn find(&self, at: Option<&At>) -> Result<(Vec<Source>, Vec<Index>, String), Error> {
         let directory = Directory::new(&self.dir);
-        let Some(at) = self.moment()? else {
+        let Some(at) = at else {
             let backup = self.backup().await?;
             let (sources, indexes) = sources(&directory, &backup);
             return Ok((sources, indexes, backup.id));
@@ -107,8 +112,8 @@ impl RestoreBackup {
             say!("{fault}");
         }
         let directory = Directory::new(&self.dir);
-        let (sources, later, indexes) = sources_at(&directory, &held.backups, &at)?;
-        Ok((sources, indexes, format!("a moment before {}", later.id)))
+        let (sources, later, indexes) = sources_at(&directory, &held.backups, at)?;
+        Ok((sources, indexes, later.id.clone()))
     }
 
     /// The moment, if it is not that of a backup.
@@ -163,7 +168,7 @@ impl RestoreBackup {
     }
 }
 
-fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
+fn print(id: &str, at: Option<&At>, restored: &Restored, json: bool) -> Result<(), Error> {
     let Restored { documents, bytes, digest, expired, indexes, evicted } = restored;
     let mut output = Output::new();
     if json {
@@ -174,6 +179,7 @@ fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
         });
         output.json(&View {
             backup: id,
+            at: at.map(ToString::to_string),
             documents: *documents,
             bytes: *bytes,
             digest: digest.to_string(),
@@ -183,8 +189,10 @@ fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
         })?;
         return output.flush();
     }
+    let what = at.map_or_else(|| id.to_owned(), |at| format!("the moment {at} before {id}"));
     output.line(format_args!(
-        "restored {id}: {documents} documents of {} in {}, digest {digest}",
+        "restored {what}: {} of {} in {}, digest {digest}",
+        show_count(*documents, "document"),
         show_size(*bytes),
         if indexes.len() == 1 {
             "1 index".to_owned()
@@ -193,7 +201,8 @@ fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
         }
     ))?;
     if *expired > 0 {
-        output.line(format_args!("  {expired} documents had expired and were left out"))?;
+        let expired = show_count(*expired, "document");
+        output.line(format_args!("  {expired} that had expired left out"))?;
     }
     for (index, Evicted { documents, left }) in evicted {
         output.line(format_args!(

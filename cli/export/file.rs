@@ -26,6 +26,7 @@ use super::{Export, Sidecar, Wanted, joined};
 use crate::command::blocking;
 use crate::error::Error;
 use crate::output::say;
+use crate::units::show_count;
 
 /// How often it is made durable how far the parts are: what is done again after a crash. Tests, which are
 /// over soon, make more of them.
@@ -116,7 +117,8 @@ pub(crate) async fn to_file(
         blocking(move || check_files(&work, &paths, joined_before)).await?;
     }
     if total.documents > 0 {
-        say!("the export of {:?} goes on after {} documents", wanted.index, total.documents);
+        let documents = show_count(total.documents, "document");
+        say!("the export of {:?} goes on after {documents}", wanted.index);
     }
     if joined_before == 0 {
         Checkpoint::of(&export, 0).write(&files.checkpoint())?;

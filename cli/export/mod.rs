@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use crate::error::Error;
 use crate::formats::{Compression, Format, Shape, Writer};
 use crate::progress::{Done, Watch, rate};
+use crate::units::show_count;
 
 pub(crate) use self::checkpoint::{OfAll, sync_dir};
 pub(crate) use self::file::to_file;
@@ -211,5 +212,6 @@ pub(crate) fn summary(sidecar: &Sidecar, path: Option<&Path>, begun: Instant) ->
     let to = path.map_or_else(String::new, |path| format!(" to {}", path.display()));
     let Sidecar { documents, index, digest, .. } = sidecar;
     let rate = rate(*documents, begun.elapsed());
-    format!("{documents} documents of {index:?} exported{to}{rate}, digest {digest}")
+    let documents = show_count(*documents, "document");
+    format!("{documents} of {index:?} exported{to}{rate}, digest {digest}")
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::backup::{Directory, Options, Pace, Taken, take};
 use crate::error::Error;
 use crate::output::Output;
-use crate::units::{parse_size, show_size};
+use crate::units::{parse_size, show_count, show_size};
 
 use super::super::Context;
 
@@ -80,13 +80,15 @@ impl Take {
             })?;
         } else {
             output.line(format_args!(
-                "backup {}: {} documents, digest {}",
-                backup.id, backup.total.documents, backup.total.digest
+                "backup {}: {}, digest {}",
+                backup.id,
+                show_count(backup.total.documents, "document"),
+                backup.total.digest
             ))?;
             output.line(format_args!(
-                "  {} of {} shards; {} fetched, {} shared with earlier backups",
+                "  {} of {}; {} fetched, {} shared with earlier backups",
                 show_size(bytes),
-                backup.shards.len(),
+                show_count(backup.shards.len(), "shard"),
                 show_size(*fetched),
                 show_size(shared_bytes)
             ))?;
