@@ -16,6 +16,7 @@ use sherd_client::{
 };
 use sherd_engine::content_hash;
 use sherd_protocol::{OwnedRange, RING_SIZE, Range};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::error::Error;
@@ -120,7 +121,7 @@ pub(crate) struct Copy {
     /// How many keys were there that must not be.
     said: AtomicU64,
     /// No more is to be read.
-    is_stopped: AtomicBool,
+    stopped: watch::Sender<bool>,
     /// The ranges that nobody reads yet, and how much of the ring was seen.
     ranges: Mutex<VecDeque<Range>>,
     seen: Mutex<u64>,
@@ -146,7 +147,7 @@ impl Copy {
             is_scanned: map.hash_method == to.client.known_map().hash_method
                 && target.documents / MAX_DENSITY <= source.documents,
             said: AtomicU64::new(0),
-            is_stopped: AtomicBool::new(false),
+            stopped: watch::Sender::new(false),
             ranges: Mutex::new(map.ranges.iter().map(OwnedRange::range).collect()),
             seen: Mutex::default(),
             before: target,
@@ -162,7 +163,18 @@ impl Copy {
 
     /// Has it end: what is being written is waited for, and no more is read.
     pub(crate) fn stop(&self) {
-        self.is_stopped.store(true, Ordering::Relaxed);
+        self.stopped.send_replace(true);
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
+    /// Waits until no more is to be read.
+    async fn until_stopped(&self) {
+        let mut stopped = self.stopped.subscribe();
+        // The sender is there as long as this is.
+        _ = stopped.wait_for(|stopped| *stopped).await;
     }
 
     /// Copies everything, and checks it by the digest of the target. What was copied is known then, whatever
@@ -205,7 +217,7 @@ impl Copy {
             say!("{left} more of the keys are in index {index:?} already");
         }
         result?;
-        if self.is_stopped.load(Ordering::Relaxed) {
+        if self.is_stopped() {
             return Ok(());
         }
         self.prove().await
@@ -241,7 +253,7 @@ impl Copy {
             while let Some(written) = writes.join_next().await {
                 result = result.and(finished(written));
             }
-            if result.is_err() || self.is_stopped.load(Ordering::Relaxed) {
+            if result.is_err() || self.is_stopped() {
                 return result;
             }
         }
@@ -260,10 +272,13 @@ impl Copy {
             *self.seen.lock() += u64::from(position - seen_to);
             seen_to = position;
         };
-        while let Some(items) = pages.next_page().await? {
-            if self.is_stopped.load(Ordering::Relaxed) {
-                return Ok(());
-            }
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.until_stopped() => return Ok(()),
+                next = pages.next_page() => next?,
+            };
+            let Some(items) = next else { break };
             if writes.len() == PAGES_UNDER_WAY
                 && let Some(written) = writes.join_next().await
             {

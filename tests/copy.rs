@@ -4,8 +4,9 @@
 
 mod support;
 
+use rustix::process::Signal;
 use support::by_hand::ByXxh3;
-use support::{Cluster, run, sherd};
+use support::{Cluster, Process, eventually, is_running, run, sherd, signal};
 
 fn fill(cluster: &Cluster, index: &str, documents: usize) {
     let rows = |from: usize, to: usize| {
@@ -110,6 +111,44 @@ fn a_copy_that_ends_early_says_what_it_has_copied() {
     assert!(ended.stderr.contains("the same command goes on"), "{ended:?}");
     ended.expect(1);
     assert_eq!(cluster.run(["keys", "full"]).expect(0).lines().count(), 100);
+}
+
+/// It ended without a word.
+#[test]
+fn a_copy_that_is_interrupted_says_what_it_has_copied() {
+    let cluster = Cluster::start();
+    let documents = 60_000;
+    fill(&cluster, "i", documents);
+    let shard = cluster.members().into_iter().find(|member| member.name == "shard1").unwrap().pid;
+    for attempt in 0..20 {
+        let to = format!("to{attempt}");
+        let mut copy = Process::start(&mut cluster.command(["copy", "i", &to]));
+        eventually(|| {
+            let keys = cluster.run(["keys", &to]);
+            !keys.stdout.is_empty() || !is_running(copy.pid())
+        });
+        // It does not come to its end before the signal.
+        signal(shard, Signal::STOP);
+        copy.terminate();
+        let is_told = eventually(|| copy.stderr().contains("stopping") || !is_running(copy.pid()));
+        signal(shard, Signal::CONT);
+        assert!(is_told);
+        if copy.wait().code() == Some(0) {
+            continue;
+        }
+        assert_eq!(copy.wait().code(), Some(143), "{}", copy.stderr());
+        assert!(copy.stderr().contains("the same command goes on"), "{}", copy.stderr());
+        let copied = cluster.run(["keys", &to]).expect(0).lines().count();
+        copy.wait_for_line(&format!("{copied} copied, 0 overwritten, 0 existing"));
+        let rest = documents - copied;
+        let said = cluster.run(["copy", "i", &to]).expect(0);
+        assert!(
+            said.starts_with(&format!("{rest} copied, 0 overwritten, {copied} existing")),
+            "{said}"
+        );
+        return;
+    }
+    panic!("it was over each time before it could be interrupted");
 }
 
 #[test]

@@ -299,6 +299,56 @@ fn shards_are_read_at_the_same_time() {
     assert_eq!(keys_of(&lines), in_ring_order.lines().collect::<Vec<_>>());
 }
 
+/// It ended without a word.
+#[test]
+fn an_export_that_is_interrupted_says_how_to_go_on() {
+    let cluster = Cluster::start();
+    fill_small(&cluster, "i", 600);
+    let dir = tempfile::tempdir().unwrap();
+    let first = cluster.members().iter().find(|member| member.name == "shard0").unwrap().pid;
+    let file = dir.path().join("i.jsonl");
+    let one = ["export", "i", "-o", file.to_str().unwrap()];
+    let all = dir.path().join("all");
+    let all = ["export", "--all", "-o", all.to_str().unwrap()];
+    for (command, by, status, what) in [
+        (&one[..], Signal::TERM, 143, "i.jsonl stays, and --resume goes on with it"),
+        (&all, Signal::INT, 130, "all.partial, and --resume goes on with it"),
+        (&["export", "i"], Signal::INT, 130, "not all of \"i\""),
+    ] {
+        // It does not come to its end before the signal.
+        signal(first, Signal::STOP);
+        let mut export = Process::start(&mut cluster.command(command));
+        let begun = match command {
+            ["export", "i"] => None,
+            [.., "-o", path] => Some(PathBuf::from(format!("{path}.partial"))),
+            _ => unreachable!(),
+        };
+        let has_begun = match begun {
+            Some(partial) => eventually(|| partial.exists()),
+            // Signals are caught before anything is asked for.
+            None => eventually(|| catches_signals(export.pid())),
+        };
+        signal(export.pid(), by);
+        let ended = export.wait().code();
+        signal(first, Signal::CONT);
+        assert!(has_begun);
+        assert!(export.stderr().contains(what), "{}", export.stderr());
+        assert_eq!(ended, Some(status), "{command:?}");
+    }
+    for command in [&one[..], &all] {
+        run(cluster.command(command).arg("--resume"), "").expect(0);
+    }
+    assert_eq!(sidecar(&file)["digest"], digest(&cluster, "i"));
+}
+
+/// Whether a process has a handler for SIGTERM.
+fn catches_signals(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+}
+
 #[test]
 fn an_export_that_is_killed_goes_on_and_comes_to_the_same_file() {
     let seed = rand::random();

@@ -10,6 +10,7 @@ use sherd_client::Client;
 use crate::args::parse_address;
 use crate::copy::{Copied, Copy, Place};
 use crate::error::Error;
+use crate::interrupt::stopping;
 use crate::load::Conflict;
 use crate::output::{Output, say};
 use crate::progress::rate;
@@ -79,7 +80,18 @@ impl CopyIndex {
         }
         create_like(&from, &to).await?;
         let copy = Copy::new(from, to.clone(), self.on_conflict).await?;
-        let result = Arc::clone(&copy).run().await;
+        let mut stopping = stopping()?;
+        let work = Arc::clone(&copy).run();
+        tokio::pin!(work);
+        let result = tokio::select! {
+            result = &mut work => result,
+            signal = stopping.asked() => {
+                copy.stop();
+                // What is being written is counted.
+                _ = work.await;
+                Err(signal.ends("interrupted".to_owned()))
+            }
+        };
         // What was copied is said on every end: it stays.
         let copied = copy.copied();
         let proof = match &result {
@@ -88,7 +100,11 @@ impl CopyIndex {
         };
         print(context, &copied, &proof, begun)?;
         if result.is_err() {
-            say!("what was copied stays; the same command goes on when that is put right");
+            let which = match self.on_conflict {
+                Conflict::Skip | Conflict::Overwrite => "the same command",
+                Conflict::Fail => "--on-conflict skip",
+            };
+            say!("what was copied stays; {which} goes on with the rest");
         }
         result?;
         if copied.failed > 0 { Err(Error::FailedSaid) } else { Ok(()) }

@@ -12,6 +12,7 @@ use sherd_protocol::{RING_SIZE, Range};
 use crate::error::Error;
 use crate::export::{DEFAULT_JOBS, OfAll, Sidecar, Wanted, summary, to_file, to_stdout};
 use crate::formats::{Compression, Format};
+use crate::interrupt::unless_interrupted;
 use crate::output::{Output, say, say_json};
 
 use super::{Context, parse_index};
@@ -73,10 +74,24 @@ impl Export {
             (Some(index), Some(path)) => {
                 let begun = Instant::now();
                 let wanted = self.wanted(&client, index, form).await?;
-                let sidecar = to_file(&client, &wanted, path, self.resume).await?;
-                print(context, &sidecar, path, begun)
+                let work = to_file(&client, &wanted, path, self.resume);
+                let left = || {
+                    format!(
+                        "interrupted; what there is of {} stays, and --resume goes on with it",
+                        path.display()
+                    )
+                };
+                print(context, &unless_interrupted(work, left).await?, path, begun)
             }
-            (None, Some(dir)) => self.all(context, &client, dir, form).await,
+            (None, Some(dir)) => {
+                let left = || {
+                    format!(
+                        "interrupted; what there is stays in {}.partial, and --resume goes on with it",
+                        dir.display()
+                    )
+                };
+                unless_interrupted(self.all(context, &client, dir, form), left).await
+            }
             (None, None) => Err(Error::Usage("name an index, or use --all".to_owned())),
         }
     }
@@ -89,7 +104,9 @@ impl Export {
         form: (Format, Compression),
     ) -> Result<(), Error> {
         let begun = Instant::now();
-        let sidecar = to_stdout(client, &self.wanted(client, index, form).await?).await?;
+        let wanted = self.wanted(client, index, form).await?;
+        let left = || format!("interrupted; what was written is not all of {index:?}");
+        let sidecar = unless_interrupted(to_stdout(client, &wanted), left).await?;
         if context.json {
             return say_json(&sidecar);
         }

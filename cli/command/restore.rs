@@ -11,6 +11,7 @@ use crate::backup::{
     At, Backup, Directory, Evicted, Restore, Restored, Source, sources, sources_at,
 };
 use crate::error::Error;
+use crate::interrupt::unless_interrupted;
 use crate::output::{Output, say};
 use crate::units::{parse_time, show_count, show_size};
 
@@ -95,7 +96,11 @@ impl RestoreBackup {
             overwrite: self.overwrite,
             jobs: usize::from(self.jobs),
         };
-        let restored = restore.run(&client).await?;
+        let left = || {
+            "interrupted; what was restored stays, and is not all: restore again with --overwrite"
+                .to_owned()
+        };
+        let restored = unless_interrupted(restore.run(&client), left).await?;
         print(&id, at.as_ref(), &restored, context.json)
     }
 
