@@ -10,7 +10,7 @@ use crate::error::Error;
 /// Results go to standard output, everything else to standard error.
 ///
 /// Exit status: 0 done; 1 failed; 2 wrong usage; 3 the key, index or condition asked about does
-/// not hold.
+/// not hold; 130 and 143 ended by Ctrl-C and by SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "sherd", version, propagate_version = true, after_long_help = ENVIRONMENT)]
 pub(crate) struct Cli {

@@ -27,6 +27,9 @@ pub(crate) enum Error {
     /// The person has interrupted it.
     #[error("{0}")]
     Interrupted(String),
+    /// It was told to end by SIGTERM.
+    #[error("{0}")]
+    Terminated(String),
     #[error("cannot {what} {}: {error}", path.display())]
     File { what: &'static str, path: PathBuf, error: io::Error },
     #[error("cannot listen on {address}: {error}; {}", listen_hint(error))]
@@ -41,14 +44,15 @@ pub(crate) enum Error {
 
 impl Error {
     /// The exit status: 0 done, 1 failed, 2 wrong usage, 3 what was asked about does not hold, 130
-    /// interrupted.
+    /// interrupted, 143 terminated.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::OutputClosed => 0,
             Self::Usage(_) => 2,
             Self::DoesNotHold(_) | Self::DoesNotHoldSaid => 3,
-            // 128 and SIGINT, as a shell has it.
+            // 128 and the signal's number, as a shell has it.
             Self::Interrupted(_) => 130,
+            Self::Terminated(_) => 143,
             Self::Client(error) if error.does_not_hold() => 3,
             _ => 1,
         }

@@ -6,6 +6,7 @@
 //! * `export`: documents on their way out of one; `copy`: from one index into another;
 //! * `backup`: backups, taken, checked and restored;
 //! * `node`, `cluster`: the processes, alone and together;
+//! * `interrupt`: commands that are asked to end;
 //! * `output`, `progress`, `error`: results on standard output, everything else on standard error, and
 //!   the exit status.
 
@@ -25,6 +26,7 @@ mod export;
 mod formats;
 #[cfg(test)]
 mod fuzzing;
+mod interrupt;
 mod load;
 mod node;
 mod output;

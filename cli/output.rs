@@ -77,6 +77,17 @@ fn output_error(error: &io::Error) -> Error {
     }
 }
 
+/// Says something to a program on standard error: a line that is a value as JSON and nothing else.
+///
+/// # Errors
+/// As [`json`].
+pub(crate) fn say_json<T: Serialize>(value: &T) -> Result<(), Error> {
+    let line = json(value)?;
+    // As with `say!`.
+    _ = writeln!(io::stderr(), "{line}");
+    Ok(())
+}
+
 /// Says something to the person on standard error. That nobody may be listening is no failure.
 macro_rules! say {
     ($($argument:tt)*) => {{

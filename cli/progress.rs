@@ -215,6 +215,13 @@ impl Watch {
     }
 }
 
+/// Work that is given up leaves no bar behind.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// How long something took and how fast it was, to be said behind what was done; nothing where it took no time
 /// to speak of.
 pub(crate) fn rate(documents: u64, elapsed: Duration) -> String {

@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
+use flate2::read::{GzDecoder, MultiGzDecoder};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -132,6 +132,9 @@ fn a_file_has_all_documents_in_ring_order_and_says_what_it_has() {
     let ran = cluster.run(["export", "i"]);
     assert_eq!(ran.stdout, lines);
     assert!(ran.stderr.contains(&digest(&cluster, "i")), "{ran:?}");
+    let ran = cluster.run(["--json", "export", "i"]);
+    assert_eq!(ran.stdout, lines);
+    assert_eq!(serde_json::from_str::<Value>(&ran.stderr).unwrap(), says, "a line of JSON alone");
 
     // Compressed, it is the same inside; a file that is there is replaced.
     let compressed = dir.path().join("i.jsonl.gz");
@@ -149,6 +152,38 @@ fn a_file_has_all_documents_in_ring_order_and_says_what_it_has() {
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap(), says);
     let missing = cluster.run(["export", "nothing"]);
     assert_eq!((missing.status, missing.stdout.as_str()), (3, ""), "{}", missing.stderr);
+}
+
+/// They were JSON lines under a name that said something else.
+#[test]
+fn a_file_is_what_its_name_says() {
+    let cluster = Cluster::start();
+    fill_small(&cluster, "i", 10);
+    let dir = tempfile::tempdir().unwrap();
+    let export = |name: &str, options: &[&str]| {
+        let mut command = cluster.command(["export", "i", "-o"]);
+        run(command.arg(dir.path().join(name)).args(options), "")
+    };
+    for (name, options, what) in [
+        ("a.jsonl.bz2", &[][..], ".bz2 is none of gzip (.gz) and zstd (.zst)"),
+        ("a.jsonl.LZ4", &["--format", "jsonl", "--compress", "plain"], ".lz4 is none of"),
+        ("a.parquet", &[], "say it with --format, one of rows, jsonl, csv, tsv and msgpack"),
+        ("a", &[], "say it with --format"),
+        ("a.gz", &[], "say it with --format"),
+        (
+            "a.jsonl",
+            &["--columns", "n,text"],
+            "--columns is for csv and tsv, and this is to be jsonl",
+        ),
+        ("a.csv", &["--columns", "n,text", "--format", "rows"], "--columns is for csv and tsv"),
+    ] {
+        let ran = export(name, options);
+        assert!(ran.stderr.contains(what), "{name} {options:?}: {ran:?}");
+        ran.expect(2);
+    }
+    assert_eq!(names(dir.path()), [""; 0]);
+    export("a.parquet", &["--format", "jsonl"]).expect(0);
+    assert_eq!(sidecar(&dir.path().join("a.parquet"))["format"], "jsonl");
 }
 
 #[test]
@@ -264,6 +299,56 @@ fn shards_are_read_at_the_same_time() {
     assert_eq!(keys_of(&lines), in_ring_order.lines().collect::<Vec<_>>());
 }
 
+/// It ended without a word.
+#[test]
+fn an_export_that_is_interrupted_says_how_to_go_on() {
+    let cluster = Cluster::start();
+    fill_small(&cluster, "i", 600);
+    let dir = tempfile::tempdir().unwrap();
+    let first = cluster.members().iter().find(|member| member.name == "shard0").unwrap().pid;
+    let file = dir.path().join("i.jsonl");
+    let one = ["export", "i", "-o", file.to_str().unwrap()];
+    let all = dir.path().join("all");
+    let all = ["export", "--all", "-o", all.to_str().unwrap()];
+    for (command, by, status, what) in [
+        (&one[..], Signal::TERM, 143, "i.jsonl stays, and --resume goes on with it"),
+        (&all, Signal::INT, 130, "all.partial, and --resume goes on with it"),
+        (&["export", "i"], Signal::INT, 130, "not all of \"i\""),
+    ] {
+        // It does not come to its end before the signal.
+        signal(first, Signal::STOP);
+        let mut export = Process::start(&mut cluster.command(command));
+        let begun = match command {
+            ["export", "i"] => None,
+            [.., "-o", path] => Some(PathBuf::from(format!("{path}.partial"))),
+            _ => unreachable!(),
+        };
+        let has_begun = match begun {
+            Some(partial) => eventually(|| partial.exists()),
+            // Signals are caught before anything is asked for.
+            None => eventually(|| catches_signals(export.pid())),
+        };
+        signal(export.pid(), by);
+        let ended = export.wait().code();
+        signal(first, Signal::CONT);
+        assert!(has_begun);
+        assert!(export.stderr().contains(what), "{}", export.stderr());
+        assert_eq!(ended, Some(status), "{command:?}");
+    }
+    for command in [&one[..], &all] {
+        run(cluster.command(command).arg("--resume"), "").expect(0);
+    }
+    assert_eq!(sidecar(&file)["digest"], digest(&cluster, "i"));
+}
+
+/// Whether a process has a handler for SIGTERM.
+fn catches_signals(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+}
+
 #[test]
 fn an_export_that_is_killed_goes_on_and_comes_to_the_same_file() {
     let seed = rand::random();
@@ -368,6 +453,49 @@ fn what_is_gone_on_with_is_the_same_export() {
     // Anew it is whole.
     cluster.run(["export", "i", "-o", cut.to_str().unwrap()]).expect(0);
     assert_eq!(sidecar(&cut)["digest"], digest(&cluster, "i"));
+}
+
+/// An export went on after bytes that were not those that it had written, and called the file whole: its sidecar
+/// had a checksum that was not the file's.
+#[test]
+fn a_part_that_was_damaged_meanwhile_is_not_gone_on_with() {
+    let cluster = Cluster::start_with(["--port", "0", "--shards", "3"]);
+    fill_small(&cluster, "i", 600);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("i.jsonl.gz");
+    let path = file.to_str().unwrap();
+    let members = cluster.members();
+    let first = members.iter().find(|member| member.name == "shard0").unwrap().pid;
+    // The others are done while the first one does not answer: so much is there when it is killed.
+    signal(first, Signal::STOP);
+    let mut export = Process::start(&mut cluster.command(["export", "i", "-o", path]));
+    let done = || {
+        let text = fs::read_to_string(dir.path().join("i.jsonl.gz.partial.json"));
+        let checkpoint: Value = serde_json::from_str(&text.unwrap_or_default()).unwrap_or_default();
+        let parts = checkpoint["parts"].as_array().cloned().unwrap_or_default();
+        parts.iter().filter(|part| part["done"] == true).count()
+    };
+    let others = eventually(|| done() == 2);
+    export.kill();
+    signal(first, Signal::CONT);
+    assert!(others);
+
+    let part = dir.path().join("i.jsonl.gz.partial.1");
+    let written = fs::read(&part).unwrap();
+    let mut damaged = written.clone();
+    damaged[written.len() / 2] ^= 1;
+    fs::write(&part, damaged).unwrap();
+    let refused = cluster.run(["export", "i", "-o", path, "--resume"]);
+    assert!(refused.stderr.contains("i.jsonl.gz.partial.1 is damaged"), "{refused:?}");
+    assert!(refused.stderr.contains("without --resume the export begins anew"), "{refused:?}");
+    refused.expect(1);
+    assert!(!file.exists());
+
+    fs::write(&part, written).unwrap();
+    cluster.run(["export", "i", "-o", path, "--resume"]).expect(0);
+    let crc = crc32fast::hash(&fs::read(&file).unwrap());
+    assert_eq!(sidecar(&file)["crc32"], format!("{crc:08x}"));
+    assert_eq!(sidecar(&file)["digest"], digest(&cluster, "i"));
 }
 
 #[test]
@@ -489,6 +617,60 @@ fn every_format_comes_back_as_it_was() {
     cluster.run(["index", "create", "empty"]).expect(0);
     let empty = cluster.run(["export", "empty", "--format", "csv"]).expect(0);
     assert_eq!(empty, "key,record,version,expires_at\n");
+}
+
+/// What was left had no option that could finish it.
+#[test]
+fn an_export_that_is_refused_for_its_options_leaves_nothing() {
+    let cluster = Cluster::start();
+    let table: String = (0..300).map(|i| format!("k{i}|{{\"n\": {i}}}\n")).collect();
+    cluster.feed(["write", "i", "--force", "--ttl", "7d"], table).expect(0);
+    let dir = tempfile::tempdir().unwrap();
+    let export = |name: &str, options: &[&str]| {
+        let mut command = cluster.command(["export", "i", "-o"]);
+        run(command.arg(dir.path().join(name)).args(options), "")
+    };
+    for (name, options, what, status) in [
+        ("i.rows", &[][..], "--without-expiry", 1),
+        ("i.csv", &["--columns", "m", "--without-expiry"], "cannot be written as csv", 1),
+        ("i.csv", &["--columns", "n,n"], "--columns: ", 2),
+    ] {
+        let ran = export(name, options);
+        assert!(ran.stderr.contains(what), "{name} {options:?}: {ran:?}");
+        assert!(!ran.stderr.contains("stays"), "{ran:?}");
+        ran.expect(status);
+        assert_eq!(names(dir.path()), [""; 0], "{name} {options:?}");
+    }
+    export("i.rows", &["--without-expiry", "--resume"]).expect(0);
+}
+
+/// A file of no bytes is no gzip member and no zstd frame: `zcat` called it an unexpected end.
+#[test]
+fn an_empty_index_is_a_compressed_file_of_nothing() {
+    let cluster = Cluster::start();
+    cluster.run(["index", "create", "empty"]).expect(0);
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["e.msgpack.gz", "e.jsonl.zst"] {
+        let file = dir.path().join(name);
+        cluster.run(["export", "empty", "-o", file.to_str().unwrap()]).expect(0);
+        let written = fs::read(&file).unwrap();
+        let mut unpacked = Vec::new();
+        match name.ends_with("gz") {
+            true => _ = GzDecoder::new(&written[..]).read_to_end(&mut unpacked).unwrap(),
+            // The frame's magic number, and no content.
+            false => assert_eq!(written[..4], [0x28, 0xb5, 0x2f, 0xfd]),
+        }
+        assert!(unpacked.is_empty());
+        let crc = crc32fast::hash(&written);
+        assert_eq!(sidecar(&file)["crc32"], format!("{crc:08x}"));
+        assert_eq!(sidecar(&file)["bytes"], written.len());
+        assert_eq!(sidecar(&file)["documents"], 0);
+        let said = import(&cluster.address.to_string(), "empty", &file);
+        assert_eq!(said, "0 written, 0 existing, 0 failed\n");
+    }
+    let mut to_stdout = cluster.command(["export", "empty", "--compress", "gzip"]);
+    let output = to_stdout.output().unwrap();
+    assert_eq!(output.stdout, fs::read(dir.path().join("e.msgpack.gz")).unwrap());
 }
 
 /// Real documents: the 171,075 places of `../shared/data/cities.jsonl.gz`. Skipped, with a printed reason,

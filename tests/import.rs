@@ -395,7 +395,9 @@ fn the_rate_is_kept_and_an_interrupted_import_goes_on() {
     let (cluster, dir) = (Cluster::start(), Dir::new());
     let rows: String = (0..12_000).map(|n| format!("{n}|{n}\n")).collect();
     let file = dir.file("a.rows", &rows);
-    for (index, input) in [("i", Some(file.as_str())), ("j", None)] {
+    for (index, input, by, status) in
+        [("i", Some(file.as_str()), Signal::INT, 130), ("j", None, Signal::TERM, 143)]
+    {
         let mut arguments = vec!["import", index, "--force", "--format", "rows", "--rate", "8000"];
         arguments.extend(input);
         let began = Instant::now();
@@ -410,11 +412,11 @@ fn the_rate_is_kept_and_an_interrupted_import_goes_on() {
         let (all, fed) = (rows.clone(), input.is_none());
         let feeder = std::thread::spawn(move || _ = fed.then(|| stdin.write_all(all.as_bytes())));
         assert!(eventually(|| cluster.run(["keys", index]).stdout.lines().count() > 2000));
-        signal(child.id(), Signal::INT);
+        signal(child.id(), by);
         let output = child.wait_with_output().expect("it ends");
         feeder.join().expect("fed");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert_eq!(output.status.code(), Some(status), "{stderr}");
         assert!(stderr.contains("--resume goes on"), "{stderr}");
         let written = cluster.run(["keys", index]).expect(0).lines().count();
         let most = began.elapsed().as_secs_f64() * 8000.0 + 1000.0;

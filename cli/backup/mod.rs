@@ -25,5 +25,5 @@ pub(crate) use directory::Directory;
 pub(crate) use file::Backup;
 pub(crate) use moment::{At, sources, sources_at};
 pub(crate) use pace::Pace;
-pub(crate) use restore::{Restore, Restored, Source};
+pub(crate) use restore::{Evicted, Restore, Restored, Source};
 pub(crate) use take::{Options, Taken, take};

@@ -1,6 +1,7 @@
 //! What is read to restore a backup, or a moment between two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use sherd_engine::verify::Moment;
 use sherd_protocol::message::Index;
@@ -18,6 +19,18 @@ pub(crate) enum At {
     Time(u64),
     /// An LSN of each shard, by its name.
     Lsns(BTreeMap<String, u64>),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(time) => write!(f, "{} UTC", show_milliseconds(*time)),
+            Self::Lsns(lsns) => {
+                let lsns: Vec<_> = lsns.iter().map(|(name, lsn)| format!("{name}={lsn}")).collect();
+                f.write_str(&lsns.join(", "))
+            }
+        }
+    }
 }
 
 /// What is read of a backup as it was cut, and its catalogue.
@@ -94,7 +107,8 @@ fn find<'a>(backups: &'a [Backup], at: &At) -> Result<(&'a Backup, &'a Backup), 
                 };
                 names(backup).len() == lsns.len() && backup.shards.iter().all(within)
             };
-            backups.iter().find(is_in)
+            let found = backups.iter().find(is_in);
+            Some(found.ok_or_else(|| Error::DoesNotHold(why_not_at(backups, lsns)))?)
         }
     };
     let nothing = |what: &str| {
@@ -123,6 +137,59 @@ fn find<'a>(backups: &'a [Backup], at: &At) -> Result<(&'a Backup, &'a Backup), 
         },
         At::Lsns(_) => Ok((base, later)),
     }
+}
+
+/// Why there is no state at these LSNs: which of them is wrong, and what there is.
+fn why_not_at(backups: &[Backup], lsns: &BTreeMap<String, u64>) -> String {
+    let shards = || backups.iter().flat_map(|backup| &backup.shards);
+    let names: BTreeSet<&str> = shards().map(|shard| shard.name.as_str()).collect();
+    if let Some(unknown) = lsns.keys().find(|name| !names.contains(name.as_str())) {
+        let names: Vec<_> = names.into_iter().collect();
+        return format!("no backup has a shard {unknown:?}; they have {}", names.join(", "));
+    }
+    for (name, &lsn) in lsns {
+        let spans = spans_of(backups, name);
+        if spans.is_empty() {
+            return format!(
+                "no backup has what shard {name} did before it; `sherd backup --keep-log SIZE` has the log \
+                 kept until the next backup"
+            );
+        }
+        if !spans.iter().any(|(from, to)| (*from..=*to).contains(&lsn)) {
+            return format!("shard {name} has {}: LSN {lsn} is in none of it", show_spans(&spans));
+        }
+    }
+    let left_out = |backup: &Backup| {
+        let missing = backup.shards.iter().find(|shard| !lsns.contains_key(&shard.name));
+        missing.map(|shard| shard.name.clone())
+    };
+    match backups.iter().rev().find_map(left_out) {
+        Some(name) => format!(
+            "--at-lsn says nothing of shard {name}, of which there is {}: name an LSN of every shard",
+            show_spans(&spans_of(backups, &name))
+        ),
+        None => "no two backups have all of these LSNs between them: they are of different times"
+            .to_owned(),
+    }
+}
+
+/// From which LSN to which all is kept that a shard did, for each backup that has it since the one before;
+/// those that follow each other are one.
+fn spans_of(backups: &[Backup], name: &str) -> Vec<(u64, u64)> {
+    let mut spans: Vec<(u64, u64)> = Vec::new();
+    for shard in backups.iter().flat_map(|backup| &backup.shards).filter(|it| it.name == name) {
+        let Some(before) = &shard.follows else { continue };
+        match spans.last_mut() {
+            Some(last) if last.1 == before.lsn => last.1 = shard.lsn,
+            _ => spans.push((before.lsn, shard.lsn)),
+        }
+    }
+    spans
+}
+
+fn show_spans(spans: &[(u64, u64)]) -> String {
+    let spans: Vec<_> = spans.iter().map(|(from, to)| format!("LSN {from} to {to}")).collect();
+    if spans.is_empty() { "nothing".to_owned() } else { spans.join(", ") }
 }
 
 fn show_milliseconds(time: u64) -> String {
@@ -203,6 +270,37 @@ mod tests {
         assert!(why(2500).contains("shard0 did not note"), "{}", why(2500));
         let lsns = [("shard0".to_owned(), 45), ("shard1".to_owned(), 55)];
         assert_eq!(find(&backups, &At::Lsns(lsns.into())).unwrap().1.id, "third");
+    }
+
+    #[test]
+    fn lsns_that_there_is_nothing_of_are_told_with_their_shard_and_what_there_is() {
+        let first = backup("first", None, &[(10, None, None), (20, None, None)]);
+        let second = backup("second", Some(&first), &[(30, None, None), (40, None, None)]);
+        let third = backup("third", Some(&second), &[(50, None, None), (60, None, None)]);
+        let apart = backup("apart", None, &[(70, None, None), (80, None, None)]);
+        let last = backup("last", Some(&apart), &[(75, None, None), (85, None, None)]);
+        let backups = [first, second, third, apart, last];
+        let why = |lsns: &[(&str, u64)]| {
+            let lsns = lsns.iter().map(|(name, lsn)| ((*name).to_owned(), *lsn)).collect();
+            let refused = find(&backups, &At::Lsns(lsns)).map(drop).unwrap_err();
+            assert_eq!(refused.exit_status(), 3);
+            refused.to_string()
+        };
+        assert_eq!(why(&[("nope", 2)]), "no backup has a shard \"nope\"; they have shard0, shard1");
+        assert_eq!(
+            why(&[("shard0", 60), ("shard1", 30)]),
+            "shard shard0 has LSN 10 to 50, LSN 70 to 75: LSN 60 is in none of it"
+        );
+        assert_eq!(
+            why(&[("shard0", 20)]),
+            "--at-lsn says nothing of shard shard1, of which there is LSN 20 to 60, LSN 80 to 85: name an \
+             LSN of every shard"
+        );
+        let apart = why(&[("shard0", 20), ("shard1", 50)]);
+        assert!(apart.contains("of different times"), "{apart}");
+        let nothing = At::Lsns([("shard0".to_owned(), 10), ("shard1".to_owned(), 20)].into());
+        let kept = find(&backups[..1], &nothing).map(drop).unwrap_err().to_string();
+        assert!(kept.contains("before it; `sherd backup --keep-log"), "{kept}");
     }
 
     /// Of early versions it is not known when anything was written.

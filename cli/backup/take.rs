@@ -24,7 +24,7 @@ use super::pace::Pace;
 use crate::command::blocking;
 use crate::error::Error;
 use crate::output::say;
-use crate::units::show_size;
+use crate::units::{show_count, show_size};
 
 /// How much is fetched at a time.
 const PIECE_BYTES: u32 = 256 * 1024;
@@ -477,10 +477,10 @@ fn prove(
             == (said.documents, said.bytes, said.digest.0);
         if !same || contents.lsn != cut.lsn {
             return Err(Error::Failed(format!(
-                "of index {} shard {name} had {} documents with digest {} at LSN {}, and what was \
-                 brought of it has {} with {} at LSN {}; please report this",
+                "of index {} shard {name} had {} with digest {} at LSN {}, and what was brought of it has \
+                 {} with {} at LSN {}; please report this",
                 said.index,
-                said.documents,
+                show_count(said.documents, "document"),
                 said.digest,
                 cut.lsn,
                 found.documents,

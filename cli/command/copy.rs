@@ -1,5 +1,6 @@
 //! `sherd copy`: an index into another one, of this cluster or of another.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -9,8 +10,9 @@ use sherd_client::Client;
 use crate::args::parse_address;
 use crate::copy::{Copied, Copy, Place};
 use crate::error::Error;
+use crate::interrupt::stopping;
 use crate::load::Conflict;
-use crate::output::Output;
+use crate::output::{Output, say};
 use crate::progress::rate;
 
 use super::{Context, parse_index};
@@ -25,8 +27,9 @@ use super::{Context, parse_index};
 ///
 /// Documents keep their times of expiry and get new versions. TO is created with the settings of FROM where it
 /// does not exist. In the end the digest of TO must be what follows from the documents copied; so nothing else
-/// should write to it meanwhile. What is written to FROM meanwhile is copied or not. A copy that was
-/// interrupted is gone on with by the same command. SHERD_TOKEN is for both clusters.
+/// should write to it meanwhile. What is written to FROM meanwhile is copied or not. A document that TO
+/// has no room for ends the copy. How many were copied is said on every end; a copy that was interrupted
+/// is gone on with by the same command. SHERD_TOKEN is for both clusters.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct CopyIndex {
@@ -36,7 +39,8 @@ pub(crate) struct CopyIndex {
     /// The index to write to
     #[arg(value_name = "TO", value_parser = parse_place)]
     to: Named,
-    /// What becomes of a document whose key TO has already
+    /// What becomes of a document whose key TO has already. Where it is rejected, the others are copied all
+    /// the same, and the exit status is 1
     #[arg(long, value_name = "WHAT", default_value = "skip")]
     on_conflict: Conflict,
 }
@@ -55,6 +59,7 @@ struct View {
     written: u64,
     overwritten: u64,
     existing: u64,
+    failed: u64,
 }
 
 impl CopyIndex {
@@ -74,21 +79,51 @@ impl CopyIndex {
             return Err(Error::Usage(format!("FROM and TO are the same index {:?}", to.index)));
         }
         create_like(&from, &to).await?;
-        let Copied { written, overwritten, existing, .. } =
-            Copy::new(from, to.clone(), self.on_conflict).run().await?;
-        let mut output = Output::new();
-        if context.json {
-            output.json(&View { written, overwritten, existing })?;
-        } else {
-            output.line(format_args!(
-                "{written} copied, {overwritten} overwritten, {existing} existing{}; the digest of \
-                 {:?} is right",
-                rate(written + overwritten, begun.elapsed()),
-                to.index
-            ))?;
+        let copy = Copy::new(from, to.clone(), self.on_conflict).await?;
+        let mut stopping = stopping()?;
+        let work = Arc::clone(&copy).run();
+        tokio::pin!(work);
+        let result = tokio::select! {
+            result = &mut work => result,
+            signal = stopping.asked() => {
+                copy.stop();
+                // What is being written is counted.
+                _ = work.await;
+                Err(signal.ends("interrupted".to_owned()))
+            }
+        };
+        // What was copied is said on every end: it stays.
+        let copied = copy.copied();
+        let proof = match &result {
+            Ok(()) => format!("; the digest of {:?} is right", to.index),
+            Err(_) => String::new(),
+        };
+        print(context, &copied, &proof, begun)?;
+        if result.is_err() {
+            let which = match self.on_conflict {
+                Conflict::Skip | Conflict::Overwrite => "the same command",
+                Conflict::Fail => "--on-conflict skip",
+            };
+            say!("what was copied stays; {which} goes on with the rest");
         }
-        output.flush()
+        result?;
+        if copied.failed > 0 { Err(Error::FailedSaid) } else { Ok(()) }
     }
+}
+
+fn print(context: &Context, copied: &Copied, proof: &str, begun: Instant) -> Result<(), Error> {
+    let Copied { written, overwritten, existing, failed, .. } = *copied;
+    let mut output = Output::new();
+    if context.json {
+        output.json(&View { written, overwritten, existing, failed })?;
+        return output.flush();
+    }
+    let not_copied = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    output.line(format_args!(
+        "{written} copied, {overwritten} overwritten, {existing} existing{not_copied}{}{proof}",
+        rate(copied.documents(), begun.elapsed())
+    ))?;
+    output.flush()
 }
 
 /// Connects to the cluster of an index.

@@ -12,7 +12,8 @@ use sherd_protocol::{RING_SIZE, Range};
 use crate::error::Error;
 use crate::export::{DEFAULT_JOBS, OfAll, Sidecar, Wanted, summary, to_file, to_stdout};
 use crate::formats::{Compression, Format};
-use crate::output::{Output, json, say};
+use crate::interrupt::unless_interrupted;
+use crate::output::{Output, say, say_json};
 
 use super::{Context, parse_index};
 
@@ -36,7 +37,7 @@ pub(crate) struct Export {
     /// The file; with --all the directory [standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The format [by the name of FILE, or jsonl]
+    /// The format [by the name of FILE; to standard output and with --all jsonl]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Compress [as the name of FILE says]
@@ -66,16 +67,31 @@ pub(crate) struct Export {
 impl Export {
     /// Exports.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
+        let form = self.form()?;
         let client = context.connect().await?;
         match (&self.index, &self.output) {
-            (Some(index), None) => self.to_stdout(context, &client, index).await,
+            (Some(index), None) => self.to_stdout(context, &client, index, form).await,
             (Some(index), Some(path)) => {
                 let begun = Instant::now();
-                let wanted = self.wanted(&client, index, self.form_of(path)).await?;
-                let sidecar = to_file(&client, &wanted, path, self.resume).await?;
-                print(context, &sidecar, path, begun)
+                let wanted = self.wanted(&client, index, form).await?;
+                let work = to_file(&client, &wanted, path, self.resume);
+                let left = || {
+                    format!(
+                        "interrupted; what there is of {} stays, and --resume goes on with it",
+                        path.display()
+                    )
+                };
+                print(context, &unless_interrupted(work, left).await?, path, begun)
             }
-            (None, Some(dir)) => self.all(context, &client, dir).await,
+            (None, Some(dir)) => {
+                let left = || {
+                    format!(
+                        "interrupted; what there is stays in {}.partial, and --resume goes on with it",
+                        dir.display()
+                    )
+                };
+                unless_interrupted(self.all(context, &client, dir, form), left).await
+            }
             (None, None) => Err(Error::Usage("name an index, or use --all".to_owned())),
         }
     }
@@ -85,29 +101,33 @@ impl Export {
         context: &Context,
         client: &Client,
         index: &str,
+        form: (Format, Compression),
     ) -> Result<(), Error> {
         let begun = Instant::now();
-        let form =
-            (self.format.unwrap_or(Format::Jsonl), self.compress.unwrap_or(Compression::Plain));
-        let sidecar = to_stdout(client, &self.wanted(client, index, form).await?).await?;
+        let wanted = self.wanted(client, index, form).await?;
+        let left = || format!("interrupted; what was written is not all of {index:?}");
+        let sidecar = unless_interrupted(to_stdout(client, &wanted), left).await?;
         if context.json {
-            say!("{}", json(&sidecar)?);
-        } else {
-            say!("{}", summary(&sidecar, None, begun));
+            return say_json(&sidecar);
         }
+        say!("{}", summary(&sidecar, None, begun));
         Ok(())
     }
 
     /// Exports all indexes to a directory, which gets its name when they are all there.
-    async fn all(&self, context: &Context, client: &Client, dir: &Path) -> Result<(), Error> {
+    async fn all(
+        &self,
+        context: &Context,
+        client: &Client,
+        dir: &Path,
+        form: (Format, Compression),
+    ) -> Result<(), Error> {
         if dir.exists() {
             return Err(Error::Usage(format!(
                 "{} is there already: name a directory that is not",
                 dir.display()
             )));
         }
-        let form =
-            (self.format.unwrap_or(Format::Jsonl), self.compress.unwrap_or(Compression::Plain));
         let mut partial = dir.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
@@ -115,6 +135,7 @@ impl Export {
         let indexes = client.indexes().await?;
         let all = indexes.iter().map(|index| self.wanted_of(&index.name, index.id, form));
         let all: Vec<_> = all.collect();
+        all.iter().try_for_each(Wanted::check)?;
         match fs::create_dir(&partial) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.resume => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
@@ -143,10 +164,41 @@ impl Export {
         crate::export::sync_dir(dir)
     }
 
-    /// Format and compression of a file.
-    fn form_of(&self, path: &Path) -> (Format, Compression) {
-        let format = self.format.or_else(|| Format::of_path(path)).unwrap_or(Format::Jsonl);
-        (format, self.compress.unwrap_or_else(|| Compression::of_path(path)))
+    /// Format and compression: as the options say, or the name of the file.
+    ///
+    /// # Errors
+    /// When the name does not tell, or tells of another compression, and when the format has no columns.
+    fn form(&self) -> Result<(Format, Compression), Error> {
+        let form = match self.output.as_deref().filter(|_| !self.all) {
+            Some(path) => self.form_of(path)?,
+            None => {
+                (self.format.unwrap_or(Format::Jsonl), self.compress.unwrap_or(Compression::Plain))
+            }
+        };
+        if self.columns.is_some() && !matches!(form.0, Format::Csv | Format::Tsv) {
+            return Err(Error::Usage(format!(
+                "--columns is for csv and tsv, and this is to be {}, which has all of a document",
+                form.0.name()
+            )));
+        }
+        Ok(form)
+    }
+
+    fn form_of(&self, path: &Path) -> Result<(Format, Compression), Error> {
+        if let Some(other) = Compression::other_of_path(path) {
+            return Err(Error::Usage(format!(
+                "{} cannot be compressed as its name says: {other} is none of gzip (.gz) and zstd (.zst)",
+                path.display()
+            )));
+        }
+        let format = self.format.or_else(|| Format::of_path(path)).ok_or_else(|| {
+            Error::Usage(format!(
+                "the format of {} is not told by its name; say it with --format, one of rows, jsonl, \
+                 csv, tsv and msgpack",
+                path.display()
+            ))
+        })?;
+        Ok((format, self.compress.unwrap_or_else(|| Compression::of_path(path))))
     }
 
     async fn wanted(

@@ -7,10 +7,13 @@ use clap::Args;
 use serde::Serialize;
 use sherd_protocol::message::Index;
 
-use crate::backup::{At, Backup, Directory, Restore, Restored, Source, sources, sources_at};
+use crate::backup::{
+    At, Backup, Directory, Evicted, Restore, Restored, Source, sources, sources_at,
+};
 use crate::error::Error;
+use crate::interrupt::unless_interrupted;
 use crate::output::{Output, say};
-use crate::units::{parse_time, show_size};
+use crate::units::{parse_time, show_count, show_size};
 
 use super::{Context, blocking, parse_index};
 
@@ -60,11 +63,16 @@ fn parse_lsn(text: &str) -> Result<(String, u64), String> {
 /// What was restored, for programs.
 #[derive(Serialize)]
 struct View<'a> {
+    /// The one that is read; of a moment between two the later one.
     backup: &'a str,
+    /// The moment, if it is not that of the backup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at: Option<String>,
     documents: u64,
     bytes: u64,
     digest: String,
     expired: u64,
+    evicted: u64,
     indexes: BTreeMap<&'a str, IndexView>,
 }
 
@@ -72,12 +80,14 @@ struct View<'a> {
 struct IndexView {
     documents: u64,
     digest: String,
+    evicted: u64,
 }
 
 impl RestoreBackup {
     /// Restores it.
     pub(crate) async fn run(self, context: &Context) -> Result<(), Error> {
-        let (sources, indexes, id) = self.find().await?;
+        let at = self.moment()?;
+        let (sources, indexes, id) = self.find(at.as_ref()).await?;
         let client = context.connect().await?;
         let restore = Restore {
             sources,
@@ -86,14 +96,18 @@ impl RestoreBackup {
             overwrite: self.overwrite,
             jobs: usize::from(self.jobs),
         };
-        let restored = restore.run(&client).await?;
-        print(&id, &restored, context.json)
+        let left = || {
+            "interrupted; what was restored stays, and is not all: restore again with --overwrite"
+                .to_owned()
+        };
+        let restored = unless_interrupted(restore.run(&client), left).await?;
+        print(&id, at.as_ref(), &restored, context.json)
     }
 
     /// What is to be read, the indexes, and the backup that it is of.
-    async fn find(&self) -> Result<(Vec<Source>, Vec<Index>, String), Error> {
+    async fn find(&self, at: Option<&At>) -> Result<(Vec<Source>, Vec<Index>, String), Error> {
         let directory = Directory::new(&self.dir);
-        let Some(at) = self.moment()? else {
+        let Some(at) = at else {
             let backup = self.backup().await?;
             let (sources, indexes) = sources(&directory, &backup);
             return Ok((sources, indexes, backup.id));
@@ -103,8 +117,8 @@ impl RestoreBackup {
             say!("{fault}");
         }
         let directory = Directory::new(&self.dir);
-        let (sources, later, indexes) = sources_at(&directory, &held.backups, &at)?;
-        Ok((sources, indexes, format!("a moment before {}", later.id)))
+        let (sources, later, indexes) = sources_at(&directory, &held.backups, at)?;
+        Ok((sources, indexes, later.id.clone()))
     }
 
     /// The moment, if it is not that of a backup.
@@ -159,26 +173,31 @@ impl RestoreBackup {
     }
 }
 
-fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
-    let Restored { documents, bytes, digest, expired, indexes } = restored;
+fn print(id: &str, at: Option<&At>, restored: &Restored, json: bool) -> Result<(), Error> {
+    let Restored { documents, bytes, digest, expired, indexes, evicted } = restored;
     let mut output = Output::new();
     if json {
         let indexes = indexes.iter().map(|(name, contents)| {
             let digest = contents.digest.to_string();
-            (name.as_str(), IndexView { documents: contents.documents, digest })
+            let evicted = evicted.get(name).map_or(0, |it| it.documents);
+            (name.as_str(), IndexView { documents: contents.documents, digest, evicted })
         });
         output.json(&View {
             backup: id,
+            at: at.map(ToString::to_string),
             documents: *documents,
             bytes: *bytes,
             digest: digest.to_string(),
             expired: *expired,
+            evicted: evicted.values().map(|it| it.documents).sum(),
             indexes: indexes.collect(),
         })?;
         return output.flush();
     }
+    let what = at.map_or_else(|| id.to_owned(), |at| format!("the moment {at} before {id}"));
     output.line(format_args!(
-        "restored {id}: {documents} documents of {} in {}, digest {digest}",
+        "restored {what}: {} of {} in {}, digest {digest}",
+        show_count(*documents, "document"),
         show_size(*bytes),
         if indexes.len() == 1 {
             "1 index".to_owned()
@@ -187,7 +206,17 @@ fn print(id: &str, restored: &Restored, json: bool) -> Result<(), Error> {
         }
     ))?;
     if *expired > 0 {
-        output.line(format_args!("  {expired} documents had expired and were left out"))?;
+        let expired = show_count(*expired, "document");
+        output.line(format_args!("  {expired} that had expired left out"))?;
+    }
+    for (index, Evicted { documents, left }) in evicted {
+        output.line(format_args!(
+            "  {} of index {index:?} evicted, for which its limits, or those of a shard, leave no room: it has \
+             {} with digest {}, which is not that of the backup",
+            show_count(*documents, "document"),
+            left.documents,
+            left.digest
+        ))?;
     }
     output.flush()
 }

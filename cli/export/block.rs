@@ -73,9 +73,14 @@ impl Blocks {
     /// # Errors
     /// As [`Target::write`].
     pub(super) fn write(&mut self) -> Result<(), Error> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
+        if self.rows.is_empty() { Ok(()) } else { self.write_always() }
+    }
+
+    /// Writes the rows as a block, also where there are none.
+    ///
+    /// # Errors
+    /// As [`Target::write`].
+    pub(super) fn write_always(&mut self) -> Result<(), Error> {
         let bytes = match self.compression {
             Compression::Plain => &self.rows,
             compression => {

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -21,15 +21,20 @@ use sherd_protocol::{Position, Range, RangeMap};
 
 use super::block::Target;
 use super::checkpoint::{Checkpoint, beside, replace, sync_dir};
-use super::part::Part;
+use super::part::{Part, Place};
 use super::{Export, Sidecar, Wanted, joined};
+use crate::command::blocking;
 use crate::error::Error;
 use crate::output::say;
+use crate::units::show_count;
 
 /// How often it is made durable how far the parts are: what is done again after a crash. Tests, which are
 /// over soon, make more of them.
 const CHECKPOINT_INTERVAL: Duration =
     if cfg!(debug_assertions) { Duration::from_millis(20) } else { Duration::from_secs(2) };
+
+/// How much of a file is read at a time to be checked.
+const READ_BYTES: usize = 1 << 18;
 
 /// Where an export into a file keeps what it has.
 struct Files {
@@ -46,6 +51,12 @@ impl Files {
 
     fn checkpoint(&self) -> PathBuf {
         beside(&self.file, ".partial.json")
+    }
+
+    /// Removes what is there of an export of so many parts.
+    fn remove(&self, parts: usize) -> Result<(), Error> {
+        remove_if_there(&self.checkpoint())?;
+        (0..parts).try_for_each(|i| remove_if_there(&self.part(i)))
     }
 
     fn sidecar(&self) -> PathBuf {
@@ -69,6 +80,7 @@ pub(crate) async fn to_file(
             path.display()
         )));
     }
+    wanted.check()?;
     let files = Files { file: path.to_owned() };
     let map = client.map().await?;
     let earlier = match resume {
@@ -78,6 +90,7 @@ pub(crate) async fn to_file(
     // An attempt that went on after that may have left an empty one: it is what is locked.
     let is_named = fs::metadata(files.part(0)).map_or(true, |found| found.len() == 0);
     let _lock = lock(&files.part(0))?;
+    let is_new = earlier.is_none();
     let (joined_before, parts) = match earlier {
         Some(earlier) => (earlier.joined, earlier.parts(&files.checkpoint())?),
         None => {
@@ -90,21 +103,34 @@ pub(crate) async fn to_file(
     };
     let export = Export::new(client, wanted, parts);
     let total = export.total();
-    if total.documents > 0 {
-        say!("the export of {:?} goes on after {} documents", wanted.index, total.documents);
-    }
     if joined_before == export.parts.len() && is_named {
         // Interrupted when the file had its name already.
         if fs::metadata(path).is_ok_and(|found| found.len() == total.bytes) {
+            let named = path.to_owned();
+            blocking(move || check_file(&named, &total)).await?;
             fs::remove_file(files.part(0)).map_err(Error::file("remove", files.part(0)))?;
             return finish(&export, &files);
         }
     }
+    if total.bytes > 0 {
+        let (work, paths) = (Arc::clone(&export), Files { file: path.to_owned() });
+        blocking(move || check_files(&work, &paths, joined_before)).await?;
+    }
+    if total.documents > 0 {
+        let documents = show_count(total.documents, "document");
+        say!("the export of {:?} goes on after {documents}", wanted.index);
+    }
     if joined_before == 0 {
         Checkpoint::of(&export, 0).write(&files.checkpoint())?;
         if let Err(error) = read_parts(&export, &files).await {
-            if matches!(error, Error::Client(_) | Error::File { .. }) {
-                say!("what there is of {} stays; --resume goes on with it", path.display());
+            let is_refused = !matches!(error, Error::Client(_) | Error::File { .. });
+            if is_refused && is_new && export.total().bytes == 0 {
+                // Nothing to go on with, least of all with the options that it is refused for. Where this
+                // fails, the next attempt does it.
+                _ = files.remove(export.parts.len());
+            } else {
+                let when = if is_refused { " once that is put right" } else { "" };
+                say!("what there is of {} stays; --resume goes on with it{when}", path.display());
             }
             return Err(error);
         }
@@ -116,6 +142,49 @@ pub(crate) async fn to_file(
         finish(&work, &files)
     });
     joined(putting_together).await
+}
+
+/// Makes sure that the files have what the checkpoint says of them, of which so many parts are put together in
+/// the first one: what was damaged since must not get the name of a whole file. Blocks.
+fn check_files(export: &Export, files: &Files, joined: usize) -> Result<(), Error> {
+    let (first, others) = export.parts.split_at(joined.max(1));
+    let first = first.iter().fold(Place::default(), |first, part| first.with(&part.place()));
+    check_file(&files.part(0), &first)?;
+    for (i, part) in others.iter().enumerate() {
+        check_file(&files.part(joined.max(1) + i), &part.place())?;
+    }
+    Ok(())
+}
+
+/// Reads what of a file was synced, and compares it with what was written. Blocks.
+fn check_file(path: &Path, Place { bytes, crc, .. }: &Place) -> Result<(), Error> {
+    let mut file = match File::open(path) {
+        // Of one that has less than was synced, `open_at` tells.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        result => result.map_err(Error::file("read", path))?.take(*bytes),
+    };
+    let (mut hasher, mut buffer) = (crc32fast::Hasher::new(), vec![0; READ_BYTES]);
+    let mut length = 0;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                length += read as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::file("read", path)(error)),
+        }
+    }
+    let found = hasher.finalize();
+    if length == *bytes && found != *crc {
+        return Err(Error::Failed(format!(
+            "{} is damaged: its first {bytes} bytes have the CRC-32 {found:08x}, and those that were \
+             written had {crc:08x}; without --resume the export begins anew",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Keeps others from the files as long as the guard lives.
@@ -259,6 +328,11 @@ fn checkpoint_often(
 
 /// Puts the parts together in the first one's file.
 fn join_parts(export: &Export, files: &Files, joined: usize) -> Result<(), Error> {
+    if joined == 0 && export.lacks_a_block() {
+        let path = files.part(0);
+        let target = Target::File(open_at(&path, 0)?, path);
+        export.parts[0].end_empty(&export.wanted, target)?;
+    }
     let joined = joined.max(1);
     let length = |part: &Part| part.place().bytes;
     let before = export.parts[..joined].iter().map(length).sum();

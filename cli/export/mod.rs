@@ -26,15 +26,16 @@ use sherd_protocol::{Range, WireError};
 use tokio::runtime::Handle;
 
 use crate::error::Error;
-use crate::formats::{Compression, Format, Shape};
+use crate::formats::{Compression, Format, Shape, Writer};
 use crate::progress::{Done, Watch, rate};
+use crate::units::show_count;
 
 pub(crate) use self::checkpoint::{OfAll, sync_dir};
 pub(crate) use self::file::to_file;
 pub(crate) use self::sidecar::Sidecar;
 
 use self::block::Target;
-use self::part::{Part, Place};
+use self::part::{Part, Place, wrong_columns};
 
 /// How many parts are read at a time at most, unless it is said: each takes a few megabytes, and some
 /// hundred where documents are of the largest.
@@ -79,6 +80,15 @@ impl Wanted {
 }
 
 impl Wanted {
+    /// Makes sure that there is such a table, before anything is made for it.
+    ///
+    /// # Errors
+    /// When its columns cannot be read as what they are.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let begun = Writer::new(self.format, self.shape()).begin(&mut Vec::new());
+        begun.map_err(|fault| wrong_columns(&fault))
+    }
+
     /// How documents become rows of a table.
     fn shape(&self) -> Shape {
         self.columns.clone().map_or(Shape::Record, Shape::Columns)
@@ -145,6 +155,11 @@ impl Export {
         done
     }
 
+    /// Whether it is whole and compressed, and there is nothing that a reader would take for that.
+    fn lacks_a_block(&self) -> bool {
+        self.wanted.compression != Compression::Plain && self.total().bytes == 0
+    }
+
     /// What all parts come to.
     fn total(&self) -> Place {
         let places = self.parts.iter().map(Part::place);
@@ -176,7 +191,11 @@ pub(crate) async fn to_stdout(client: &Client, wanted: &Wanted) -> Result<Sideca
     let work = Arc::clone(&export);
     let reading = tokio::task::spawn_blocking(move || {
         let part = &work.parts[0];
-        part.run(&work, Target::Stdout(io::stdout()))
+        part.run(&work, Target::Stdout(io::stdout()))?;
+        if work.lacks_a_block() {
+            part.end_empty(&work.wanted, Target::Stdout(io::stdout()))?;
+        }
+        Ok(())
     });
     export.watch(joined(reading)).await?;
     export.check_index().await?;
@@ -193,5 +212,6 @@ pub(crate) fn summary(sidecar: &Sidecar, path: Option<&Path>, begun: Instant) ->
     let to = path.map_or_else(String::new, |path| format!(" to {}", path.display()));
     let Sidecar { documents, index, digest, .. } = sidecar;
     let rate = rate(*documents, begun.elapsed());
-    format!("{documents} documents of {index:?} exported{to}{rate}, digest {digest}")
+    let documents = show_count(*documents, "document");
+    format!("{documents} of {index:?} exported{to}{rate}, digest {digest}")
 }

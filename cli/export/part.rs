@@ -99,8 +99,7 @@ impl Part {
         let mut blocks = Blocks::new(target, wanted.compression, begun);
         let mut writer = Writer::new(wanted.format, wanted.shape());
         if self.is_first && place.bytes == 0 {
-            let begun = writer.begin(&mut blocks.rows);
-            begun.map_err(|fault| Error::Usage(format!("--columns: {fault}")))?;
+            writer.begin(&mut blocks.rows).map_err(|fault| wrong_columns(&fault))?;
         } else {
             writer.go_on();
         }
@@ -129,6 +128,18 @@ impl Part {
         self.write(&mut blocks, &mut place)?;
         self.seen_to.store(self.range.end, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Writes an empty block, where a compressed file would have nothing: no bytes at all are no gzip member
+    /// and no zstd frame. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn end_empty(&self, wanted: &Wanted, target: Target) -> Result<(), Error> {
+        let mut place = self.place();
+        let mut blocks = Blocks::new(target, wanted.compression, (place.bytes, place.crc));
+        blocks.write_always()?;
+        self.write(&mut blocks, &mut place)
     }
 
     /// Writes a block; what it has counts from then on.
@@ -169,6 +180,11 @@ fn write_row(
             wanted.format.name()
         ))
     })
+}
+
+/// For `map_err`: there can be no header of the columns that were asked for.
+pub(super) fn wrong_columns(fault: &Fault) -> Error {
+    Error::Usage(format!("--columns: {fault}"))
 }
 
 /// What a document adds to the digest of its index.

@@ -22,6 +22,15 @@ impl Compression {
     pub(super) const NAMES: [(&'static str, Self); 4] =
         [(".gz", Self::Gzip), (".gzip", Self::Gzip), (".zst", Self::Zstd), (".zstd", Self::Zstd)];
 
+    /// How the names of files end that are compressed otherwise: what is none of those must not be called so.
+    const OTHERS: [&'static str; 8] = [".bz2", ".lz4", ".xz", ".lzma", ".br", ".sz", ".zip", ".7z"];
+
+    /// What a file's name tells of a compression that there is none of here.
+    pub(crate) fn other_of_path(path: &Path) -> Option<&'static str> {
+        let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+        Self::OTHERS.into_iter().find(|end| name.ends_with(end))
+    }
+
     /// What a file's name tells.
     pub(crate) fn of_path(path: &Path) -> Self {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

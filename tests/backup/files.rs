@@ -148,6 +148,16 @@ fn a_backup_that_is_cut_off_is_none() {
     assert_eq!(dirs.count(), 1);
     fs::remove_dir_all(backups.path().join(taken["backup"].as_str().unwrap())).unwrap();
 
+    // Who takes it is asked to end: it says what that leaves.
+    let mut taking = Process::start(&mut backups.command(&cluster, &slow));
+    assert!(eventually(fetching), "{}", taking.stderr());
+    signal(taking.pid(), Signal::INT);
+    assert_eq!(taking.wait().code(), Some(130), "{}", taking.stderr());
+    assert!(taking.stderr().contains("there is no backup of it"), "{}", taking.stderr());
+    assert!(backups.list().is_empty());
+    let taken = backups.take(&cluster);
+    fs::remove_dir_all(backups.path().join(taken["backup"].as_str().unwrap())).unwrap();
+
     // A shard of it.
     let mut taking = Process::start(&mut backups.command(&cluster, &slow));
     assert!(eventually(fetching), "{}", taking.stderr());

@@ -56,7 +56,10 @@ fn a_moment_between_two_backups_is_restored_to_the_operation() {
         let place = (place..299).find(|&it| written[it].done < written[it + 1].begun).unwrap();
         let moment = written[place].done;
         let at = show(moment);
-        backups.restore(&other_address, &["--at", &at]).expect(0);
+        let said = backups.restore(&other_address, &["--at", &at]).expect(0);
+        let which =
+            format!("restored the moment {at} UTC before {}: ", second["backup"].as_str().unwrap());
+        assert!(said.starts_with(&which), "{said}");
         let keys = other.run(["keys", "load"]).expect(0);
         let keys: BTreeSet<&str> = keys.lines().collect();
         for it in &written {

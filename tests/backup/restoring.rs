@@ -70,6 +70,55 @@ fn a_backup_is_restored_into_other_shards_and_another_hash_method_with_the_same_
     refused.expect(1);
 }
 
+/// A limit is shared out over the shards, so an index that fits into one may not fit into another one with as
+/// many. It was said that all is restored, and after that, that somebody else writes to it.
+#[test]
+fn what_is_evicted_while_it_is_restored_is_said() {
+    let cluster = Cluster::start_with(["--port", "0", "--shards", "1"]);
+    cluster.run(["index", "create", "i", "--max-documents", "1000", "--policy", "lru"]).expect(0);
+    let rows: String = (0..1000).map(|i| format!("key{i}|{i}\n")).collect();
+    cluster.feed(["write", "i"], rows).expect(0);
+    let backups = Backups::new();
+    let taken = backups.take(&cluster);
+
+    let three = Cluster::start_with(["--port", "0", "--shards", "3"]);
+    let address = three.address.to_string();
+    let check = |options: &[&str]| {
+        let said = backups.restore(&address, options).expect(0);
+        let now = digest(&address);
+        let left = now["documents"].as_u64().unwrap();
+        assert!((900..1000).contains(&left), "{left} are left");
+        assert!(said.contains("restored") && said.contains(": 1000 documents of"), "{said}");
+        let digest = now["digest"].as_str().unwrap();
+        let what = format!("it has {left} with digest {digest}, which is not that of the backup");
+        assert!(
+            said.contains("documents of index \"i\" evicted") && said.contains(&what),
+            "{said}"
+        );
+        assert_ne!(now["digest"], taken["digest"]);
+        (said, left)
+    };
+    let (said, left) = check(&[]);
+    assert!(said.contains(&format!("  {} documents of index", 1000 - left)), "{said}");
+    // It has the limits from the beginning now.
+    check(&["--overwrite"]);
+    let json = run(
+        sherd().args(["--json", "-b", &address, "restore", "--overwrite"]).arg(backups.path()),
+        "",
+    );
+    let counts: Value = serde_json::from_str(&json.expect(0)).unwrap();
+    assert!(counts["evicted"].as_u64().unwrap() >= 1000 - left, "{counts}");
+    assert_eq!(counts["indexes"]["i"]["evicted"], counts["evicted"]);
+
+    // Others are told all the same.
+    let rows: String = (0..1000).map(|i| format!("other{i}|{i}\n")).collect();
+    three.run(["index", "set", "i", "--max-documents", "9000"]).expect(0);
+    three.feed(["write", "i"], rows).expect(0);
+    let refused = backups.restore(&address, &["--overwrite"]);
+    assert!(refused.stderr.contains("it had others before"), "{refused:?}");
+    refused.expect(1);
+}
+
 /// An older backup never passes for the newest, nor files of an older one for those of a newer one.
 #[test]
 fn an_older_state_is_not_restored_in_place_of_the_newest() {

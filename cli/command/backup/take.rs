@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::backup::{Directory, Options, Pace, Taken, take};
 use crate::error::Error;
+use crate::interrupt::unless_interrupted;
 use crate::output::Output;
-use crate::units::{parse_size, show_size};
+use crate::units::{parse_size, show_count, show_size};
 
 use super::super::Context;
 
@@ -62,7 +63,15 @@ impl Take {
         let client = context.connect().await?.with_deadline(CUT_PATIENCE);
         let pace = Pace { share: self.share, rate: self.rate };
         let options = Options { pace, full: self.full, keep_log: self.keep_log };
-        let taken = take(&client, &Directory::new(dir), options).await?;
+        let left = || {
+            let dir = dir.display();
+            format!(
+                "interrupted; unless `sherd backup list {dir}` shows it there is no backup of it, and the \
+                 next one into {dir} removes what is left: take another one"
+            )
+        };
+        let directory = Directory::new(dir);
+        let taken = unless_interrupted(take(&client, &directory, options), left).await?;
         let Taken { backup, fetched } = &taken;
         let (bytes, shared_bytes) = backup.bytes();
         let mut output = Output::new();
@@ -80,13 +89,15 @@ impl Take {
             })?;
         } else {
             output.line(format_args!(
-                "backup {}: {} documents, digest {}",
-                backup.id, backup.total.documents, backup.total.digest
+                "backup {}: {}, digest {}",
+                backup.id,
+                show_count(backup.total.documents, "document"),
+                backup.total.digest
             ))?;
             output.line(format_args!(
-                "  {} of {} shards; {} fetched, {} shared with earlier backups",
+                "  {} of {}; {} fetched, {} shared with earlier backups",
                 show_size(bytes),
-                backup.shards.len(),
+                show_count(backup.shards.len(), "shard"),
                 show_size(*fetched),
                 show_size(shared_bytes)
             ))?;

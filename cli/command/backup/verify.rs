@@ -10,7 +10,7 @@ use crate::backup::{Backup, Checked, Directory, check};
 use crate::command::{blocking, print_fault};
 use crate::error::Error;
 use crate::output::{Output, say};
-use crate::units::show_size;
+use crate::units::{show_count, show_size};
 
 use super::super::Context;
 
@@ -128,13 +128,17 @@ fn print(output: &mut Output, backup: &Backup, checked: &Checked, json: bool) ->
     }
     output.line(format_args!("checked {}", backup.id))?;
     output.line(format_args!(
-        "  {shards} shards: {segments} segments, {}, {records} records",
-        show_size(*bytes)
+        "  {}: {}, {}, {}",
+        show_count(*shards, "shard"),
+        show_count(*segments, "segment"),
+        show_size(*bytes),
+        show_count(*records, "record")
     ))?;
     match faults {
         0 => output.line(format_args!(
-            "  {} documents, digest {}: no fault found",
-            total.documents, total.digest
+            "  {}, digest {}: no fault found",
+            show_count(total.documents, "document"),
+            total.digest
         ))?,
         1 => output.line("  1 fault found")?,
         faults => output.line(format_args!("  {faults} faults found"))?,

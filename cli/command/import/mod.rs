@@ -2,11 +2,10 @@
 //!
 //! * `inputs`: files, globs and standard input, and what each is; `sidecar`: what an export says of a file;
 //! * `dry_run`: all is read and checked, and nothing written;
-//! * `run`: what is under way, with its checkpoints; `pace`: how fast it may go; `interrupt`: Ctrl-C.
+//! * `run`: what is under way, with its checkpoints; `pace`: how fast it may go.
 
 mod dry_run;
 mod inputs;
-mod interrupt;
 mod pace;
 mod run;
 mod sidecar;
@@ -49,7 +48,7 @@ const MAX_JOBS: u16 = 64;
 ///
 /// A bad row does not stop the rest: it is reported, and goes to --rejects. What is done is kept in a
 /// checkpoint, INDEX.import in the current directory, until all is: after a crash of this command, of a
-/// shard, or Ctrl-C, --resume goes on from there, and ends with the same documents, counted once.
+/// shard, Ctrl-C or SIGTERM, --resume goes on from there, and ends with the same documents, counted once.
 #[derive(Debug, Args)]
 pub(crate) struct Import {
     /// The index

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::formats::Source;
+use crate::interrupt::stopping;
 use crate::load::{
     Checkpoint, CheckpointFile, Load, Marks, Options, Point, Rejects, RejectsFile, Summary,
     read_batches,
@@ -20,7 +21,6 @@ use crate::output::{Output, say};
 use crate::progress::{Figures, Progress};
 
 use super::inputs::{Inputs, length_and_time};
-use super::interrupt::on_interrupt;
 use super::pace::Pace;
 use super::{Context, Import};
 
@@ -140,7 +140,7 @@ impl Run<'_> {
         {
             say!("reading from the terminal; Ctrl-D ends it");
         }
-        let mut interrupted = on_interrupt();
+        let mut stopping = stopping()?;
         // What was read before is not read again.
         let before: u64 =
             self.inputs.are.iter().take(self.checkpoint.at.input).map(|it| it.bytes).sum();
@@ -161,8 +161,8 @@ impl Run<'_> {
             };
             let next = tokio::select! {
                 biased;
-                () = interrupted.comes() => {
-                    result = Err(Error::Failed("interrupted".to_owned()));
+                signal = stopping.asked() => {
+                    result = Err(signal.ends("interrupted".to_owned()));
                     break;
                 }
                 next = next => next,
