@@ -46,7 +46,7 @@ fn a_range_opens_again_by_itself_when_nobody_freezes_it_anew() {
     source.time.advance(999);
     changes_are_refused();
     source.time.advance(1);
-    assert!(!source.engine().is_frozen(place(1).position));
+    assert!(!source.engine().is_frozen(place(1).position) && !source.engine().has_frozen());
     // Before anything was written as well: it may have been.
     let error = source.give_up(2, &[(0, MIDDLE), (MOVING.1, RING)], frozen_at).unwrap_err();
     assert!(matches!(error, Error::NotFrozen { .. }), "{error}");
