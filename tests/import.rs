@@ -239,6 +239,31 @@ fn rejected_rows_are_kept_as_they_were_and_too_many_end_the_import() {
 }
 
 #[test]
+fn rows_that_failed_before_the_checkpoint_count_when_an_import_goes_on() {
+    // The second time it had none of its own that failed, and came to the end without a word.
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    let good: String = (0..20_000).map(|n| format!("{n}|{n}\n")).collect();
+    let bad = dir.file("bad.rows", format!("bad\nbad\n{good}"));
+    let there = dir.file("there.rows", format!("x|2\ny|2\n{good}"));
+    for (index, file, on_conflict) in [("i", &bad, "skip"), ("j", &there, "fail")] {
+        cluster.feed(["write", index, "--force"], "x|1\ny|1\n").expect(0);
+        let import = ["import", index, file, "--on-conflict", on_conflict];
+        let with = |more: &[&str]| dir.run(&cluster, &[&import, more].concat());
+        let stopped = with(&["--max-errors", "1", "--checkpoint-rows", "1000"]);
+        assert!(stopped.stderr.contains("more than 1 row failed"), "{}", stopped.stderr);
+        stopped.expect(1);
+        let before = cluster.run(["keys", index]).expect(0);
+        let again = with(&["--max-errors", "1", "--resume"]);
+        assert!(again.stderr.contains("more than 1 row failed"), "{}", again.stderr);
+        assert!(again.stderr.contains("--resume goes on with a higher one"), "{}", again.stderr);
+        again.expect(1);
+        assert_eq!(cluster.run(["keys", index]).expect(0), before);
+        let ended = with(&["--max-errors", "2", "--resume"]);
+        assert_eq!(ended.expect(1), "20000 written, 0 existing, 2 failed\n");
+    }
+}
+
+#[test]
 fn a_full_shard_rejects_rows_with_the_reason() {
     let (cluster, dir) = (Cluster::start_with(["--port", "0", "--size", "1KB"]), Dir::new());
     let rows: String = (0..100).map(|n| format!("key{n}|{}\n", "x".repeat(90))).collect();

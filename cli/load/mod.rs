@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::output::say;
+use crate::units::show_count;
 
 pub(crate) use batches::{Batch, Input, Point, Window, read_batches};
 pub(crate) use checkpoint::{Asked, Checkpoint, CheckpointFile, InputIs, Marks};
@@ -237,9 +238,11 @@ impl Load {
         }
     }
 
-    /// Begins with these counts, at a checkpoint that was made before.
+    /// Begins with these counts, at a checkpoint that was made before. Rows that had failed by then
+    /// count for [`Options::max_errors`].
     pub(crate) fn resume(&mut self, counts: Summary) {
         self.summary = counts;
+        self.stop_if_too_many_failed();
     }
 
     /// What follows is in a window that began with `marks`; nothing is under way.
@@ -457,14 +460,22 @@ impl Load {
             self.stop = Some(Stop::Unanswered(error.to_string()));
             return Err(error);
         }
-        if let Some(most) = self.options.max_errors
-            && self.summary.failed > most
-        {
-            let why = format!("more than {most} rows failed, which is what --max-errors allows");
-            self.stop.get_or_insert(Stop::Answered(why));
-        }
+        self.stop_if_too_many_failed();
         Ok(())
     }
+
+    fn stop_if_too_many_failed(&mut self) {
+        let failed = self.summary.failed;
+        if let Some(most) = self.options.max_errors.filter(|&most| failed > most) {
+            let why = format!("{}; --resume goes on with a higher one", too_many_failed(most));
+            self.stop.get_or_insert(Stop::Answered(why));
+        }
+    }
+}
+
+/// Says that more rows failed than may.
+pub(crate) fn too_many_failed(most: u64) -> String {
+    format!("more than {} failed, which is what --max-errors allows", show_count(most, "row"))
 }
 
 /// Milliseconds since 1970.

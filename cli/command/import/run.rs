@@ -104,7 +104,11 @@ impl Run<'_> {
         let mut result = Ok(());
         if !self.checkpoint.is_finished {
             load.begin_window(self.checkpoint.marks.clone(), is_resumed);
-            result = self.load(&mut load).await;
+            // Too many rows may have failed before the checkpoint: then nothing more is read.
+            result = match load.check() {
+                Ok(()) => self.load(&mut load).await,
+                stopped => stopped,
+            };
         }
         let is_stopped = result.is_err();
         let summary = load.finish().await;
