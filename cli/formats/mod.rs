@@ -107,10 +107,10 @@ pub(crate) enum Fault {
     TooManyCells(usize),
     #[error("{found} cells where the header has {expected}")]
     Cells { found: usize, expected: usize },
-    #[error("text after the closing quote of cell {cell}")]
-    AfterQuote { cell: usize },
-    #[error("the quote that opens cell {cell} is not closed")]
-    OpenQuote { cell: usize },
+    #[error("text after the closing quote of cell {cell}{}", lost_lines(*lines))]
+    AfterQuote { cell: usize, lines: u64 },
+    #[error("the quote that opens cell {cell} is not closed{}", lost_lines(*lines))]
+    OpenQuote { cell: usize, lines: u64 },
     #[error("column {column:?}: {text:?} is no {of}")]
     Cell { column: String, text: String, of: Type },
     #[error("the item is no map")]
@@ -128,6 +128,15 @@ pub(crate) enum Fault {
     ExpiryNotHeld,
     #[error("{0}; use one column for the record, or jsonl or msgpack")]
     ColumnsNotHeld(String),
+}
+
+/// Says how many lines are lost that a quote took with it.
+fn lost_lines(lines: u64) -> String {
+    match lines {
+        0 => String::new(),
+        1 => ", and the next line went with it".to_owned(),
+        lines => format!(", and the next {lines} lines went with it"),
+    }
 }
 
 /// Why nothing more can be read.
@@ -252,7 +261,7 @@ impl<R: Read> Reader<R> {
         match self {
             Self::Rows(rows) => Ok(rows.next()?),
             Self::Jsonl(objects) => Ok(objects.next()?),
-            Self::Csv(records) => Ok(records.next()?),
+            Self::Csv(records) => records.next(),
             Self::Msgpack(items) => items.next(),
         }
     }

@@ -1,6 +1,6 @@
 //! Records into entries: the header tells which columns are the key, and which the document.
 
-use std::io::{self, BufReader, Read};
+use std::io::{BufReader, Read};
 
 use rmp::encode;
 use sherd_protocol::document::check;
@@ -77,7 +77,7 @@ impl<R: Read> Records<R> {
         Ok(Self { scanner, columns, plan, keep_rows: options.keep_rows })
     }
 
-    pub(in crate::formats) fn next(&mut self) -> io::Result<Option<Result<Entry, BadRow>>> {
+    pub(in crate::formats) fn next(&mut self) -> Result<Option<Result<Entry, BadRow>>, ReadError> {
         let Some(number) = self.scanner.next()? else { return Ok(None) };
         let entry = self.parse(number);
         let row = || self.scanner.raw_without_end().to_vec();
