@@ -196,6 +196,13 @@ impl<R: Read> RecordScanner<R> {
     /// The record as the names of columns.
     pub(super) fn header(&self) -> Result<Vec<String>, ReadError> {
         let wrong = |why: String| ReadError::Format(format!("the header is wrong: {why}"));
+        if has_lone_return(self.raw_without_end()) {
+            return Err(wrong(
+                "its line goes on behind a CR (\\r) without LF (\\n); if all lines end with CR alone, \
+                 as old Macs write them, convert them first, as with tr '\\r' '\\n'"
+                    .to_owned(),
+            ));
+        }
         if let Some(fault) = &self.fault {
             return Err(wrong(fault.to_string()));
         }
@@ -213,6 +220,15 @@ impl<R: Read> RecordScanner<R> {
             None => Ok(names),
         }
     }
+}
+
+/// Whether there is a CR outside of quotes. RFC 4180 has none but before LF.
+fn has_lone_return(record: &[u8]) -> bool {
+    let mut is_quoted = false;
+    record.iter().any(|&byte| {
+        is_quoted ^= byte == b'"';
+        byte == b'\r' && !is_quoted
+    })
 }
 
 /// Takes a byte of a record; the next state, and whether the record ends.

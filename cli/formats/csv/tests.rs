@@ -100,11 +100,19 @@ fn a_header_that_is_wrong_stops_it_all() {
         ("key,,b\n", keyed("", ""), "a column has no name"),
         ("key,\"b\n", keyed("", ""), "not closed"),
         ("key,\u{0}\n", keyed("x", ""), "no column \"x\""),
+        ("key,a\rb,1\rc,2\r", keyed("", ""), "convert them first, as with tr '\\r' '\\n'"),
+        ("\"key\",\"a\"\r\"b\",1\r", keyed("", ""), "if all lines end with CR alone"),
+        ("key,a\rb,1\r\n", keyed("", ""), "a CR (\\r) without LF"),
     ] {
         let (rows, error) = read_with(header, Format::Csv, &options);
         assert_eq!(rows, []);
         assert!(error.as_ref().unwrap().contains(expected), "{header}: {error:?}");
     }
+    // All of a file may be one line.
+    let (_, error) = read_with("key,a\r".repeat(1 << 20), Format::Csv, &keyed("", ""));
+    assert!(error.unwrap().contains("if all lines end with CR alone"));
+    expect("key,\"a\rb\"\r\nk,1", Format::Csv, &keyed("", ""), &["2 k {\"a\\rb\": 1}"]);
+    expect("key,a\r", Format::Csv, &keyed("", ""), &[]);
     let (_, error) = read_with(b"key,\xff\n", Format::Csv, &keyed("", ""));
     assert!(error.unwrap().contains("UTF-8"));
 }
