@@ -416,6 +416,32 @@ fn a_file_is_checked_against_what_was_exported() {
 }
 
 #[test]
+fn an_export_that_is_read_by_other_keys_is_checked_for_its_count() {
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    let rows: String = (0..50).map(|n| format!("k{n}|{{\"id\": {n}, \"zip\": {n}}}\n")).collect();
+    cluster.feed(["write", "i", "--force"], rows).expect(0);
+    let export = ["export", "i", "-o", "a.csv", "--columns", "id,zip"];
+    dir.run(&cluster, &export).expect(0);
+    let unchecked = "sherd: a.csv has as many documents as were exported, 50; their digest cannot be \
+                     checked, for --key or --schema makes others of them\n";
+    for (index, options, told) in [
+        ("j", &["--key", "{zip}:{id}"][..], unchecked),
+        ("k", &["--schema", "zip:string"], unchecked),
+        // The same documents as without.
+        ("l", &["--schema", "zip:int"], ""),
+    ] {
+        let ran = dir.run(&cluster, &[&["import", index, "a.csv", "--force"], options].concat());
+        assert_eq!(ran.stderr, told, "{options:?}");
+        assert_eq!(ran.expect(0), "50 written, 0 existing, 0 failed\n");
+    }
+    let whole = std::fs::read_to_string(dir.path("a.csv")).expect("an export");
+    dir.file("a.csv", &whole[..whole.trim_end().rfind('\n').expect("lines") + 1]);
+    let ran = dir.run(&cluster, &["import", "m", "a.csv", "--force", "--key", "id"]);
+    assert!(ran.stderr.contains("it has 49 documents, and had 50"), "{}", ran.stderr);
+    ran.expect(1);
+}
+
+#[test]
 fn the_rate_is_kept_and_an_interrupted_import_goes_on() {
     let (cluster, dir) = (Cluster::start(), Dir::new());
     let rows: String = (0..12_000).map(|n| format!("{n}|{n}\n")).collect();
