@@ -374,6 +374,43 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
 }
 
 #[test]
+fn a_command_that_read_no_row_leaves_no_checkpoint() {
+    // It was in the way of the same command, put right.
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    cluster.run(["index", "create", "i"]).expect(0);
+    dir.file("people.csv", "country,id\nCH,1\n");
+    dir.file("a.jsonl", "{\"key\": \"a\", \"record\": 1}\n");
+    dir.file("empty.csv", "");
+    let mut damaged = gzip(b"a|1\n");
+    // The kind of the first block, of which there are three.
+    damaged[10] |= 0x06;
+    dir.file("damaged.rows", damaged);
+    for (arguments, expected) in [
+        (&["people.csv", "--key", "contry"][..], "no column \"contry\" for the key"),
+        (&["people.csv", "--key", "id", "--schema", "contry:int"], "no column \"contry\" of"),
+        (&["empty.csv", "people.csv"], "no column \"key\""),
+        (&["a.jsonl", "--format", "csv"], "no column \"key\""),
+        (&["damaged.rows"], "damaged"),
+        (&["none.rows"], "none.rows"),
+    ] {
+        let ran = dir.run(&cluster, &[&["import", "i"], arguments].concat());
+        assert!(ran.stderr.contains(expected), "{arguments:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("--resume goes on"), "{arguments:?}: {}", ran.stderr);
+        ran.expect(1);
+        assert!(!dir.path("i.import").exists(), "{arguments:?}");
+    }
+    let ran = dir.run(&cluster, &["import", "i", "people.csv", "--key", "country"]);
+    assert_eq!(ran.expect(0), "1 written, 0 existing, 0 failed\n");
+    // A row that was read, and rejected, is to be counted when it goes on.
+    let first = ["import", "i", "a.jsonl", "people.csv", "--key", "key"];
+    dir.file("a.jsonl", "nonsense\n");
+    dir.run(&cluster, &first).expect(1);
+    assert!(dir.path("i.import").exists());
+    dir.run(&cluster, &[&first[..], &["--resume"]].concat()).expect(1);
+    assert!(dir.path("i.import").exists());
+}
+
+#[test]
 fn a_dry_run_reads_everything_without_a_cluster() {
     let dir = Dir::new();
     dir.file("a.rows", "1|1\nbad\n2|2\n");

@@ -208,6 +208,8 @@ pub(crate) struct Load {
     window: Option<Since>,
     rejects: Rejects,
     summary: Summary,
+    /// A row was taken.
+    has_begun: bool,
     stop: Option<Stop>,
 }
 
@@ -234,6 +236,7 @@ impl Load {
             window: None,
             rejects,
             summary: Summary::default(),
+            has_begun: false,
             stop: None,
         }
     }
@@ -276,6 +279,7 @@ impl Load {
     /// When the cluster does not answer any more, or the file of rejects cannot be written. The rows of
     /// the batch may then not have been tried.
     pub(crate) async fn take(&mut self, batch: Batch) -> Result<(), Error> {
+        self.has_begun |= !batch.bad.is_empty() || !batch.entries.is_empty();
         for bad in &batch.bad {
             self.reject(batch.end.input, Why::Bad(bad))?;
         }
@@ -310,6 +314,11 @@ impl Load {
     pub(crate) async fn drain(&mut self) -> Result<(), Error> {
         while self.settle_one().await? {}
         Ok(())
+    }
+
+    /// Whether a row was taken, if only to be rejected.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// Whether nothing is under way, and nothing is of unknown outcome.

@@ -111,6 +111,7 @@ impl Run<'_> {
             };
         }
         let is_stopped = result.is_err();
+        let has_begun = is_resumed || load.has_begun();
         let summary = load.finish().await;
         let mut output = Output::new();
         if context.json {
@@ -124,7 +125,11 @@ impl Run<'_> {
             say!("{mismatch}; its documents are written all the same");
         }
         if is_stopped {
-            if !self.is_lost {
+            if !has_begun && !self.is_lost {
+                // There is nothing to go on with, and the file would be in the way of the command
+                // put right. What stopped it is more than that the file could not be removed.
+                _ = self.file.remove();
+            } else if !self.is_lost {
                 say!("{} knows how far it is: --resume goes on", self.file.path().display());
             }
             return result;
@@ -277,7 +282,8 @@ impl Run<'_> {
     /// earlier run may have written what is behind. Otherwise the one before counts.
     async fn stopped(&mut self, load: &mut Load, sent: Point, error: Error) -> Error {
         _ = load.drain().await;
-        if load.is_answered() && !load.is_replaying() && !self.is_lost {
+        let has_news = load.has_begun() && load.is_answered();
+        if has_news && !load.is_replaying() && !self.is_lost {
             // It is the first error that is told.
             _ = self.save(load, sent).await;
         }
