@@ -350,12 +350,27 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("c.csv", "a,b\n");
     dir.run(&cluster, &["import", "i", "b.csv", "c.csv"]).expect(1);
     for (arguments, expected) in [
-        (&["b.csv"][..], "the number of inputs was 2 and is 1"),
-        (&["c.csv", "b.csv"], "an input was"),
-        (&["b.csv", "c.csv", "--ttl", "1h"], "--ttl was"),
-        (&["b.csv", "c.csv", "--on-conflict", "fail"], "--on-conflict was"),
-        (&["b.csv", "c.csv", "--rejects", "r"], "--rejects was"),
-        (&["b.csv", "c.csv", "--key", "a"], "--key or --schema was"),
+        (
+            &["b.csv"][..],
+            "it began with 2 inputs, and this one has 1; go on with what it was, or begin anew after `rm i.import`",
+        ),
+        (
+            &["c.csv", "b.csv"],
+            "it began with b.csv as csv, and this one has c.csv as csv in its place",
+        ),
+        (
+            &["b.csv", "c.csv", "--ttl", "1h"],
+            "it began without --ttl, and this one is with --ttl 1h;",
+        ),
+        (
+            &["b.csv", "c.csv", "--on-conflict", "fail"],
+            "with --on-conflict skip, and this one is with --on-conflict fail",
+        ),
+        (
+            &["b.csv", "c.csv", "--rejects", "r"],
+            "it began without --rejects, and this one is with --rejects r",
+        ),
+        (&["b.csv", "c.csv", "--key", "a"], "it began without --key, and this one is with --key a"),
     ] {
         let ran = dir.run(&cluster, &[&["import", "i", "--resume"], arguments].concat());
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
@@ -672,7 +687,8 @@ fn a_checkpoint_is_of_one_import_at_a_time() {
     dir.run(&cluster, &["import", "i", "a.rows", "--checkpoint", "other"]).expect(0);
     first.kill();
     let refused = dir.run(&cluster, &["import", "i", "a.rows"]);
-    assert!(refused.stderr.contains("did not end"), "{}", refused.stderr);
+    let expected = "did not end: --resume goes on with it, and after `rm i.import` it begins anew";
+    assert!(refused.stderr.contains(expected), "{}", refused.stderr);
 }
 
 #[test]

@@ -50,7 +50,8 @@ pub(crate) enum JsonFault {
     NoField(&'static str),
     #[error("the field {0:?} is not one of key, record, version, expires_at and hash_")]
     UnknownField(String),
-    #[error("it nests deeper than {MAX_JSON_NESTING} at byte {offset}")]
+    /// The bytes before; people count from 1, as serde does.
+    #[error("it nests deeper than {MAX_JSON_NESTING} at byte {}", offset + 1)]
     TooDeep { offset: usize },
 }
 

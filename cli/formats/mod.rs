@@ -87,7 +87,8 @@ pub(crate) struct Fields<'a> {
 pub(crate) enum Fault {
     #[error("no \"|\" between key and value")]
     NoSeparator,
-    #[error("not UTF-8 at byte {0}")]
+    /// The bytes before; people count from 1, as in what is no JSON.
+    #[error("not UTF-8 at byte {}", .0 + 1)]
     NotUtf8(usize),
     #[error("over {0} bytes")]
     TooLong(usize),
@@ -105,7 +106,7 @@ pub(crate) enum Fault {
     NoScalar { field: String, what: &'static str },
     #[error("over {0} cells")]
     TooManyCells(usize),
-    #[error("{found} cells where the header has {expected}")]
+    #[error("{found} cell{} where the header has {expected}", if *found == 1 { "" } else { "s" })]
     Cells { found: usize, expected: usize },
     #[error("text after the closing quote of cell {cell}{}", lost_lines(*lines))]
     AfterQuote { cell: usize, lines: u64 },

@@ -128,6 +128,16 @@ fn what_is_wrong_in_json_lines_is_told() {
         assert!(fault.to_string().contains(expected), "{line}: {fault}");
         assert_eq!(row, line.as_bytes());
     }
+    // The first byte is byte 1, whatever is wrong with it.
+    for (line, expected) in [
+        (&b"\xff"[..], "1 bad: not UTF-8 at byte 1"),
+        (b"x", "1 bad: not JSON: expected value at byte 1"),
+        (b"{\"\xff", "1 bad: not UTF-8 at byte 3"),
+        (b"{\"\x01", "at byte 3"),
+    ] {
+        let (rows, _) = read_with(line, Format::Jsonl, &none);
+        assert!(told(&rows)[0].ends_with(expected), "{:?}", told(&rows));
+    }
     // Large floats are floats.
     expect(
         r#"{"key": "a", "record": [1e300, 18446744073709551616.0, "18446744073709551616"]}"#,

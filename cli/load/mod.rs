@@ -285,10 +285,11 @@ impl Load {
         }
         let first = batch.entries.first().map(|entry| entry.number);
         if let Some(first) = first {
+            let first = self.rejects.line(batch.end.input, first);
             self.send(batch).await?;
             if matches!(self.stop, Some(Stop::ClusterGone)) {
                 return Err(Error::Failed(format!(
-                    "rows after those of the batch from line {first} were not tried: the cluster \
+                    "rows after those of the batch from {first} were not tried: the cluster \
                      does not answer"
                 )));
             }
@@ -434,7 +435,7 @@ impl Load {
                 Ok(_) => self.summary.existing += 1,
                 Err(error) if error.is_outcome_unknown() => {
                     self.summary.unknown += 1;
-                    say!("line {number}: {error}");
+                    say!("{}: {error}", self.rejects.line(input, number));
                 }
                 Err(error) => {
                     let error = &error;

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::load::{Point, Rejects, now, read_batches, too_many_failed};
 use crate::output::{Output, say};
 use crate::progress::{Figures, Progress};
+use crate::units::show_count;
 
 use super::inputs::Inputs;
 use super::{Context, Import};
@@ -63,7 +64,8 @@ impl Import {
         } else {
             let DryView { rows, expired, failed } = found;
             output.line(format_args!(
-                "{rows} rows to be written, {failed} failed, {expired} expired; nothing was written"
+                "{} to be written, {failed} failed, {expired} expired; nothing was written",
+                show_count(rows, "row")
             ))?;
         }
         output.flush()?;

@@ -17,6 +17,9 @@ use super::{EXPIRES_AT, HASH, KEY, RECORD, Type, VERSION};
 /// More characters of a cell are not quoted in messages.
 const QUOTED_CHARACTERS: usize = 40;
 
+/// More columns are not named in messages.
+const LISTED_COLUMNS: usize = 10;
+
 /// Reads records.
 pub(crate) struct Records<R> {
     scanner: RecordScanner<R>,
@@ -63,7 +66,7 @@ impl<R: Read> Records<R> {
             if !names.is_empty() && !names.iter().any(|column| column == name) {
                 return Err(ReadError::Format(format!(
                     "the header has no column {name:?} of the schema; it has {}",
-                    names.join(", ")
+                    listed(&names)
                 )));
             }
         }
@@ -155,10 +158,23 @@ impl<R: Read> Records<R> {
     }
 }
 
+/// The names of columns, or the first of many.
+fn listed(names: &[String]) -> String {
+    let short = |name: &String| match name.char_indices().nth(QUOTED_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.clone(),
+    };
+    let first: Vec<_> = names.iter().take(LISTED_COLUMNS).map(short).collect();
+    match names.len().saturating_sub(LISTED_COLUMNS) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
 /// What the columns make.
 fn plan(names: &[String], options: &ReadOptions) -> Result<Plan, ReadError> {
     let place = |wanted: &str| names.iter().position(|name| name == wanted);
-    let all = || names.join(", ");
+    let all = || listed(names);
     if let Some(of) = &options.key {
         if !names.is_empty()
             && let Some(missing) = of.fields().find(|name| place(name).is_none())

@@ -108,6 +108,18 @@ fn a_header_that_is_wrong_stops_it_all() {
         assert_eq!(rows, []);
         assert!(error.as_ref().unwrap().contains(expected), "{header}: {error:?}");
     }
+    let names: Vec<_> = (0..60_000).map(|n| format!("column{n}")).collect();
+    let all_of = |key, schema| {
+        let header = names.join(",") + "," + &"x".repeat(1000) + "\n";
+        read_with(header, Format::Csv, &keyed(key, schema)).1.unwrap()
+    };
+    let list = "column0, column1, column2, column3, column4, column5, column6, column7, column8, \
+                column9 and 59991 more";
+    assert!(all_of("x", "").ends_with(&format!("for the key; it has {list}")));
+    assert!(all_of("", "").ends_with(&format!("which of {list} makes the key")));
+    assert!(all_of("column1", "x:int").ends_with(&format!("of the schema; it has {list}")));
+    let (_, error) = read_with("x".repeat(1000), Format::Csv, &keyed("a", ""));
+    assert!(error.unwrap().ends_with(&format!("it has {}…", "x".repeat(40))));
     // All of a file may be one line.
     let (_, error) = read_with("key,a\r".repeat(1 << 20), Format::Csv, &keyed("", ""));
     assert!(error.unwrap().contains("if all lines end with CR alone"));
