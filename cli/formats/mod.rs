@@ -5,7 +5,7 @@
 //! * `csv`: comma- and tab-separated values under a header;
 //! * `msgpack`: a stream of MessagePack maps;
 //! * `input`: files and standard input, plain or compressed; `output`: their counterpart;
-//! * `key`, `lines`: what several of them need.
+//! * `key`, `lines`, `summed`: what several of them need.
 //!
 //! A reader gives entries and bad rows one by one, each with its number, and can begin at a place
 //! that it was at before. What it holds is bounded: [`MAX_LINE_BYTES`] for a row, and its document.
@@ -20,6 +20,7 @@ mod lines;
 mod msgpack;
 mod output;
 mod rows;
+mod summed;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,8 @@ pub(crate) use input::{Source, open};
 pub(crate) use key::KeyOf;
 pub(crate) use lines::{Keys, MAX_LINE_BYTES};
 pub(crate) use output::{Compression, Encoder};
+
+use summed::Summed;
 
 /// The longest item of a stream: the largest document with its key, and what is around them.
 const MAX_ITEM_BYTES: usize = MAX_DOCUMENT_BYTES + MAX_KEY_BYTES + 1024;
@@ -237,11 +240,12 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// When the input cannot be read, ends before that place, or its header is wrong.
     pub(crate) fn new(
-        mut input: BufReader<R>,
+        input: BufReader<R>,
         format: Format,
         options: &ReadOptions,
         place: Place,
     ) -> Result<Self, ReadError> {
+        let mut input = Summed::new(input);
         if let Format::Csv | Format::Tsv = format {
             let delimiter = format.delimiter();
             return Ok(Self::Csv(csv::Records::new(input, delimiter, options, place)?));
@@ -274,6 +278,16 @@ impl<R: Read> Reader<R> {
             Self::Jsonl(objects) => objects.place(),
             Self::Csv(records) => records.place(),
             Self::Msgpack(items) => items.place(),
+        }
+    }
+
+    /// The CRC-32 of all bytes before the next row, by which they are known again.
+    pub(crate) fn crc32(&mut self) -> u32 {
+        match self {
+            Self::Rows(rows) => rows.crc32(),
+            Self::Jsonl(objects) => objects.crc32(),
+            Self::Csv(records) => records.crc32(),
+            Self::Msgpack(items) => items.crc32(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Records into entries: the header tells which columns are the key, and which the document.
 
-use std::io::{BufReader, Read};
+use std::io::Read;
 
 use rmp::encode;
 use sherd_protocol::document::check;
@@ -8,6 +8,7 @@ use sherd_protocol::name::check_key;
 
 use crate::document::{Duplicates, JsonReader};
 use crate::formats::lines::skip_bytes;
+use crate::formats::summed::Summed;
 use crate::formats::{BadRow, Entry, Fault, KeyOf, Place, ReadError, ReadOptions};
 
 use super::cell::{Cell, NotIts, in_memory, push_cell};
@@ -48,7 +49,7 @@ enum Plan {
 impl<R: Read> Records<R> {
     /// Reads the header; then goes to `place`, if that is behind it.
     pub(in crate::formats) fn new(
-        input: BufReader<R>,
+        input: Summed<R>,
         delimiter: u8,
         options: &ReadOptions,
         place: Place,
@@ -93,6 +94,10 @@ impl<R: Read> Records<R> {
 
     pub(in crate::formats) fn place(&self) -> Place {
         self.scanner.place
+    }
+
+    pub(in crate::formats) fn crc32(&mut self) -> u32 {
+        self.scanner.input.crc32()
     }
 
     pub(in crate::formats) fn has_more_at_hand(&self) -> bool {

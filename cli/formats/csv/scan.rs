@@ -1,10 +1,11 @@
 //! Bytes into records and their cells, of bounded length.
 
 use std::collections::HashSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::formats::jsonl::BYTE_ORDER_MARK;
 use crate::formats::lines::MAX_LINE_BYTES;
+use crate::formats::summed::Summed;
 use crate::formats::{Fault, KEPT_OF_LONG_BYTES, Place, ReadError, lost_lines};
 
 use super::cell::Cell;
@@ -15,7 +16,7 @@ const MAX_CELLS: usize = 1 << 16;
 
 /// Reads records of cells, of bounded length.
 pub(super) struct RecordScanner<R> {
-    pub(super) input: BufReader<R>,
+    pub(super) input: Summed<R>,
     delimiter: u8,
     pub(super) place: Place,
     /// The record as it was.
@@ -45,7 +46,7 @@ enum State {
 }
 
 impl<R: Read> RecordScanner<R> {
-    pub(super) fn new(input: BufReader<R>, delimiter: u8) -> Self {
+    pub(super) fn new(input: Summed<R>, delimiter: u8) -> Self {
         let (raw, text, ends) = (Vec::new(), Vec::new(), Vec::new());
         let place = Place::default();
         let (is_quoted, quote_line, fault) = (false, 0, None);
