@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::formats::Source;
 use crate::load::{
     Checkpoint, CheckpointFile, Load, Marks, Options, Point, Rejects, RejectsFile, Summary,
-    read_batches,
+    last_reason, read_batches,
 };
 use crate::output::{Output, say};
 use crate::progress::{Figures, Progress};
@@ -44,14 +44,14 @@ pub(super) async fn marks(client: &Client) -> Result<Marks, Error> {
     let began = Instant::now();
     loop {
         let why = match client.map().await {
-            Err(error) => error.to_string(),
+            Err(error) => last_reason(&error),
             Ok(map) => {
                 let mut lsns = BTreeMap::new();
                 let mut away = None;
                 for view in client.stat().await {
                     match view.stat {
                         Ok(stat) => _ = lsns.insert(view.shard.name, stat.durable_lsn),
-                        Err(error) => away = Some(error.to_string()),
+                        Err(error) => away = Some(last_reason(&error)),
                     }
                 }
                 match away {
@@ -60,8 +60,12 @@ pub(super) async fn marks(client: &Client) -> Result<Marks, Error> {
                 }
             }
         };
-        if began.elapsed() > PATIENCE {
-            return Err(Error::Failed(format!("no checkpoint can be made: {why}")));
+        let waited = began.elapsed();
+        if waited > PATIENCE {
+            let seconds = waited.as_secs();
+            return Err(Error::Failed(format!(
+                "no checkpoint can be made, which was tried for {seconds} s: {why}"
+            )));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -252,7 +256,13 @@ impl Run<'_> {
                         self.file.path().display()
                     )));
                 }
-                Err(error) if began.elapsed() > PATIENCE => return Err(error.into()),
+                Err(error) if began.elapsed() > PATIENCE => {
+                    let (seconds, why) = (began.elapsed().as_secs(), last_reason(&error));
+                    return Err(Error::Failed(format!(
+                        "the index {name:?} could not be looked up, which was tried for {seconds} s: \
+                         {why}"
+                    )));
+                }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
