@@ -316,6 +316,7 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("a.csv", "a,b\n1,2\n");
     dir.file("a.msgpack", b"\x82\xa3key\xa1a\xc1");
     dir.file("a.rows", "1|1\n");
+    dir.file("cr.csv", "key,a\rk,1\r");
     dir.file("a.jsonl.digest.json", "nonsense");
     dir.file("a.jsonl", "");
     for (arguments, status, expected) in [
@@ -334,6 +335,7 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
         (&["a.csv"], 1, "say with --key which of a, b"),
         (&["a.msgpack"], 1, "item 1 at byte 0: it is no MessagePack"),
         (&["a.jsonl"], 1, "a.jsonl.digest.json does not say"),
+        (&["cr.csv"], 1, "if all lines end with CR alone"),
         (&["cut.rows.gz"], 1, "the compressed data are cut off"),
     ] {
         let ran = dir.run(&cluster, &[&["import", "i"], arguments].concat());
@@ -341,6 +343,14 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
         _ = std::fs::remove_file(dir.path("i.import"));
     }
+    // Nothing behind a quote that is not closed is taken for a row, and what was before is written.
+    let lines = "t,1\n".repeat(8 << 20);
+    dir.file("open.csv", format!("key,a\nbefore,1\nopen,\"1\n{lines}"));
+    let ran = dir.run(&cluster, &["import", "i", "open.csv", "--json"]);
+    let told = "sherd: cannot read open.csv: the quote that opens cell 2 in line 3 is not closed";
+    assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    assert_eq!(json(&ran.expect(1))["written"], json!(1));
+    std::fs::remove_file(dir.path("i.import")).expect("it can go on");
     // What came before the fault is written.
     assert!(cluster.run(["keys", "i"]).expect(0).lines().count() > 1000);
     dir.run(&cluster, &["import", "none", "a.rows"]).expect(3);
