@@ -88,6 +88,15 @@ pub(crate) fn say_json<T: Serialize>(value: &T) -> Result<(), Error> {
     Ok(())
 }
 
+/// Text as it is typed as one word of a shell.
+pub(crate) fn shell_word(text: &str) -> String {
+    let is_plain = |it: char| it.is_ascii_alphanumeric() || "-_./,:=@%+".contains(it);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// Says something to the person on standard error. That nobody may be listening is no failure.
 macro_rules! say {
     ($($argument:tt)*) => {{
@@ -97,3 +106,20 @@ macro_rules! say {
     }};
 }
 pub(crate) use say;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_shell() {
+        for (text, word) in [
+            ("people.import", "people.import"),
+            ("{country}:{id}", "'{country}:{id}'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(text), word);
+        }
+    }
+}

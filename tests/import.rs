@@ -239,6 +239,31 @@ fn rejected_rows_are_kept_as_they_were_and_too_many_end_the_import() {
 }
 
 #[test]
+fn rows_that_failed_before_the_checkpoint_count_when_an_import_goes_on() {
+    // The second time it had none of its own that failed, and came to the end without a word.
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    let good: String = (0..20_000).map(|n| format!("{n}|{n}\n")).collect();
+    let bad = dir.file("bad.rows", format!("bad\nbad\n{good}"));
+    let there = dir.file("there.rows", format!("x|2\ny|2\n{good}"));
+    for (index, file, on_conflict) in [("i", &bad, "skip"), ("j", &there, "fail")] {
+        cluster.feed(["write", index, "--force"], "x|1\ny|1\n").expect(0);
+        let import = ["import", index, file, "--on-conflict", on_conflict];
+        let with = |more: &[&str]| dir.run(&cluster, &[&import, more].concat());
+        let stopped = with(&["--max-errors", "1", "--checkpoint-rows", "1000"]);
+        assert!(stopped.stderr.contains("more than 1 row failed"), "{}", stopped.stderr);
+        stopped.expect(1);
+        let before = cluster.run(["keys", index]).expect(0);
+        let again = with(&["--max-errors", "1", "--resume"]);
+        assert!(again.stderr.contains("more than 1 row failed"), "{}", again.stderr);
+        assert!(again.stderr.contains("--resume goes on with a higher one"), "{}", again.stderr);
+        again.expect(1);
+        assert_eq!(cluster.run(["keys", index]).expect(0), before);
+        let ended = with(&["--max-errors", "2", "--resume"]);
+        assert_eq!(ended.expect(1), "20000 written, 0 existing, 2 failed\n");
+    }
+}
+
+#[test]
 fn a_full_shard_rejects_rows_with_the_reason() {
     let (cluster, dir) = (Cluster::start_with(["--port", "0", "--size", "1KB"]), Dir::new());
     let rows: String = (0..100).map(|n| format!("key{n}|{}\n", "x".repeat(90))).collect();
@@ -291,6 +316,7 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("a.csv", "a,b\n1,2\n");
     dir.file("a.msgpack", b"\x82\xa3key\xa1a\xc1");
     dir.file("a.rows", "1|1\n");
+    dir.file("cr.csv", "key,a\rk,1\r");
     dir.file("a.jsonl.digest.json", "nonsense");
     dir.file("a.jsonl", "");
     for (arguments, status, expected) in [
@@ -309,6 +335,7 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
         (&["a.csv"], 1, "say with --key which of a, b"),
         (&["a.msgpack"], 1, "item 1 at byte 0: it is no MessagePack"),
         (&["a.jsonl"], 1, "a.jsonl.digest.json does not say"),
+        (&["cr.csv"], 1, "if all lines end with CR alone"),
         (&["cut.rows.gz"], 1, "the compressed data are cut off"),
     ] {
         let ran = dir.run(&cluster, &[&["import", "i"], arguments].concat());
@@ -316,6 +343,14 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
         _ = std::fs::remove_file(dir.path("i.import"));
     }
+    // Nothing behind a quote that is not closed is taken for a row, and what was before is written.
+    let lines = "t,1\n".repeat(8 << 20);
+    dir.file("open.csv", format!("key,a\nbefore,1\nopen,\"1\n{lines}"));
+    let ran = dir.run(&cluster, &["import", "i", "open.csv", "--json"]);
+    let told = "sherd: cannot read open.csv: the quote that opens cell 2 in line 3 is not closed";
+    assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    assert_eq!(json(&ran.expect(1))["written"], json!(1));
+    std::fs::remove_file(dir.path("i.import")).expect("it can go on");
     // What came before the fault is written.
     assert!(cluster.run(["keys", "i"]).expect(0).lines().count() > 1000);
     dir.run(&cluster, &["import", "none", "a.rows"]).expect(3);
@@ -325,12 +360,27 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("c.csv", "a,b\n");
     dir.run(&cluster, &["import", "i", "b.csv", "c.csv"]).expect(1);
     for (arguments, expected) in [
-        (&["b.csv"][..], "the number of inputs was 2 and is 1"),
-        (&["c.csv", "b.csv"], "an input was"),
-        (&["b.csv", "c.csv", "--ttl", "1h"], "--ttl was"),
-        (&["b.csv", "c.csv", "--on-conflict", "fail"], "--on-conflict was"),
-        (&["b.csv", "c.csv", "--rejects", "r"], "--rejects was"),
-        (&["b.csv", "c.csv", "--key", "a"], "--key or --schema was"),
+        (
+            &["b.csv"][..],
+            "it began with 2 inputs, and this one has 1; go on with what it was, or begin anew after `rm i.import`",
+        ),
+        (
+            &["c.csv", "b.csv"],
+            "it began with b.csv as csv, and this one has c.csv as csv in its place",
+        ),
+        (
+            &["b.csv", "c.csv", "--ttl", "1h"],
+            "it began without --ttl, and this one is with --ttl 1h;",
+        ),
+        (
+            &["b.csv", "c.csv", "--on-conflict", "fail"],
+            "with --on-conflict skip, and this one is with --on-conflict fail",
+        ),
+        (
+            &["b.csv", "c.csv", "--rejects", "r"],
+            "it began without --rejects, and this one is with --rejects r",
+        ),
+        (&["b.csv", "c.csv", "--key", "a"], "it began without --key, and this one is with --key a"),
     ] {
         let ran = dir.run(&cluster, &[&["import", "i", "--resume"], arguments].concat());
         assert!(ran.stderr.contains(expected), "{arguments:?}: {ran:?}");
@@ -346,6 +396,43 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("b.csv", "key,a\n1,30\n");
     let ran = dir.run(&cluster, &["import", "i", "--resume", "b.csv", "c.csv"]);
     assert!(ran.stderr.contains("b.csv has changed since"), "{ran:?}");
+}
+
+#[test]
+fn a_command_that_read_no_row_leaves_no_checkpoint() {
+    // It was in the way of the same command, put right.
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    cluster.run(["index", "create", "i"]).expect(0);
+    dir.file("people.csv", "country,id\nCH,1\n");
+    dir.file("a.jsonl", "{\"key\": \"a\", \"record\": 1}\n");
+    dir.file("empty.csv", "");
+    let mut damaged = gzip(b"a|1\n");
+    // The kind of the first block, of which there are three.
+    damaged[10] |= 0x06;
+    dir.file("damaged.rows", damaged);
+    for (arguments, expected) in [
+        (&["people.csv", "--key", "contry"][..], "no column \"contry\" for the key"),
+        (&["people.csv", "--key", "id", "--schema", "contry:int"], "no column \"contry\" of"),
+        (&["empty.csv", "people.csv"], "no column \"key\""),
+        (&["a.jsonl", "--format", "csv"], "no column \"key\""),
+        (&["damaged.rows"], "damaged"),
+        (&["none.rows"], "none.rows"),
+    ] {
+        let ran = dir.run(&cluster, &[&["import", "i"], arguments].concat());
+        assert!(ran.stderr.contains(expected), "{arguments:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("--resume goes on"), "{arguments:?}: {}", ran.stderr);
+        ran.expect(1);
+        assert!(!dir.path("i.import").exists(), "{arguments:?}");
+    }
+    let ran = dir.run(&cluster, &["import", "i", "people.csv", "--key", "country"]);
+    assert_eq!(ran.expect(0), "1 written, 0 existing, 0 failed\n");
+    // A row that was read, and rejected, is to be counted when it goes on.
+    let first = ["import", "i", "a.jsonl", "people.csv", "--key", "key"];
+    dir.file("a.jsonl", "nonsense\n");
+    dir.run(&cluster, &first).expect(1);
+    assert!(dir.path("i.import").exists());
+    dir.run(&cluster, &[&first[..], &["--resume"]].concat()).expect(1);
+    assert!(dir.path("i.import").exists());
 }
 
 #[test]
@@ -391,6 +478,32 @@ fn a_file_is_checked_against_what_was_exported() {
 }
 
 #[test]
+fn an_export_that_is_read_by_other_keys_is_checked_for_its_count() {
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    let rows: String = (0..50).map(|n| format!("k{n}|{{\"id\": {n}, \"zip\": {n}}}\n")).collect();
+    cluster.feed(["write", "i", "--force"], rows).expect(0);
+    let export = ["export", "i", "-o", "a.csv", "--columns", "id,zip"];
+    dir.run(&cluster, &export).expect(0);
+    let unchecked = "sherd: a.csv has as many documents as were exported, 50; their digest cannot be \
+                     checked, for --key or --schema makes others of them\n";
+    for (index, options, told) in [
+        ("j", &["--key", "{zip}:{id}"][..], unchecked),
+        ("k", &["--schema", "zip:string"], unchecked),
+        // The same documents as without.
+        ("l", &["--schema", "zip:int"], ""),
+    ] {
+        let ran = dir.run(&cluster, &[&["import", index, "a.csv", "--force"], options].concat());
+        assert_eq!(ran.stderr, told, "{options:?}");
+        assert_eq!(ran.expect(0), "50 written, 0 existing, 0 failed\n");
+    }
+    let whole = std::fs::read_to_string(dir.path("a.csv")).expect("an export");
+    dir.file("a.csv", &whole[..whole.trim_end().rfind('\n').expect("lines") + 1]);
+    let ran = dir.run(&cluster, &["import", "m", "a.csv", "--force", "--key", "id"]);
+    assert!(ran.stderr.contains("it has 49 documents, and had 50"), "{}", ran.stderr);
+    ran.expect(1);
+}
+
+#[test]
 fn the_rate_is_kept_and_an_interrupted_import_goes_on() {
     let (cluster, dir) = (Cluster::start(), Dir::new());
     let rows: String = (0..12_000).map(|n| format!("{n}|{n}\n")).collect();
@@ -427,6 +540,49 @@ fn the_rate_is_kept_and_an_interrupted_import_goes_on() {
         let again = if input.is_none() { rows.as_str() } else { "" };
         let ran = dir.feed(&cluster, &arguments, again);
         assert_eq!(ran.expect(0), "12000 written, 0 existing, 0 failed\n");
+    }
+}
+
+#[test]
+fn an_input_that_goes_on_with_other_bytes_is_refused() {
+    // Standard input has neither a length nor a time of change by which another one was known.
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    let rows: String = (0..5000).map(|n| format!("k{n}|{n}\n")).collect();
+    let bad = rows.clone() + "bad\nz|1\n";
+    let header = "key,a\n".to_owned();
+    let csv = |rows: &str| header.clone() + &rows.replace('|', ",");
+    for (index, format, input) in [("i", "rows", bad.clone()), ("j", "csv", csv(&bad))] {
+        let import = ["import", index, "--force", "--format", format];
+        let stopping = [&import[..], &["--max-errors", "0", "--checkpoint-rows", "1500"]].concat();
+        dir.feed(&cluster, &stopping, &input).expect(1);
+        let checkpoint =
+            std::fs::read_to_string(dir.path(&format!("{index}.import"))).expect("one");
+        let resume = [&import[..], &["--resume"]].concat();
+        let first = input.find("k1").expect("a row");
+        let mut changed = input.clone();
+        changed.replace_range(first..first + 2, "q1");
+        let mut inserted = input.clone();
+        inserted.insert_str(first, "new,1\n");
+        for other in [&changed, &inserted] {
+            let refused = dir.feed(&cluster, &resume, other);
+            let expected = "sherd: cannot read standard input: its first ";
+            assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+            assert!(refused.stderr.contains("give it the same bytes again"), "{}", refused.stderr);
+            refused.expect(1);
+        }
+        let refused = dir.feed(&cluster, &resume, &input[..first]);
+        assert!(refused.stderr.contains("before the place to go on from"), "{}", refused.stderr);
+        refused.expect(1);
+        if index == "j" {
+            // A checkpoint of an earlier version has no checksum, and is gone on from.
+            let mut old = json(&checkpoint);
+            let crc32 = old["at"].as_object_mut().and_then(|at| at.remove("crc32"));
+            assert!(crc32.is_some_and(|crc32| crc32.is_u64()), "{checkpoint}");
+            dir.file("j.import", old.to_string());
+        }
+        let ran = dir.feed(&cluster, &resume, &input);
+        assert_eq!(ran.expect(1), "5001 written, 0 existing, 1 failed\n");
+        assert_eq!(cluster.run(["keys", index]).expect(0).lines().count(), 5001);
     }
 }
 
@@ -586,7 +742,8 @@ fn a_checkpoint_is_of_one_import_at_a_time() {
     dir.run(&cluster, &["import", "i", "a.rows", "--checkpoint", "other"]).expect(0);
     first.kill();
     let refused = dir.run(&cluster, &["import", "i", "a.rows"]);
-    assert!(refused.stderr.contains("did not end"), "{}", refused.stderr);
+    let expected = "did not end: --resume goes on with it, and after `rm i.import` it begins anew";
+    assert!(refused.stderr.contains(expected), "{}", refused.stderr);
 }
 
 #[test]

@@ -26,6 +26,15 @@ const MAX_JSON_NESTING: usize = 3 * MAX_NESTING + 1;
 const BEYOND_64_BITS: f64 = 18_446_744_073_709_551_616.0;
 const BELOW_64_BITS: f64 = -9_223_372_036_854_775_808.0;
 
+/// The fields of objects that stand for something else, and what they hold then.
+const TAGS: [(&str, &str); 5] = [
+    (BINARY, "bytes in base64, padded with ="),
+    (FLOAT, "\"NaN\", \"Infinity\" or \"-Infinity\""),
+    (FLOAT32, "a number with a point that 32 bits hold exactly, or a name as $float does"),
+    (MAP, "an array of arrays of two, key and value"),
+    (MESSAGE_PACK, "a whole document as MessagePack, in base64 padded with ="),
+];
+
 /// Up to so many fields are compared each with each other.
 const FEW_NAMES: usize = 8;
 
@@ -46,20 +55,28 @@ pub(crate) enum JsonFault {
     Beyond64Bits(String),
     #[error("the field {0:?} is there twice")]
     Duplicate(String),
+    #[error(
+        "an object of the one field {tag:?} holds {expected}; one that is meant as an object is \
+         written {{\"$map\": [[{tag:?}, …]]}}"
+    )]
+    Tag { tag: &'static str, expected: &'static str },
     #[error("no field {0:?}")]
     NoField(&'static str),
     #[error("the field {0:?} is not one of key, record, version, expires_at and hash_")]
     UnknownField(String),
-    #[error("it nests deeper than {MAX_JSON_NESTING} at byte {offset}")]
+    /// The bytes before; people count from 1, as serde does.
+    #[error("it nests deeper than {MAX_JSON_NESTING} at byte {}", offset + 1)]
     TooDeep { offset: usize },
 }
 
-/// What becomes of a field that is there twice, and of an integer of more than 64 bits.
+/// What becomes of what is not certain: a field that is there twice, an integer of more than 64 bits,
+/// and an object that resembles one that stands for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Duplicates {
-    /// The last value counts, and the integer is a float, as in most readers of JSON.
+    /// The last value counts, and the integer is a float, as in most readers of JSON; an object is an
+    /// object.
     LastCounts,
-    /// It is refused: something would be lost.
+    /// It is refused: something would be lost, or guessed.
     Refused,
 }
 
@@ -213,54 +230,62 @@ impl JsonReader {
 
     /// Turns the map of one entry that begins at `start`, where it stands for something else, into
     /// that.
-    fn replace_special(&mut self, start: usize) -> Option<()> {
+    ///
+    /// # Errors
+    /// When its field is that of something else, and its value is not: the field, and what would be.
+    fn replace_special(&mut self, start: usize) -> Result<(), JsonFault> {
         let mut reader = Reader { bytes: &self.out.as_slice()[start..], offset: 1 };
-        let Token::String(tag) = reader.next().ok()? else { return None };
-        if !tag.starts_with('$') {
-            return None;
-        }
-        let mut out = ByteBuf::new();
-        match (tag, reader.next().ok()?) {
-            (BINARY, Token::String(text)) => {
-                encode::write_bin(&mut out, &BASE64.decode(text).ok()?).map_err(never).ok()?;
-            }
-            (MESSAGE_PACK, Token::String(text)) => {
-                let bytes = BASE64.decode(text).ok()?;
-                document::check(&bytes).ok()?;
-                *out.as_mut_vec() = bytes;
-            }
-            (FLOAT, Token::String(name)) => {
-                encode::write_f64(&mut out, float(name)?).map_err(never).ok()?;
-            }
-            (FLOAT32, value) => {
-                let value = match value {
-                    Token::String("NaN") => f32::NAN,
-                    Token::String(name) => float(name)? as f32,
-                    Token::Float(value) => {
-                        let single = value as f32;
-                        (f64::from(single) == value).then_some(single)?
-                    }
-                    _ => return None,
-                };
-                encode::write_f32(&mut out, value).map_err(never).ok()?;
-            }
-            (MAP, Token::Array(count)) => {
-                encode::write_map_len(&mut out, u32::try_from(count).ok()?).map_err(never).ok()?;
-                for _ in 0..count {
-                    let Token::Array(2) = reader.next().ok()? else { return None };
-                    let from = reader.offset;
-                    reader.skip().ok()?;
-                    reader.skip().ok()?;
-                    out.as_mut_vec().extend_from_slice(&reader.bytes[from..reader.offset]);
-                }
-            }
-            _ => return None,
-        }
-        let out = out.into_vec();
+        let Ok(Token::String(tag)) = reader.next() else { return Ok(()) };
+        let Some(tag) = TAGS.iter().find(|(name, _)| *name == tag) else { return Ok(()) };
+        let Some(out) = special(tag.0, &mut reader) else {
+            return Err(JsonFault::Tag { tag: tag.0, expected: tag.1 });
+        };
         self.bytes().truncate(start);
         self.bytes().extend_from_slice(&out);
-        Some(())
+        Ok(())
     }
+}
+
+/// What an object of one field stands for whose value is the next, if that can be.
+fn special(tag: &str, reader: &mut Reader<'_>) -> Option<Vec<u8>> {
+    let mut out = ByteBuf::new();
+    match (tag, reader.next().ok()?) {
+        (BINARY, Token::String(text)) => {
+            encode::write_bin(&mut out, &BASE64.decode(text).ok()?).map_err(never).ok()?;
+        }
+        (MESSAGE_PACK, Token::String(text)) => {
+            let bytes = BASE64.decode(text).ok()?;
+            document::check(&bytes).ok()?;
+            *out.as_mut_vec() = bytes;
+        }
+        (FLOAT, Token::String(name)) => {
+            encode::write_f64(&mut out, float(name)?).map_err(never).ok()?;
+        }
+        (FLOAT32, value) => {
+            let value = match value {
+                Token::String("NaN") => f32::NAN,
+                Token::String(name) => float(name)? as f32,
+                Token::Float(value) => {
+                    let single = value as f32;
+                    (f64::from(single) == value).then_some(single)?
+                }
+                _ => return None,
+            };
+            encode::write_f32(&mut out, value).map_err(never).ok()?;
+        }
+        (MAP, Token::Array(count)) => {
+            encode::write_map_len(&mut out, u32::try_from(count).ok()?).map_err(never).ok()?;
+            for _ in 0..count {
+                let Token::Array(2) = reader.next().ok()? else { return None };
+                let from = reader.offset;
+                reader.skip().ok()?;
+                reader.skip().ok()?;
+                out.as_mut_vec().extend_from_slice(&reader.bytes[from..reader.offset]);
+            }
+        }
+        _ => return None,
+    }
+    Some(out.into_vec())
 }
 
 /// A float by the name that it has in JSON.
@@ -357,8 +382,11 @@ impl<'de> Visitor<'de> for Value<'_> {
         reader.ascend(start, count, |header, count| {
             let Ok(_) = encode::write_map_len(header, count).map_err(never);
         });
-        if count == 1 {
-            reader.replace_special(start);
+        if count == 1
+            && let Err(fault) = reader.replace_special(start)
+            && reader.duplicates == Duplicates::Refused
+        {
+            return Err(reader.refuse(fault));
         }
         Ok(())
     }

@@ -18,7 +18,8 @@
 //! Whatever is printed reads back as the same document, with one exception: 32-bit floats come
 //! back as 64-bit ones of the same value. That is why a map is also printed as `$map` when it
 //! would otherwise be taken for one of the forms above. An object that only resembles them
-//! (`{"$binary": 5}`) is an object like any other.
+//! (`{"$binary": 5}`) is an object like any other where a person writes it, and refused where
+//! nothing is guessed.
 //!
 //! Printed to be exact ([`Printable::exact`]), it reads back byte for byte: 32-bit floats as
 //! `$float32`, and a document that is not the shortest MessagePack, as some writers make it, as

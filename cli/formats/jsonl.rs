@@ -9,7 +9,7 @@
 //! bits make a bad row.
 
 use std::fmt;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use sherd_protocol::document::check;
@@ -18,6 +18,7 @@ use sherd_protocol::name::check_key;
 use crate::document::{Duplicates, JsonFault, JsonReader, Printable, append_json};
 
 use super::lines::{Line, Lines, utf8};
+use super::summed::Summed;
 use super::{BadRow, Entry, Fault, Fields, KeyOf, MAX_LINE_BYTES, Place, ReadOptions};
 
 /// What some programs put before UTF-8.
@@ -32,7 +33,7 @@ pub(crate) struct Objects<R> {
 
 impl<R: Read> Objects<R> {
     /// Of an input that is at `place`.
-    pub(super) fn new(input: BufReader<R>, options: &ReadOptions, place: Place) -> Self {
+    pub(super) fn new(input: Summed<R>, options: &ReadOptions, place: Place) -> Self {
         let (key, keep_rows) = (options.key.clone(), options.keep_rows);
         Self { lines: Lines::new(input, place), key, keep_rows }
     }
@@ -43,6 +44,10 @@ impl<R: Read> Objects<R> {
 
     pub(super) fn place(&self) -> Place {
         self.lines.place()
+    }
+
+    pub(super) fn crc32(&mut self) -> u32 {
+        self.lines.crc32()
     }
 
     pub(super) fn has_more_at_hand(&self) -> bool {

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use sherd_protocol::MAX_DOCUMENT_BYTES;
 use sherd_protocol::name::{MAX_KEY_BYTES, check_key};
 
+use super::summed::Summed;
 use super::{BadRow, Entry, Fault, KEPT_OF_LONG_BYTES, Place};
 
 /// The longest line: the largest document as JSON usually has it, twice its bytes at most
@@ -38,14 +39,14 @@ impl<'a> Line<'a> {
 
 /// Reads lines that are not blank.
 pub(super) struct Lines<R> {
-    input: BufReader<R>,
+    input: Summed<R>,
     place: Place,
     buffer: Vec<u8>,
 }
 
 impl<R: Read> Lines<R> {
     /// Of an input that is at `place`.
-    pub(super) fn new(input: BufReader<R>, place: Place) -> Self {
+    pub(super) fn new(input: Summed<R>, place: Place) -> Self {
         Self { input, place, buffer: Vec::new() }
     }
 
@@ -100,6 +101,11 @@ impl<R: Read> Lines<R> {
     /// Where the next line begins.
     pub(super) fn place(&self) -> Place {
         self.place
+    }
+
+    /// The CRC-32 of all bytes before the next line.
+    pub(super) fn crc32(&mut self) -> u32 {
+        self.input.crc32()
     }
 
     /// Whether the next line is likely to come without waiting for it.
@@ -157,7 +163,7 @@ pub(crate) struct Keys<R> {
 
 impl<R: Read> Keys<R> {
     pub(crate) fn new(input: BufReader<R>) -> Self {
-        Self { lines: Lines::new(input, Place::default()) }
+        Self { lines: Lines::new(Summed::new(input), Place::default()) }
     }
 
     /// The next key or bad line; `None` at the end.

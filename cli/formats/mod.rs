@@ -5,7 +5,7 @@
 //! * `csv`: comma- and tab-separated values under a header;
 //! * `msgpack`: a stream of MessagePack maps;
 //! * `input`: files and standard input, plain or compressed; `output`: their counterpart;
-//! * `key`, `lines`: what several of them need.
+//! * `key`, `lines`, `summed`: what several of them need.
 //!
 //! A reader gives entries and bad rows one by one, each with its number, and can begin at a place
 //! that it was at before. What it holds is bounded: [`MAX_LINE_BYTES`] for a row, and its document.
@@ -20,6 +20,7 @@ mod lines;
 mod msgpack;
 mod output;
 mod rows;
+mod summed;
 
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,8 @@ pub(crate) use input::{Source, open};
 pub(crate) use key::KeyOf;
 pub(crate) use lines::{Keys, MAX_LINE_BYTES};
 pub(crate) use output::{Compression, Encoder};
+
+use summed::Summed;
 
 /// The longest item of a stream: the largest document with its key, and what is around them.
 const MAX_ITEM_BYTES: usize = MAX_DOCUMENT_BYTES + MAX_KEY_BYTES + 1024;
@@ -87,7 +90,8 @@ pub(crate) struct Fields<'a> {
 pub(crate) enum Fault {
     #[error("no \"|\" between key and value")]
     NoSeparator,
-    #[error("not UTF-8 at byte {0}")]
+    /// The bytes before; people count from 1, as in what is no JSON.
+    #[error("not UTF-8 at byte {}", .0 + 1)]
     NotUtf8(usize),
     #[error("over {0} bytes")]
     TooLong(usize),
@@ -105,12 +109,12 @@ pub(crate) enum Fault {
     NoScalar { field: String, what: &'static str },
     #[error("over {0} cells")]
     TooManyCells(usize),
-    #[error("{found} cells where the header has {expected}")]
+    #[error("{found} cell{} where the header has {expected}", if *found == 1 { "" } else { "s" })]
     Cells { found: usize, expected: usize },
-    #[error("text after the closing quote of cell {cell}")]
-    AfterQuote { cell: usize },
-    #[error("the quote that opens cell {cell} is not closed")]
-    OpenQuote { cell: usize },
+    #[error("text after the closing quote of cell {cell}{}", lost_lines(*lines))]
+    AfterQuote { cell: usize, lines: u64 },
+    #[error("the quote that opens cell {cell} is not closed{}", lost_lines(*lines))]
+    OpenQuote { cell: usize, lines: u64 },
     #[error("column {column:?}: {text:?} is no {of}")]
     Cell { column: String, text: String, of: Type },
     #[error("the item is no map")]
@@ -128,6 +132,15 @@ pub(crate) enum Fault {
     ExpiryNotHeld,
     #[error("{0}; use one column for the record, or jsonl or msgpack")]
     ColumnsNotHeld(String),
+}
+
+/// Says how many lines are lost that a quote took with it.
+fn lost_lines(lines: u64) -> String {
+    match lines {
+        0 => String::new(),
+        1 => ", and the next line went with it".to_owned(),
+        lines => format!(", and the next {lines} lines went with it"),
+    }
 }
 
 /// Why nothing more can be read.
@@ -227,11 +240,12 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// When the input cannot be read, ends before that place, or its header is wrong.
     pub(crate) fn new(
-        mut input: BufReader<R>,
+        input: BufReader<R>,
         format: Format,
         options: &ReadOptions,
         place: Place,
     ) -> Result<Self, ReadError> {
+        let mut input = Summed::new(input);
         if let Format::Csv | Format::Tsv = format {
             let delimiter = format.delimiter();
             return Ok(Self::Csv(csv::Records::new(input, delimiter, options, place)?));
@@ -252,7 +266,7 @@ impl<R: Read> Reader<R> {
         match self {
             Self::Rows(rows) => Ok(rows.next()?),
             Self::Jsonl(objects) => Ok(objects.next()?),
-            Self::Csv(records) => Ok(records.next()?),
+            Self::Csv(records) => records.next(),
             Self::Msgpack(items) => items.next(),
         }
     }
@@ -264,6 +278,16 @@ impl<R: Read> Reader<R> {
             Self::Jsonl(objects) => objects.place(),
             Self::Csv(records) => records.place(),
             Self::Msgpack(items) => items.place(),
+        }
+    }
+
+    /// The CRC-32 of all bytes before the next row, by which they are known again.
+    pub(crate) fn crc32(&mut self) -> u32 {
+        match self {
+            Self::Rows(rows) => rows.crc32(),
+            Self::Jsonl(objects) => objects.crc32(),
+            Self::Csv(records) => records.crc32(),
+            Self::Msgpack(items) => items.crc32(),
         }
     }
 

@@ -5,7 +5,7 @@
 //! A stream has no marks to find the next item by: bytes that are no MessagePack end it, while an item
 //! that is, but no entry, is a bad row.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use rmp::encode;
 use sherd_protocol::document::check;
@@ -13,6 +13,7 @@ use sherd_protocol::name::check_key;
 
 use crate::document::tokens::{Reader, Token};
 
+use super::summed::Summed;
 use super::{
     BadRow, Entry, Fault, Fields, KEPT_OF_LONG_BYTES, KeyOf, MAX_ITEM_BYTES, Place, ReadError,
     ReadOptions,
@@ -23,7 +24,7 @@ const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// Reads items.
 pub(crate) struct Items<R> {
-    input: BufReader<R>,
+    input: Summed<R>,
     place: Place,
     key: Option<KeyOf>,
     keep_rows: bool,
@@ -32,7 +33,7 @@ pub(crate) struct Items<R> {
 
 impl<R: Read> Items<R> {
     /// Of an input that is at `place`.
-    pub(super) fn new(input: BufReader<R>, options: &ReadOptions, place: Place) -> Self {
+    pub(super) fn new(input: Summed<R>, options: &ReadOptions, place: Place) -> Self {
         let (key, keep_rows) = (options.key.clone(), options.keep_rows);
         Self { input, place, key, keep_rows, item: Vec::new() }
     }
@@ -54,6 +55,10 @@ impl<R: Read> Items<R> {
 
     pub(super) fn place(&self) -> Place {
         self.place
+    }
+
+    pub(super) fn crc32(&mut self) -> u32 {
+        self.input.crc32()
     }
 
     pub(super) fn has_more_at_hand(&self) -> bool {

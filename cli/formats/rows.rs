@@ -4,13 +4,14 @@
 //! as JSON is JSON, else it is a string. Rows hold neither versions, which are left out, nor when a
 //! document expires.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 
 use sherd_protocol::name::check_key;
 
 use crate::document;
 
 use super::lines::{Line, Lines, utf8};
+use super::summed::Summed;
 use super::{BadRow, Entry, Fault, Fields, Place, ReadOptions, jsonl};
 
 /// Reads rows.
@@ -21,7 +22,7 @@ pub(crate) struct Rows<R> {
 
 impl<R: Read> Rows<R> {
     /// Of an input that is at `place`.
-    pub(super) fn new(input: BufReader<R>, options: &ReadOptions, place: Place) -> Self {
+    pub(super) fn new(input: Summed<R>, options: &ReadOptions, place: Place) -> Self {
         Self { lines: Lines::new(input, place), keep_rows: options.keep_rows }
     }
 
@@ -31,6 +32,10 @@ impl<R: Read> Rows<R> {
 
     pub(super) fn place(&self) -> Place {
         self.lines.place()
+    }
+
+    pub(super) fn crc32(&mut self) -> u32 {
+        self.lines.crc32()
     }
 
     pub(super) fn has_more_at_hand(&self) -> bool {
@@ -71,11 +76,13 @@ mod tests {
     use sherd_protocol::document::DocumentError;
     use sherd_protocol::name::{MAX_KEY_BYTES, NameError};
 
+    use std::io::BufReader;
+
     use super::super::MAX_LINE_BYTES;
     use super::*;
 
     fn rows<R: Read>(input: BufReader<R>) -> Rows<R> {
-        Rows::new(input, &ReadOptions::default(), Place::default())
+        Rows::new(Summed::new(input), &ReadOptions::default(), Place::default())
     }
 
     /// Line, key and document, or line and fault.

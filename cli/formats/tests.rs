@@ -128,6 +128,58 @@ fn what_is_wrong_in_json_lines_is_told() {
         assert!(fault.to_string().contains(expected), "{line}: {fault}");
         assert_eq!(row, line.as_bytes());
     }
+    // What resembles a form of ours is neither it nor an object, at any depth.
+    for (value, expected) in [
+        (r#"{"$binary": "aGk"}"#, "\"$binary\" holds bytes in base64, padded"),
+        (r#"{"$binary": "aG k="}"#, "\"$binary\" holds"),
+        (r#"{"$binary": 5}"#, "\"$binary\" holds"),
+        (r#"[{"x": {"$float": "nan"}}]"#, "\"$float\" holds \"NaN\", \"Infinity\" or"),
+        (r#"{"$float": 1.0}"#, "\"$float\" holds"),
+        (r#"{"$float32": 0.1}"#, "\"$float32\" holds a number with a point that 32 bits hold"),
+        (r#"{"$float32": 1}"#, "\"$float32\" holds"),
+        (r#"{"$msgpack": "wQ=="}"#, "\"$msgpack\" holds a whole document"),
+        (
+            r#"{"$map": [[1]]}"#,
+            "one that is meant as an object is written {\"$map\": [[\"$map\", …]]}",
+        ),
+    ] {
+        let line = format!("{{\"key\": \"a\", \"record\": {value}}}");
+        let (rows, error) = read_with(&line, Format::Jsonl, &none);
+        assert_eq!(error, None);
+        assert!(told(&rows)[0].contains(expected), "{value}: {:?}", told(&rows));
+        let csv = format!("key,record\na,\"{}\"\n", value.replace('"', "\"\""));
+        let (rows, _) = read_with(csv, Format::Csv, &none);
+        assert!(told(&rows)[0].contains(expected), "{value}: {:?}", told(&rows));
+        // On the command line and in rows it is what it looks like, and its exact form reads back.
+        let (rows, _) = read_with(format!("a|{value}"), Format::Rows, &none);
+        let document = &rows[0].as_ref().unwrap().document;
+        assert_eq!(*document, parse(value).unwrap());
+        let fields = Fields { key: "a", document, version: None, expires_at: None };
+        for format in [Format::Jsonl, Format::Csv, Format::Rows] {
+            let mut out = Vec::new();
+            let mut writer = Writer::new(format, Shape::Record);
+            writer.write(&mut out, &fields).unwrap();
+            let (rows, _) = read_with(&out, format, &none);
+            assert_eq!(rows[0].as_ref().unwrap().document, *document, "{value} as {format:?}");
+        }
+    }
+    // Two fields are not one, and other names are not ours.
+    expect(
+        r#"{"key": "a", "record": [{"$binary": "aGk", "b": 1}, {"$other": "x"}]}"#,
+        Format::Jsonl,
+        &none,
+        &[r#"1 a [{"$binary": "aGk", "b": 1}, {"$other": "x"}]"#],
+    );
+    // The first byte is byte 1, whatever is wrong with it.
+    for (line, expected) in [
+        (&b"\xff"[..], "1 bad: not UTF-8 at byte 1"),
+        (b"x", "1 bad: not JSON: expected value at byte 1"),
+        (b"{\"\xff", "1 bad: not UTF-8 at byte 3"),
+        (b"{\"\x01", "at byte 3"),
+    ] {
+        let (rows, _) = read_with(line, Format::Jsonl, &none);
+        assert!(told(&rows)[0].ends_with(expected), "{:?}", told(&rows));
+    }
     // Large floats are floats.
     expect(
         r#"{"key": "a", "record": [1e300, 18446744073709551616.0, "18446744073709551616"]}"#,

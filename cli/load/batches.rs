@@ -47,6 +47,9 @@ pub(crate) struct Point {
     /// Which of the inputs, from 0.
     pub(crate) input: usize,
     pub(crate) place: Place,
+    /// Of the bytes before it in its input, uncompressed. Earlier versions did not note it.
+    #[serde(default)]
+    pub(crate) crc32: Option<u32>,
     /// What the entries before it in the input come to, where that is to be known.
     pub(crate) documents: u64,
     pub(crate) digest: Digest,
@@ -86,9 +89,11 @@ pub(crate) fn read_batches(
     let mut batcher = Batcher::new(sender, from, window);
     let read = move || {
         for input in inputs.into_iter().skip(from.input) {
-            let place = batcher.at.place;
+            let Point { place, crc32, .. } = batcher.at;
             let opened = formats::open(&input.source, Arc::clone(&read)).map_err(ReadError::from);
-            let reader = opened.and_then(|it| Reader::new(it, input.format, &options, place));
+            let reader = opened
+                .and_then(|it| Reader::new(it, input.format, &options, place))
+                .and_then(|reader| known_again(reader, place, crc32));
             let goes_on = match reader {
                 Ok(reader) => batcher.send_all(reader, &input),
                 Err(error) => batcher.send(Batch { error: Some(error), ..Batch::default() }),
@@ -101,6 +106,23 @@ pub(crate) fn read_batches(
     let thread = std::thread::Builder::new().name("rows".to_owned()).spawn(read);
     thread.map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
     Ok(batches)
+}
+
+/// A reader that has gone to `place`, if what it went over are the bytes of before.
+fn known_again<R: Read>(
+    mut reader: Reader<R>,
+    place: Place,
+    crc32: Option<u32>,
+) -> Result<Reader<R>, ReadError> {
+    let is_same = place.offset == 0 || crc32.is_none_or(|crc32| reader.crc32() == crc32);
+    if is_same {
+        return Ok(reader);
+    }
+    let Place { offset, row } = place;
+    Err(ReadError::Format(format!(
+        "its first {offset} bytes, up to the end of line {row}, are not those that were imported \
+         before; give it the same bytes again"
+    )))
 }
 
 /// Cuts what is read into batches.
@@ -125,6 +147,9 @@ impl Batcher {
         let is_eager = input.source == Source::Stdin;
         loop {
             let mut batch = self.read_batch(&mut reader, input, is_eager);
+            if batch.error.is_none() {
+                self.at.crc32 = Some(reader.crc32());
+            }
             let is_last = batch.ends_input || batch.error.is_some();
             batch.end = self.at;
             if batch.ends_input {

@@ -14,10 +14,13 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sherd_protocol::{OwnedRange, Position, RangeMap};
 
 use crate::error::Error;
+use crate::output::shell_word;
+use crate::units::{show_count, show_duration};
 
 use super::batches::{Point, Window};
 use super::{Conflict, Summary};
@@ -73,42 +76,56 @@ pub(crate) struct InputIs {
 }
 
 impl Asked {
-    /// What is different, if anything is.
+    /// What is different, if anything is, in words and options as a person has them.
     pub(crate) fn difference(&self, now: &Self) -> Option<String> {
-        let say = |what: &str, before: &dyn std::fmt::Debug, now: &dyn std::fmt::Debug| {
-            Some(format!("{what} was {before:?} and is {now:?}"))
-        };
         if self.cluster != now.cluster {
-            return say("the cluster", &self.cluster, &now.cluster);
+            let (before, now) = (&self.cluster, &now.cluster);
+            return Some(format!("it is of the cluster {before}, and this one of {now}"));
         }
         if self.index != now.index {
-            return say("the index", &self.index, &now.index);
+            let (before, now) = (&self.index, &now.index);
+            return Some(format!("it is into the index {before}, and this one into {now}"));
         }
         if self.index_id != now.index_id {
-            return Some(format!("the index {:?} was dropped and created again", now.index));
+            return Some(format!("the index {} was dropped and created again", now.index));
         }
         let mut inputs = self.inputs.iter().zip(&now.inputs);
         if let Some((before, now)) = inputs.find(|(before, now)| before != now) {
             if before.name != now.name || before.format != now.format {
-                let show = |it: &InputIs| format!("{} ({})", it.name, it.format.name());
-                return say("an input", &show(before), &show(now));
+                let show = |it: &InputIs| format!("{} as {}", it.name, it.format.name());
+                let (before, now) = (show(before), show(now));
+                return Some(format!(
+                    "it began with {before}, and this one has {now} in its place"
+                ));
             }
             return Some(format!("{} has changed since", now.name));
         }
-        if self.inputs.len() != now.inputs.len() {
-            return say("the number of inputs", &self.inputs.len(), &now.inputs.len());
+        let (before, count) = (self.inputs.len(), now.inputs.len());
+        if before != count {
+            let before = show_count(before, "input");
+            return Some(format!("it began with {before}, and this one has {count}"));
         }
-        if self.on_conflict != now.on_conflict {
-            return say("--on-conflict", &self.on_conflict, &now.on_conflict);
-        }
-        if self.ttl != now.ttl {
-            return say("--ttl", &self.ttl, &now.ttl);
-        }
-        if (&self.key, &self.schema) != (&now.key, &now.schema) {
-            return say("--key or --schema", &(&self.key, &self.schema), &(&now.key, &now.schema));
-        }
-        (self.rejects != now.rejects)
-            .then(|| format!("--rejects was {:?} and is {:?}", self.rejects, now.rejects))
+        let options = self.options().into_iter().zip(now.options());
+        let (before, now) = options.into_iter().find(|(before, now)| before != now)?;
+        Some(format!("it began {before}, and this one is {now}"))
+    }
+
+    /// The options that decide what is written, as they are typed.
+    fn options(&self) -> [String; 5] {
+        let option = |name: &str, value: Option<String>| match value {
+            Some(value) => format!("with {name} {}", shell_word(&value)),
+            None => format!("without {name}"),
+        };
+        let on_conflict = self.on_conflict.to_possible_value();
+        let schema = Some(&self.schema).filter(|schema| !schema.is_empty()).cloned();
+        let rejects = self.rejects.as_ref().map(|path| path.display().to_string());
+        [
+            option("--on-conflict", on_conflict.map(|value| value.get_name().to_owned())),
+            option("--ttl", self.ttl.map(show_duration)),
+            option("--key", self.key.clone()),
+            option("--schema", schema),
+            option("--rejects", rejects),
+        ]
     }
 }
 
@@ -206,6 +223,11 @@ impl CheckpointFile {
         }
     }
 
+    /// The command that removes it.
+    pub(crate) fn removal(&self) -> String {
+        format!("rm {}", shell_word(&self.path.display().to_string()))
+    }
+
     /// All files that it may be in.
     pub(crate) fn paths(&self) -> [PathBuf; 3] {
         [self.path.clone(), self.new_path(), self.lock_path()]
@@ -240,7 +262,8 @@ impl CheckpointFile {
         let checkpoint: Checkpoint = serde_json::from_slice(&bytes).map_err(|error| {
             Error::Failed(format!(
                 "{path} is no checkpoint of an import ({error}); name another file with \
-                 --checkpoint, or remove it to begin anew"
+                 --checkpoint, or begin anew after `{}`",
+                self.removal()
             ))
         })?;
         if checkpoint.version != FORMAT_VERSION {
@@ -371,6 +394,30 @@ mod tests {
         let other = Asked { index: "j".to_owned(), ..asked.clone() };
         assert_eq!(asked.difference(&asked), None);
         assert!(asked.difference(&other).unwrap().contains("index"));
+        let with_key = |key: &str| Asked { key: Some(key.to_owned()), ..asked.clone() };
+        let with_ttl = Asked { ttl: Some(18_000_000), ..asked.clone() };
+        let with_schema = Asked { schema: "zip:string".to_owned(), ..asked.clone() };
+        let overwriting = Asked { on_conflict: Conflict::Overwrite, ..asked.clone() };
+        for (before, now, expected) in [
+            (
+                &with_key("contry"),
+                &with_key("{country}:{id}"),
+                "it began with --key contry, and this one is with --key '{country}:{id}'",
+            ),
+            (&asked, &with_ttl, "it began without --ttl, and this one is with --ttl 5h"),
+            (
+                &with_schema,
+                &asked,
+                "it began with --schema zip:string, and this one is without --schema",
+            ),
+            (
+                &asked,
+                &overwriting,
+                "it began with --on-conflict skip, and this one is with --on-conflict overwrite",
+            ),
+        ] {
+            assert_eq!(before.difference(now).as_deref(), Some(expected));
+        }
         fs::write(file.path(), "{}").unwrap();
         assert!(file.load().unwrap_err().to_string().contains("no checkpoint"));
         file.remove().unwrap();

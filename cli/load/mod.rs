@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::output::say;
+use crate::units::show_count;
 
 pub(crate) use batches::{Batch, Input, Point, Window, read_batches};
 pub(crate) use checkpoint::{Asked, Checkpoint, CheckpointFile, InputIs, Marks};
@@ -182,7 +183,7 @@ struct Answered {
     mutations: Vec<Mutation>,
     bytes: usize,
     results: Vec<Result<Done, sherd_client::Error>>,
-    gave_up: bool,
+    gave_up: GaveUp,
 }
 
 /// What became of an entry.
@@ -207,6 +208,8 @@ pub(crate) struct Load {
     window: Option<Since>,
     rejects: Rejects,
     summary: Summary,
+    /// A row was taken.
+    has_begun: bool,
     stop: Option<Stop>,
 }
 
@@ -233,13 +236,16 @@ impl Load {
             window: None,
             rejects,
             summary: Summary::default(),
+            has_begun: false,
             stop: None,
         }
     }
 
-    /// Begins with these counts, at a checkpoint that was made before.
+    /// Begins with these counts, at a checkpoint that was made before. Rows that had failed by then
+    /// count for [`Options::max_errors`].
     pub(crate) fn resume(&mut self, counts: Summary) {
         self.summary = counts;
+        self.stop_if_too_many_failed();
     }
 
     /// What follows is in a window that began with `marks`; nothing is under way.
@@ -273,15 +279,17 @@ impl Load {
     /// When the cluster does not answer any more, or the file of rejects cannot be written. The rows of
     /// the batch may then not have been tried.
     pub(crate) async fn take(&mut self, batch: Batch) -> Result<(), Error> {
+        self.has_begun |= !batch.bad.is_empty() || !batch.entries.is_empty();
         for bad in &batch.bad {
             self.reject(batch.end.input, Why::Bad(bad))?;
         }
         let first = batch.entries.first().map(|entry| entry.number);
         if let Some(first) = first {
+            let first = self.rejects.line(batch.end.input, first);
             self.send(batch).await?;
             if matches!(self.stop, Some(Stop::ClusterGone)) {
                 return Err(Error::Failed(format!(
-                    "rows after those of the batch from line {first} were not tried: the cluster \
+                    "rows after those of the batch from {first} were not tried: the cluster \
                      does not answer"
                 )));
             }
@@ -307,6 +315,11 @@ impl Load {
     pub(crate) async fn drain(&mut self) -> Result<(), Error> {
         while self.settle_one().await? {}
         Ok(())
+    }
+
+    /// Whether a row was taken, if only to be rejected.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// Whether nothing is under way, and nothing is of unknown outcome.
@@ -360,7 +373,7 @@ impl Load {
         let marks = window.map(|window| (Arc::clone(&window.marks), window.is_replayed));
         self.under_way.spawn(async move {
             let (results, gave_up) = match options.patience {
-                None => (client.batch(&mutations).await.into_iter().map(done).collect(), false),
+                None => (client.batch(&mutations).await.into_iter().map(done).collect(), None),
                 Some(patience) if is_distinct => {
                     write_group(&client, &mutations, patience, marks.as_ref()).await
                 }
@@ -401,8 +414,8 @@ impl Load {
         }
         self.bytes_under_way -= bytes;
         let is_unreached = |result: &Result<_, sherd_client::Error>| matches!(result, Err(error) if error.is_retryable() && error.wire().is_none());
-        if gave_up {
-            self.give_up(&names, &results);
+        if let Some(waited) = gave_up {
+            self.give_up(input, &names, &mutations, &results, waited);
             return Ok(true);
         }
         if !results.is_empty() && results.iter().all(is_unreached) {
@@ -422,7 +435,7 @@ impl Load {
                 Ok(_) => self.summary.existing += 1,
                 Err(error) if error.is_outcome_unknown() => {
                     self.summary.unknown += 1;
-                    say!("line {number}: {error}");
+                    say!("{}: {error}", self.rejects.line(input, number));
                 }
                 Err(error) => {
                     let error = &error;
@@ -437,13 +450,24 @@ impl Load {
     }
 
     /// A batch could not be written whole, and is as if it had never been sent.
-    fn give_up(&mut self, names: &[Name], results: &[Result<Done, sherd_client::Error>]) {
-        let mut failed = names.iter().zip(results);
-        let why = failed.find_map(|(name, result)| match result {
-            Err(error) if stops(error) || is_unanswered(error) => Some((name.number, error)),
+    fn give_up(
+        &mut self,
+        input: usize,
+        names: &[Name],
+        mutations: &[Mutation],
+        results: &[Result<Done, sherd_client::Error>],
+        waited: Duration,
+    ) {
+        let line = |name: &Name| self.rejects.line(input, name.number);
+        let mut failed = names.iter().zip(mutations).zip(results);
+        let why = failed.find_map(|((name, mutation), result)| match result {
+            Err(error) if stops(error) => Some(format!("{}: {error}", line(name))),
+            Err(error) if is_unanswered(error) => {
+                Some(not_answered(&line(name), mutation.key(), error, waited))
+            }
             _ => None,
         });
-        let why = why.map_or_else(String::new, |(line, error)| format!("line {line}: {error}"));
+        let why = why.unwrap_or_default();
         // It tells more than that others were not answered.
         if !matches!(self.stop, Some(Stop::Unanswered(_))) {
             self.stop = Some(Stop::Unanswered(why));
@@ -457,14 +481,22 @@ impl Load {
             self.stop = Some(Stop::Unanswered(error.to_string()));
             return Err(error);
         }
-        if let Some(most) = self.options.max_errors
-            && self.summary.failed > most
-        {
-            let why = format!("more than {most} rows failed, which is what --max-errors allows");
-            self.stop.get_or_insert(Stop::Answered(why));
-        }
+        self.stop_if_too_many_failed();
         Ok(())
     }
+
+    fn stop_if_too_many_failed(&mut self) {
+        let failed = self.summary.failed;
+        if let Some(most) = self.options.max_errors.filter(|&most| failed > most) {
+            let why = format!("{}; --resume goes on with a higher one", too_many_failed(most));
+            self.stop.get_or_insert(Stop::Answered(why));
+        }
+    }
+}
+
+/// Says that more rows failed than may.
+pub(crate) fn too_many_failed(most: u64) -> String {
+    format!("more than {} failed, which is what --max-errors allows", show_count(most, "row"))
 }
 
 /// Milliseconds since 1970.
@@ -500,7 +532,27 @@ fn is_unanswered(error: &sherd_client::Error) -> bool {
     error.is_outcome_unknown() || error.is_retryable()
 }
 
+/// Says that a row was tried for so long; how often and how long each attempt was says nothing.
+fn not_answered(line: &str, key: &str, error: &sherd_client::Error, waited: Duration) -> String {
+    let (seconds, last) = (waited.as_secs(), last_reason(error));
+    format!("{line}: key {key:?} was tried for {seconds} s and not answered: {last}")
+}
+
+/// Why the last attempt of several failed, which are made again.
+pub(crate) fn last_reason(error: &sherd_client::Error) -> String {
+    match error {
+        sherd_client::Error::Deadline { last, .. } => last_reason(last),
+        sherd_client::Error::OutcomeUnknown(unknown) => {
+            format!("{} did not answer: {}", unknown.node, unknown.reason)
+        }
+        error => error.to_string(),
+    }
+}
+
 type Results = Vec<Result<Done, sherd_client::Error>>;
+
+/// That entries were given up, and how long none of them had been answered then.
+type GaveUp = Option<Duration>;
 
 /// Writes entries until all are answered, those whose shard was lost again and again; and whether that
 /// had to be given up.
@@ -511,7 +563,7 @@ async fn write_all(
     mutations: &[Mutation],
     patience: Duration,
     marks: Option<(Arc<Marks>, bool)>,
-) -> (Results, bool) {
+) -> (Results, GaveUp) {
     let mut results: Results = Vec::with_capacity(mutations.len());
     let mut rest = mutations;
     while !rest.is_empty() {
@@ -521,11 +573,11 @@ async fn write_all(
         rest = later;
         let (of_group, gave_up) = write_group(client, group, patience, marks.as_ref()).await;
         results.extend(of_group);
-        if gave_up {
-            return (results, true);
+        if gave_up.is_some() {
+            return (results, gave_up);
         }
     }
-    (results, false)
+    (results, None)
 }
 
 /// [`write_all`] of different keys.
@@ -534,7 +586,7 @@ async fn write_group(
     group: &[Mutation],
     patience: Duration,
     marks: Option<&(Arc<Marks>, bool)>,
-) -> (Results, bool) {
+) -> (Results, GaveUp) {
     let mut results = Vec::with_capacity(group.len());
     for (mutation, result) in group.iter().zip(client.batch(group).await) {
         results.push(match (marks, result) {
@@ -547,8 +599,9 @@ async fn write_group(
     let mut unanswered = unanswered(&results);
     let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
     while !unanswered.is_empty() {
-        if is_stopped(&results) || since.elapsed() > patience {
-            return (results, true);
+        let waited = since.elapsed();
+        if is_stopped(&results) || waited > patience {
+            return (results, Some(waited));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(MAX_PAUSE);
@@ -568,8 +621,8 @@ async fn write_group(
         }
         unanswered = left;
     }
-    let is_stopped = is_stopped(&results);
-    (results, is_stopped)
+    let gave_up = is_stopped(&results).then(|| since.elapsed());
+    (results, gave_up)
 }
 
 fn is_stopped(results: &Results) -> bool {
@@ -600,5 +653,29 @@ async fn written_before(
             );
             Ok(if is_same { Done::WrittenBefore } else { Done::Existing })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sherd_client::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_not_answered_says_how_long_it_was_tried_and_why_at_last() {
+        let node = || "shard left (127.0.0.1:5050)".to_owned();
+        let away = Error::Connect { node: node(), reason: "connection refused".to_owned() };
+        let (what, deadline) = ("write of \"k\"".to_owned(), Duration::from_secs(10));
+        let error = Error::Deadline { what, deadline, attempts: 12, last: Box::new(away) };
+        let rejects = Rejects::new(vec!["a.rows".to_owned(), "b.rows".to_owned()], None);
+        let waited = Duration::from_millis(61_500);
+        assert_eq!(
+            not_answered(&rejects.line(1, 5), "k", &error, waited),
+            "b.rows line 5: key \"k\" was tried for 61 s and not answered: cannot connect to shard \
+             left (127.0.0.1:5050): connection refused"
+        );
+        let unanswered = Error::Unanswered { node: node(), reason: "r".to_owned() };
+        assert_eq!(last_reason(&unanswered), "shard left (127.0.0.1:5050) did not answer: r");
     }
 }

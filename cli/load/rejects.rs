@@ -14,6 +14,7 @@ use crate::document::to_json;
 use crate::error::Error;
 use crate::formats::BadRow;
 use crate::output::say;
+use crate::units::show_count;
 
 /// So many refusals are said one by one; of a full shard's, one a row, nobody reads more.
 const REFUSALS_SAID: u64 = 20;
@@ -63,6 +64,14 @@ impl Rejects {
         Self { names, file, ..Self::default() }
     }
 
+    /// A line of an input as it is said.
+    pub(super) fn line(&self, input: usize, number: u64) -> String {
+        match self.names.get(input) {
+            Some(name) => format!("{name} line {number}"),
+            None => format!("line {number}"),
+        }
+    }
+
     /// Takes note of a row of an input.
     ///
     /// # Errors
@@ -81,14 +90,14 @@ impl Rejects {
             }
         };
         let name = self.names.get(input).map_or("", String::as_str);
+        let line = self.line(input, number);
         if let Some(file) = &mut self.file {
             file.write(name, number, &reason, row)?;
         }
         let is_of_write = self.names.is_empty();
         if self.said < REFUSALS_SAID || (is_of_write && kind == Kind::Bad) {
             self.said += u64::from(kind != Kind::Bad || !is_of_write);
-            let space = if name.is_empty() { "" } else { " " };
-            say!("{name}{space}line {number}: {reason}");
+            say!("{line}: {reason}");
             return Ok(());
         }
         match self.others.iter_mut().find(|(of, ..)| *of == kind) {
@@ -111,7 +120,9 @@ impl Rejects {
         let total: u64 = self.others.iter().map(|(.., count)| count).sum();
         let each = self.others.iter().map(|(_, error, count)| format!("{count} as in: {error}"));
         let each: Vec<_> = each.collect();
-        (total > 0).then(|| format!("{total} more rows were refused: {}", each.join("; ")))
+        let (count, verb) =
+            (show_count(total, "more row"), if total == 1 { "was" } else { "were" });
+        (total > 0).then(|| format!("{count} {verb} refused: {}", each.join("; ")))
     }
 
     /// Says how many others there were.
@@ -208,7 +219,9 @@ mod tests {
         for i in 1..=REFUSALS_SAID {
             assert_eq!(add(&full(i)), (i, None));
         }
-        for i in 0..10_000 {
+        let expected = format!("1 more row was refused: 1 as in: key \"k\": {}", away());
+        assert_eq!(add(&away()), (REFUSALS_SAID, Some(expected)));
+        for i in 1..10_000 {
             add(&if i % 4 == 0 { away() } else { full(i) });
         }
         let expected = format!(

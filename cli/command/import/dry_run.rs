@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::load::{Point, Rejects, now, read_batches};
+use crate::load::{Point, Rejects, now, read_batches, too_many_failed};
 use crate::output::{Output, say};
 use crate::progress::{Figures, Progress};
+use crate::units::show_count;
 
 use super::inputs::Inputs;
 use super::{Context, Import};
@@ -47,8 +48,8 @@ impl Import {
             if let Some(error) = &batch.error {
                 result = Err(inputs.unreadable(batch.end.input, error));
             }
-            if self.max_errors.is_some_and(|most| found.failed > most) {
-                result = Err(too_many(self.max_errors));
+            if let Some(most) = self.max_errors.filter(|&most| found.failed > most) {
+                result = Err(Error::Failed(too_many_failed(most)));
             }
             if result.is_err() {
                 break;
@@ -63,7 +64,8 @@ impl Import {
         } else {
             let DryView { rows, expired, failed } = found;
             output.line(format_args!(
-                "{rows} rows to be written, {failed} failed, {expired} expired; nothing was written"
+                "{} to be written, {failed} failed, {expired} expired; nothing was written",
+                show_count(rows, "row")
             ))?;
         }
         output.flush()?;
@@ -73,9 +75,4 @@ impl Import {
         result?;
         if found.failed == 0 && mismatches.is_empty() { Ok(()) } else { Err(Error::FailedSaid) }
     }
-}
-
-fn too_many(most: Option<u64>) -> Error {
-    let most = most.unwrap_or(0);
-    Error::Failed(format!("more than {most} rows failed, which is what --max-errors allows"))
 }

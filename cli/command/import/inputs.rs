@@ -8,15 +8,18 @@ use crate::error::Error;
 use crate::export::Sidecar;
 use crate::formats::{Format, ReadError, Source};
 use crate::load::{Batch, Input, InputIs, Point};
+use crate::output::say;
 
 use super::Import;
-use super::sidecar::Expected;
+use super::sidecar::{Expected, Finding};
 
 /// What is to be imported.
 pub(super) struct Inputs {
     pub(super) inputs: Vec<Input>,
     /// What their sidecars say, where they have one.
     expected: Vec<Option<Expected>>,
+    /// It is said what makes keys, or what columns are.
+    has_own_keys: bool,
     /// As they are now.
     pub(super) are: Vec<InputIs>,
 }
@@ -38,11 +41,18 @@ impl Inputs {
         Error::Failed(format!("cannot read {name}: {error}"))
     }
 
-    /// What the end of an input says against its sidecar.
+    /// How an input that ends is not what its sidecar says. Where that cannot be known, it is said at
+    /// once.
     pub(super) fn mismatch(&self, batch: &Batch) -> Option<String> {
         let Point { input, documents, digest, .. } = batch.end;
         let expected = self.expected.get(input).filter(|_| batch.ends_input)?.as_ref()?;
-        expected.mismatch(&self.are[input].name, documents, digest)
+        match expected.compare(&self.are[input].name, documents, digest, self.has_own_keys)? {
+            Finding::Differs(why) => Some(why),
+            Finding::Unchecked(why) => {
+                say!("{why}");
+                None
+            }
+        }
     }
 }
 
@@ -59,7 +69,9 @@ impl Import {
         if sources.iter().filter(|source| **source == Source::Stdin).count() > 1 {
             return Err(Error::Usage("standard input can be read once".to_owned()));
         }
-        let mut all = Inputs { inputs: Vec::new(), expected: Vec::new(), are: Vec::new() };
+        let has_own_keys = self.key.is_some() || !self.schema.is_empty();
+        let (inputs, expected, are) = (Vec::new(), Vec::new(), Vec::new());
+        let mut all = Inputs { inputs, expected, has_own_keys, are };
         for source in sources {
             let name = source.name();
             let (mut expected, mut bytes, mut modified) = (None, 0, 0);

@@ -123,8 +123,9 @@ impl Import {
         match (&before, self.resume) {
             (Some(_), false) => {
                 return Err(Error::Failed(format!(
-                    "{path} is of an import that did not end: --resume goes on with it, and \
-                     without the file it begins anew"
+                    "{path} is of an import that did not end: --resume goes on with it, and after \
+                     `{}` it begins anew",
+                    file.removal()
                 )));
             }
             (None, true) => {
@@ -147,7 +148,8 @@ impl Import {
                 if let Some(difference) = before.asked.difference(&asked) {
                     return Err(Error::Failed(format!(
                         "this is not the import of the checkpoint {path}: {difference}; go on with \
-                         what it was, or remove the file to begin anew"
+                         what it was, or begin anew after `{}`",
+                        file.removal()
                     )));
                 }
                 before

@@ -15,7 +15,7 @@ use crate::formats::Source;
 use crate::interrupt::stopping;
 use crate::load::{
     Checkpoint, CheckpointFile, Load, Marks, Options, Point, Rejects, RejectsFile, Summary,
-    read_batches,
+    last_reason, read_batches,
 };
 use crate::output::{Output, say};
 use crate::progress::{Figures, Progress};
@@ -44,14 +44,14 @@ pub(super) async fn marks(client: &Client) -> Result<Marks, Error> {
     let began = Instant::now();
     loop {
         let why = match client.map().await {
-            Err(error) => error.to_string(),
+            Err(error) => last_reason(&error),
             Ok(map) => {
                 let mut lsns = BTreeMap::new();
                 let mut away = None;
                 for view in client.stat().await {
                     match view.stat {
                         Ok(stat) => _ = lsns.insert(view.shard.name, stat.durable_lsn),
-                        Err(error) => away = Some(error.to_string()),
+                        Err(error) => away = Some(last_reason(&error)),
                     }
                 }
                 match away {
@@ -60,8 +60,12 @@ pub(super) async fn marks(client: &Client) -> Result<Marks, Error> {
                 }
             }
         };
-        if began.elapsed() > PATIENCE {
-            return Err(Error::Failed(format!("no checkpoint can be made: {why}")));
+        let waited = began.elapsed();
+        if waited > PATIENCE {
+            let seconds = waited.as_secs();
+            return Err(Error::Failed(format!(
+                "no checkpoint can be made, which was tried for {seconds} s: {why}"
+            )));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -104,9 +108,14 @@ impl Run<'_> {
         let mut result = Ok(());
         if !self.checkpoint.is_finished {
             load.begin_window(self.checkpoint.marks.clone(), is_resumed);
-            result = self.load(&mut load).await;
+            // Too many rows may have failed before the checkpoint: then nothing more is read.
+            result = match load.check() {
+                Ok(()) => self.load(&mut load).await,
+                stopped => stopped,
+            };
         }
         let is_stopped = result.is_err();
+        let has_begun = is_resumed || load.has_begun();
         let summary = load.finish().await;
         let mut output = Output::new();
         if context.json {
@@ -120,7 +129,11 @@ impl Run<'_> {
             say!("{mismatch}; its documents are written all the same");
         }
         if is_stopped {
-            if !self.is_lost {
+            if !has_begun && !self.is_lost {
+                // There is nothing to go on with, and the file would be in the way of the command
+                // put right. What stopped it is more than that the file could not be removed.
+                _ = self.file.remove();
+            } else if !self.is_lost {
                 say!("{} knows how far it is: --resume goes on", self.file.path().display());
             }
             return result;
@@ -243,7 +256,13 @@ impl Run<'_> {
                         self.file.path().display()
                     )));
                 }
-                Err(error) if began.elapsed() > PATIENCE => return Err(error.into()),
+                Err(error) if began.elapsed() > PATIENCE => {
+                    let (seconds, why) = (began.elapsed().as_secs(), last_reason(&error));
+                    return Err(Error::Failed(format!(
+                        "the index {name:?} could not be looked up, which was tried for {seconds} s: \
+                         {why}"
+                    )));
+                }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
@@ -273,7 +292,8 @@ impl Run<'_> {
     /// earlier run may have written what is behind. Otherwise the one before counts.
     async fn stopped(&mut self, load: &mut Load, sent: Point, error: Error) -> Error {
         _ = load.drain().await;
-        if load.is_answered() && !load.is_replaying() && !self.is_lost {
+        let has_news = load.has_begun() && load.is_answered();
+        if has_news && !load.is_replaying() && !self.is_lost {
             // It is the first error that is told.
             _ = self.save(load, sent).await;
         }

@@ -1,6 +1,6 @@
 //! Records into entries: the header tells which columns are the key, and which the document.
 
-use std::io::{self, BufReader, Read};
+use std::io::Read;
 
 use rmp::encode;
 use sherd_protocol::document::check;
@@ -8,6 +8,7 @@ use sherd_protocol::name::check_key;
 
 use crate::document::{Duplicates, JsonReader};
 use crate::formats::lines::skip_bytes;
+use crate::formats::summed::Summed;
 use crate::formats::{BadRow, Entry, Fault, KeyOf, Place, ReadError, ReadOptions};
 
 use super::cell::{Cell, NotIts, in_memory, push_cell};
@@ -16,6 +17,9 @@ use super::{EXPIRES_AT, HASH, KEY, RECORD, Type, VERSION};
 
 /// More characters of a cell are not quoted in messages.
 const QUOTED_CHARACTERS: usize = 40;
+
+/// More columns are not named in messages.
+const LISTED_COLUMNS: usize = 10;
 
 /// Reads records.
 pub(crate) struct Records<R> {
@@ -45,7 +49,7 @@ enum Plan {
 impl<R: Read> Records<R> {
     /// Reads the header; then goes to `place`, if that is behind it.
     pub(in crate::formats) fn new(
-        input: BufReader<R>,
+        input: Summed<R>,
         delimiter: u8,
         options: &ReadOptions,
         place: Place,
@@ -63,7 +67,7 @@ impl<R: Read> Records<R> {
             if !names.is_empty() && !names.iter().any(|column| column == name) {
                 return Err(ReadError::Format(format!(
                     "the header has no column {name:?} of the schema; it has {}",
-                    names.join(", ")
+                    listed(&names)
                 )));
             }
         }
@@ -77,7 +81,7 @@ impl<R: Read> Records<R> {
         Ok(Self { scanner, columns, plan, keep_rows: options.keep_rows })
     }
 
-    pub(in crate::formats) fn next(&mut self) -> io::Result<Option<Result<Entry, BadRow>>> {
+    pub(in crate::formats) fn next(&mut self) -> Result<Option<Result<Entry, BadRow>>, ReadError> {
         let Some(number) = self.scanner.next()? else { return Ok(None) };
         let entry = self.parse(number);
         let row = || self.scanner.raw_without_end().to_vec();
@@ -90,6 +94,10 @@ impl<R: Read> Records<R> {
 
     pub(in crate::formats) fn place(&self) -> Place {
         self.scanner.place
+    }
+
+    pub(in crate::formats) fn crc32(&mut self) -> u32 {
+        self.scanner.input.crc32()
     }
 
     pub(in crate::formats) fn has_more_at_hand(&self) -> bool {
@@ -155,10 +163,23 @@ impl<R: Read> Records<R> {
     }
 }
 
+/// The names of columns, or the first of many.
+fn listed(names: &[String]) -> String {
+    let short = |name: &String| match name.char_indices().nth(QUOTED_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.clone(),
+    };
+    let first: Vec<_> = names.iter().take(LISTED_COLUMNS).map(short).collect();
+    match names.len().saturating_sub(LISTED_COLUMNS) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
 /// What the columns make.
 fn plan(names: &[String], options: &ReadOptions) -> Result<Plan, ReadError> {
     let place = |wanted: &str| names.iter().position(|name| name == wanted);
-    let all = || names.join(", ");
+    let all = || listed(names);
     if let Some(of) = &options.key {
         if !names.is_empty()
             && let Some(missing) = of.fields().find(|name| place(name).is_none())

@@ -1,11 +1,12 @@
 //! Bytes into records and their cells, of bounded length.
 
 use std::collections::HashSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use crate::formats::jsonl::BYTE_ORDER_MARK;
 use crate::formats::lines::MAX_LINE_BYTES;
-use crate::formats::{Fault, KEPT_OF_LONG_BYTES, Place, ReadError};
+use crate::formats::summed::Summed;
+use crate::formats::{Fault, KEPT_OF_LONG_BYTES, Place, ReadError, lost_lines};
 
 use super::cell::Cell;
 
@@ -15,7 +16,7 @@ const MAX_CELLS: usize = 1 << 16;
 
 /// Reads records of cells, of bounded length.
 pub(super) struct RecordScanner<R> {
-    pub(super) input: BufReader<R>,
+    pub(super) input: Summed<R>,
     delimiter: u8,
     pub(super) place: Place,
     /// The record as it was.
@@ -25,6 +26,8 @@ pub(super) struct RecordScanner<R> {
     /// Where each cell ends in `text`, and whether it was in quotes.
     ends: Vec<(usize, bool)>,
     is_quoted: bool,
+    /// The line on which the last quote opens that begins a cell.
+    quote_line: u64,
     /// Why the record is none.
     pub(super) fault: Option<Fault>,
 }
@@ -43,18 +46,26 @@ enum State {
 }
 
 impl<R: Read> RecordScanner<R> {
-    pub(super) fn new(input: BufReader<R>, delimiter: u8) -> Self {
+    pub(super) fn new(input: Summed<R>, delimiter: u8) -> Self {
         let (raw, text, ends) = (Vec::new(), Vec::new(), Vec::new());
         let place = Place::default();
-        Self { input, delimiter, place, raw, text, ends, is_quoted: false, fault: None }
+        let (is_quoted, quote_line, fault) = (false, 0, None);
+        Self { input, delimiter, place, raw, text, ends, is_quoted, quote_line, fault }
     }
 
     /// Reads the next record that is not blank; the line on which it begins.
-    pub(super) fn next(&mut self) -> io::Result<Option<u64>> {
+    ///
+    /// # Errors
+    /// When the input cannot be read, or a quote is not closed within the longest record: where the
+    /// next one begins cannot be told then.
+    pub(super) fn next(&mut self) -> Result<Option<u64>, ReadError> {
         loop {
             let number = self.place.row + 1;
             if !self.read_record()? {
                 return Ok(None);
+            }
+            if let Some(Fault::AfterQuote { lines, .. }) = &mut self.fault {
+                *lines = self.place.row - number;
             }
             if self.fault.is_some() || !self.raw.trim_ascii().is_empty() {
                 return Ok(Some(number));
@@ -63,7 +74,7 @@ impl<R: Read> RecordScanner<R> {
     }
 
     /// Reads a record; `false` at the end.
-    fn read_record(&mut self) -> io::Result<bool> {
+    fn read_record(&mut self) -> Result<bool, ReadError> {
         self.raw.clear();
         self.text.clear();
         self.ends.clear();
@@ -74,19 +85,24 @@ impl<R: Read> RecordScanner<R> {
             let chunk = match self.input.fill_buf() {
                 Ok(chunk) => chunk,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             };
             if chunk.is_empty() {
                 if length == 0 {
                     return Ok(false);
                 }
-                self.place.row += 1;
+                // The last line has no end, unless that is in quotes.
+                let is_ended = state == State::Quoted && self.raw.last() == Some(&b'\n');
+                self.place.row += u64::from(!is_ended);
                 self.ends_at_end(state);
                 return Ok(true);
             }
             let (mut taken, mut is_end) = (0, false);
             for &byte in chunk {
                 taken += 1;
+                if state == State::CellStart && byte == b'"' {
+                    self.quote_line = self.place.row + 1;
+                }
                 self.place.row += u64::from(byte == b'\n');
                 if state == State::Skipping {
                     is_end = byte == b'\n';
@@ -102,6 +118,9 @@ impl<R: Read> RecordScanner<R> {
                         &mut self.fault,
                     );
                     let is_long = self.raw.len() > MAX_LINE_BYTES;
+                    if is_long && state == State::Quoted {
+                        return Err(self.never_closed());
+                    }
                     if (is_long || self.ends.len() > MAX_CELLS) && !is_end {
                         state = State::Skipping;
                         let many = Fault::TooManyCells(MAX_CELLS);
@@ -125,12 +144,24 @@ impl<R: Read> RecordScanner<R> {
         }
     }
 
+    /// A quote that is open where the record is as long as one may be.
+    fn never_closed(&self) -> ReadError {
+        let (cell, line) = (self.ends.len() + 1, self.quote_line);
+        let lost = lost_lines(self.place.row + 1 - line);
+        ReadError::Format(format!(
+            "the quote that opens cell {cell} in line {line} is not closed within the {MAX_LINE_BYTES} \
+             bytes that a row may have{lost}; where the next row begins cannot be told: close the \
+             quote, or write one that is part of the text as \"\" in a cell in quotes"
+        ))
+    }
+
     /// The input ends without an end of the line.
     fn ends_at_end(&mut self, state: State) {
         match state {
             State::Skipping => {}
             State::Quoted => {
-                let fault = Fault::OpenQuote { cell: self.ends.len() + 1 };
+                let lines = self.place.row - self.quote_line;
+                let fault = Fault::OpenQuote { cell: self.ends.len() + 1, lines };
                 self.fault.get_or_insert(fault);
             }
             _ => {
@@ -166,6 +197,13 @@ impl<R: Read> RecordScanner<R> {
     /// The record as the names of columns.
     pub(super) fn header(&self) -> Result<Vec<String>, ReadError> {
         let wrong = |why: String| ReadError::Format(format!("the header is wrong: {why}"));
+        if has_lone_return(self.raw_without_end()) {
+            return Err(wrong(
+                "its line goes on behind a CR (\\r) without LF (\\n); if all lines end with CR alone, \
+                 as old Macs write them, convert them first, as with tr '\\r' '\\n'"
+                    .to_owned(),
+            ));
+        }
         if let Some(fault) = &self.fault {
             return Err(wrong(fault.to_string()));
         }
@@ -183,6 +221,15 @@ impl<R: Read> RecordScanner<R> {
             None => Ok(names),
         }
     }
+}
+
+/// Whether there is a CR outside of quotes. RFC 4180 has none but before LF.
+fn has_lone_return(record: &[u8]) -> bool {
+    let mut is_quoted = false;
+    record.iter().any(|&byte| {
+        is_quoted ^= byte == b'"';
+        byte == b'\r' && !is_quoted
+    })
 }
 
 /// Takes a byte of a record; the next state, and whether the record ends.
@@ -218,7 +265,7 @@ fn step(
             }
         }
         (State::QuoteInQuoted | State::ReturnAfterQuote, _) => {
-            fault.get_or_insert(Fault::AfterQuote { cell: ends.len() + 1 });
+            fault.get_or_insert(Fault::AfterQuote { cell: ends.len() + 1, lines: 0 });
             return (State::Unquoted, false);
         }
         (_, _) => {

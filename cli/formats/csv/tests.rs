@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read};
 
 use crate::formats::tests::{expect, keyed, read_with};
 use crate::formats::{
-    Fault, Format, KEPT_OF_LONG_BYTES, MAX_LINE_BYTES, Place, ReadOptions, Reader,
+    BadRow, Entry, Fault, Format, KEPT_OF_LONG_BYTES, MAX_LINE_BYTES, Place, ReadOptions, Reader,
 };
 
 #[test]
@@ -100,22 +100,101 @@ fn a_header_that_is_wrong_stops_it_all() {
         ("key,,b\n", keyed("", ""), "a column has no name"),
         ("key,\"b\n", keyed("", ""), "not closed"),
         ("key,\u{0}\n", keyed("x", ""), "no column \"x\""),
+        ("key,a\rb,1\rc,2\r", keyed("", ""), "convert them first, as with tr '\\r' '\\n'"),
+        ("\"key\",\"a\"\r\"b\",1\r", keyed("", ""), "if all lines end with CR alone"),
+        ("key,a\rb,1\r\n", keyed("", ""), "a CR (\\r) without LF"),
     ] {
         let (rows, error) = read_with(header, Format::Csv, &options);
         assert_eq!(rows, []);
         assert!(error.as_ref().unwrap().contains(expected), "{header}: {error:?}");
     }
+    let names: Vec<_> = (0..60_000).map(|n| format!("column{n}")).collect();
+    let all_of = |key, schema| {
+        let header = names.join(",") + "," + &"x".repeat(1000) + "\n";
+        read_with(header, Format::Csv, &keyed(key, schema)).1.unwrap()
+    };
+    let list = "column0, column1, column2, column3, column4, column5, column6, column7, column8, \
+                column9 and 59991 more";
+    assert!(all_of("x", "").ends_with(&format!("for the key; it has {list}")));
+    assert!(all_of("", "").ends_with(&format!("which of {list} makes the key")));
+    assert!(all_of("column1", "x:int").ends_with(&format!("of the schema; it has {list}")));
+    let (_, error) = read_with("x".repeat(1000), Format::Csv, &keyed("a", ""));
+    assert!(error.unwrap().ends_with(&format!("it has {}…", "x".repeat(40))));
+    // All of a file may be one line.
+    let (_, error) = read_with("key,a\r".repeat(1 << 20), Format::Csv, &keyed("", ""));
+    assert!(error.unwrap().contains("if all lines end with CR alone"));
+    expect("key,\"a\rb\"\r\nk,1", Format::Csv, &keyed("", ""), &["2 k {\"a\\rb\": 1}"]);
+    expect("key,a\r", Format::Csv, &keyed("", ""), &[]);
     let (_, error) = read_with(b"key,\xff\n", Format::Csv, &keyed("", ""));
     assert!(error.unwrap().contains("UTF-8"));
 }
 
-#[test]
-fn a_quote_that_is_never_closed_takes_bounded_memory() {
-    let endless = io::repeat(b'x').take(3 * MAX_LINE_BYTES as u64);
-    let input = (&b"key,a\nk,\""[..]).chain(endless).chain(&b"\nz,1\n"[..]);
-    let reader = BufReader::with_capacity(1 << 16, input);
+/// What is in records, and why they end.
+fn read_records(input: impl Read) -> (Vec<Result<Entry, BadRow>>, String) {
+    let input = BufReader::with_capacity(1 << 16, input);
     let mut reader =
-        Reader::new(reader, Format::Csv, &ReadOptions::default(), Place::default()).unwrap();
+        Reader::new(input, Format::Csv, &ReadOptions::default(), Place::default()).unwrap();
+    let mut rows = Vec::new();
+    loop {
+        match reader.next() {
+            Ok(row) => rows.push(row.expect("it does not come to the end")),
+            Err(error) => return (rows, error.to_string()),
+        }
+    }
+}
+
+#[test]
+fn a_quote_that_is_never_closed_ends_the_input_and_takes_bounded_memory() {
+    // What comes behind it was read from the middle of a cell, and the rows in it were one bad row.
+    let endless = io::repeat(b'x').take(3 * MAX_LINE_BYTES as u64);
+    let input = (&b"key,a\nj,1\nk,\""[..]).chain(endless).chain(&b"\nz,1\n"[..]);
+    let (rows, error) = read_records(input);
+    assert_eq!(rows.len(), 1);
+    let expected = "the quote that opens cell 2 in line 3 is not closed within the 31458305 bytes \
+                    that a row may have; where the next row begins cannot be told: close the quote";
+    assert!(error.starts_with(expected), "{error}");
+    // The quote may open behind the line on which its record begins.
+    let row = "0123456789,abcde\n";
+    let many = row.repeat(2 * MAX_LINE_BYTES / row.len());
+    let (rows, error) = read_records(format!("key,a\n\"j\n\",\"k\n{many}").as_bytes());
+    assert_eq!(rows.len(), 0);
+    let lines = (MAX_LINE_BYTES + 1 - "\"j\n\",\"k\n".len()) / row.len() + 1;
+    let expected = " cell 2 in line 3 is not closed within";
+    assert!(error.contains(expected), "{error}");
+    assert!(error.contains(&format!(", and the next {lines} lines went with it; ")), "{error}");
+}
+
+#[test]
+fn lines_that_a_quote_takes_with_it_are_counted() {
+    let header = "key,a\nj,1\n";
+    for (rows, expected) in [
+        ("k,\"x", "3 bad: the quote that opens cell 2 is not closed"),
+        ("k,\"x\n", "3 bad: the quote that opens cell 2 is not closed"),
+        (
+            "k,\"x\nl,1",
+            "3 bad: the quote that opens cell 2 is not closed, and the next line went with it",
+        ),
+        (
+            "k,\"x\nl,1\nm,1\n",
+            "3 bad: the quote that opens cell 2 is not closed, and the next 2 lines went with it",
+        ),
+        (
+            "k,\"x\nl,1\nm,\"1\"\n",
+            "3 bad: text after the closing quote of cell 2, and the next 2 lines went with it",
+        ),
+    ] {
+        let input = header.to_owned() + rows;
+        expect(input, Format::Csv, &ReadOptions::default(), &[r#"2 j {"a": 1}"#, expected]);
+    }
+}
+
+#[test]
+fn a_long_record_without_an_open_quote_is_one_bad_row() {
+    let endless = io::repeat(b'x').take(3 * MAX_LINE_BYTES as u64);
+    let input = (&b"key,a\nk,"[..]).chain(endless).chain(&b"\nz,1\n"[..]);
+    let input = BufReader::with_capacity(1 << 16, input);
+    let mut reader =
+        Reader::new(input, Format::Csv, &ReadOptions::default(), Place::default()).unwrap();
     let bad = reader.next().unwrap().unwrap().unwrap_err();
     assert_eq!((bad.number, bad.fault), (2, Fault::TooLong(MAX_LINE_BYTES)));
     assert!(bad.row.len() <= KEPT_OF_LONG_BYTES, "{}", bad.row.len());
