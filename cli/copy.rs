@@ -166,6 +166,11 @@ impl Copy {
         self.stopped.send_replace(true);
     }
 
+    /// Whether all that there is was read.
+    pub(crate) fn has_seen_all(&self) -> bool {
+        *self.seen.lock() == u64::from(RING_SIZE)
+    }
+
     fn is_stopped(&self) -> bool {
         *self.stopped.borrow()
     }
@@ -369,15 +374,12 @@ impl Copy {
             match result {
                 Ok(Outcome::Written(_)) => self.note(page, write.item, write.replaced.as_ref()),
                 Ok(Outcome::ConditionFailed(Some(_)))
-                    if self.on_conflict != Conflict::Overwrite =>
+                    if self.on_conflict != Conflict::Overwrite && !write.is_unknown =>
                 {
                     self.leave(page, write.item);
                 }
-                // There, or somebody else was faster.
-                Ok(Outcome::ConditionFailed(_)) => {
-                    write.is_unknown = false;
-                    again.push(write);
-                }
+                // There, or somebody else was faster, or an attempt before that was not answered.
+                Ok(Outcome::ConditionFailed(_)) => again.push(write),
                 Err(error) if error.is_outcome_unknown() => {
                     write.is_unknown = true;
                     again.push(write);

@@ -98,8 +98,8 @@ impl CopyIndex {
             Ok(()) => format!("; the digest of {:?} is right", to.index),
             Err(_) => String::new(),
         };
-        print(context, &copied, &proof, begun)?;
-        if result.is_err() {
+        let printed = print(context, &copied, &proof, begun);
+        if result.is_err() && !copy.has_seen_all() {
             let which = match self.on_conflict {
                 Conflict::Skip | Conflict::Overwrite => "the same command",
                 Conflict::Fail => "--on-conflict skip",
@@ -107,6 +107,7 @@ impl CopyIndex {
             say!("what was copied stays; {which} goes on with the rest");
         }
         result?;
+        printed?;
         if copied.failed > 0 { Err(Error::FailedSaid) } else { Ok(()) }
     }
 }

@@ -129,8 +129,12 @@ pub(crate) async fn to_file(
                 // fails, the next attempt does it.
                 _ = files.remove(export.parts.len());
             } else {
-                let when = if is_refused { " once that is put right" } else { "" };
-                say!("what there is of {} stays; --resume goes on with it{when}", path.display());
+                let how = if is_refused {
+                    ", with the same options, once that is put right; with others begin anew"
+                } else {
+                    ""
+                };
+                say!("what there is of {} stays; --resume goes on with it{how}", path.display());
             }
             return Err(error);
         }

@@ -146,9 +146,13 @@ impl Batcher {
         // What comes from a person or a program is not held back until more comes.
         let is_eager = input.source == Source::Stdin;
         loop {
+            let begun = self.at.place;
             let mut batch = self.read_batch(&mut reader, input, is_eager);
             if batch.error.is_none() {
                 self.at.crc32 = Some(reader.crc32());
+            } else if self.at.place != begun {
+                // Not known: the reader has gone beyond the last row.
+                self.at.crc32 = None;
             }
             let is_last = batch.ends_input || batch.error.is_some();
             batch.end = self.at;
@@ -290,6 +294,12 @@ mod tests {
         }
         let failing = io::Cursor::new("1|a\n").chain(Fails);
         assert_eq!(sizes(&batches_of(failing, None)), [(1, 0, false), (0, 0, true)]);
+        // Of a batch that ends with the failure, what was read before its last row's end is not known.
+        let rows = io::Cursor::new("1|a\n").chain(io::Cursor::new("2|b\n3|c")).chain(Fails);
+        let batches = batches_of(rows, None);
+        assert_eq!(sizes(&batches), [(1, 0, false), (1, 0, true)]);
+        let sums = batches.iter().map(|batch| batch.end.crc32);
+        assert!(sums.eq([Some(crc32fast::hash(b"1|a\n")), None]));
     }
 
     #[test]

@@ -459,15 +459,20 @@ impl Load {
         waited: Duration,
     ) {
         let line = |name: &Name| self.rejects.line(input, name.number);
-        let mut failed = names.iter().zip(mutations).zip(results);
-        let why = failed.find_map(|((name, mutation), result)| match result {
+        let failed = || names.iter().zip(mutations).zip(results);
+        let stopped = failed().find_map(|((name, _), result)| match result {
             Err(error) if stops(error) => Some(format!("{}: {error}", line(name))),
-            Err(error) if is_unanswered(error) => {
-                Some(not_answered(&line(name), mutation.key(), error, waited))
-            }
             _ => None,
         });
-        let why = why.unwrap_or_default();
+        let unanswered = || {
+            failed().find_map(|((name, mutation), result)| match result {
+                Err(error) if is_unanswered(error) => {
+                    Some(not_answered(&line(name), mutation.key(), error, waited))
+                }
+                _ => None,
+            })
+        };
+        let why = stopped.or_else(unanswered).unwrap_or_default();
         // It tells more than that others were not answered.
         if !matches!(self.stop, Some(Stop::Unanswered(_))) {
             self.stop = Some(Stop::Unanswered(why));

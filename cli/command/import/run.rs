@@ -134,7 +134,11 @@ impl Run<'_> {
                 // put right. What stopped it is more than that the file could not be removed.
                 _ = self.file.remove();
             } else if !self.is_lost {
-                say!("{} knows how far it is: --resume goes on", self.file.path().display());
+                let file = self.file.path().display();
+                say!(
+                    "{file} knows how far it is: --resume goes on, with the same input; to begin anew, with \
+                     other input or options, remove it"
+                );
             }
             return result;
         }

@@ -121,7 +121,9 @@ impl<R: Read> RecordScanner<R> {
                     if is_long && state == State::Quoted {
                         return Err(self.never_closed());
                     }
-                    if (is_long || self.ends.len() > MAX_CELLS) && !is_end {
+                    // Behind a quote in a quoted cell, the next byte tells whether the cell is still open.
+                    let is_too_long = is_long && state != State::QuoteInQuoted;
+                    if (is_too_long || self.ends.len() > MAX_CELLS) && !is_end {
                         state = State::Skipping;
                         let many = Fault::TooManyCells(MAX_CELLS);
                         self.fault =

@@ -153,6 +153,13 @@ fn a_quote_that_is_never_closed_ends_the_input_and_takes_bounded_memory() {
     let expected = "the quote that opens cell 2 in line 3 is not closed within the 31458305 bytes \
                     that a row may have; where the next row begins cannot be told: close the quote";
     assert!(error.starts_with(expected), "{error}");
+    // Quotes of its text, written twice, may be all that there is at the end of what a row may have.
+    for before in ["", "x"] {
+        let quotes = "\"\"".repeat(MAX_LINE_BYTES);
+        let (rows, error) = read_records(format!("key,a\nk,\"{before}{quotes}\nz,1\n").as_bytes());
+        assert_eq!(rows.len(), 0);
+        assert!(error.contains(" cell 2 in line 2 is not closed within"), "{error}");
+    }
     // The quote may open behind the line on which its record begins.
     let row = "0123456789,abcde\n";
     let many = row.repeat(2 * MAX_LINE_BYTES / row.len());
