@@ -11,8 +11,8 @@ use crate::engine::Durability;
 use crate::error::{Error, Result};
 
 /// A checkpoint is started when this part of the documents has changed, as a divisor: of some 20 entries in
-/// each block of the index, ten then. With five, the checkpointer took a fifth of an import's processor time,
-/// and with ten a seventh; with twenty not much less, for what is in memory and to be replayed.
+/// each block of the index, ten then. With five, an import took a tenth more of the processor, with twenty hardly less:
+/// not for what is in memory then and to be replayed.
 const CHECKPOINT_SHARE: u64 = 2;
 
 /// How many times as many keys as are told start a checkpoint at most, whatever the documents: what a kill
