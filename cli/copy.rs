@@ -122,6 +122,8 @@ pub(crate) struct Copy {
     said: AtomicU64,
     /// No more is to be read.
     stopped: watch::Sender<bool>,
+    /// All is copied.
+    has_ended: AtomicBool,
     /// The ranges that nobody reads yet, and how much of the ring was seen.
     ranges: Mutex<VecDeque<Range>>,
     seen: Mutex<u64>,
@@ -148,6 +150,7 @@ impl Copy {
                 && target.documents / MAX_DENSITY <= source.documents,
             said: AtomicU64::new(0),
             stopped: watch::Sender::new(false),
+            has_ended: AtomicBool::new(false),
             ranges: Mutex::new(map.ranges.iter().map(OwnedRange::range).collect()),
             seen: Mutex::default(),
             before: target,
@@ -166,9 +169,9 @@ impl Copy {
         self.stopped.send_replace(true);
     }
 
-    /// Whether all that there is was read.
-    pub(crate) fn has_seen_all(&self) -> bool {
-        *self.seen.lock() == u64::from(RING_SIZE)
+    /// Whether nothing is left to be copied: only the digest may be another one.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Relaxed)
     }
 
     fn is_stopped(&self) -> bool {
@@ -225,6 +228,7 @@ impl Copy {
         if self.is_stopped() {
             return Ok(());
         }
+        self.has_ended.store(true, Ordering::Relaxed);
         self.prove().await
     }
 

@@ -99,7 +99,7 @@ impl CopyIndex {
             Err(_) => String::new(),
         };
         let printed = print(context, &copied, &proof, begun);
-        if result.is_err() && !copy.has_seen_all() {
+        if result.is_err() && !copy.has_ended() {
             let which = match self.on_conflict {
                 Conflict::Skip | Conflict::Overwrite => "the same command",
                 Conflict::Fail => "--on-conflict skip",
