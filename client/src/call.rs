@@ -110,6 +110,7 @@ impl MapCache {
         mut operation: impl FnMut(&Topology) -> ShardOperation<'a>,
     ) -> Result<ShardReply, Error> {
         let mut attempts = Attempts::until(call.deadline);
+        let mut before = None;
         loop {
             let topology = self.known();
             let peer = find(&topology, target)?;
@@ -124,8 +125,13 @@ impl MapCache {
                 Remedy::Later => attempts.again().await,
             };
             if !goes_on {
-                return Err(call.given_up(attempts.failed, error));
+                // One that the deadline cut off says nothing of why those before it failed.
+                let is_cut_off =
+                    matches!(error, Error::Unanswered { .. }) && Instant::now() >= call.deadline.at;
+                let last = before.filter(|_| is_cut_off).unwrap_or(error);
+                return Err(call.given_up(attempts.failed, last));
             }
+            before = Some(error);
         }
     }
 
