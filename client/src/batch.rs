@@ -156,12 +156,12 @@ impl Client {
             }
             if let Some((error, remedy)) = repeat {
                 let goes_on = match remedy {
-                    Remedy::AtOnce => attempts.at_once(),
-                    _ => attempts.again().await,
+                    Remedy::AtOnce => attempts.at_once(error),
+                    _ => attempts.again(error).await,
                 };
-                if !goes_on {
+                if let Err(last) = goes_on {
                     let call = self.call_of("batch", "", "", true);
-                    results.fail(&left, &call.given_up(attempts.failed, error));
+                    results.fail(&left, &call.given_up(attempts.failed, last));
                 }
             }
         }
@@ -212,12 +212,10 @@ impl Client {
                 Err(repeat) => repeat,
             };
             let goes_on = match remedy {
-                Remedy::AtOnce => attempts.at_once(),
-                _ => attempts.again().await,
+                Remedy::AtOnce => attempts.at_once(error),
+                _ => attempts.again(error).await,
             };
-            if !goes_on {
-                return Err(call.given_up(attempts.failed, error));
-            }
+            goes_on.map_err(|last| call.given_up(attempts.failed, last))?;
         }
     }
 

@@ -110,7 +110,6 @@ impl MapCache {
         mut operation: impl FnMut(&Topology) -> ShardOperation<'a>,
     ) -> Result<ShardReply, Error> {
         let mut attempts = Attempts::until(call.deadline);
-        let mut before = None;
         loop {
             let topology = self.known();
             let peer = find(&topology, target)?;
@@ -121,17 +120,10 @@ impl MapCache {
             let (error, remedy) = self.remedy(call, topology.map.epoch, error).await;
             let goes_on = match remedy {
                 Remedy::Nothing => return Err(call.failed(error)),
-                Remedy::AtOnce => attempts.at_once(),
-                Remedy::Later => attempts.again().await,
+                Remedy::AtOnce => attempts.at_once(error),
+                Remedy::Later => attempts.again(error).await,
             };
-            if !goes_on {
-                // One that the deadline cut off says nothing of why those before it failed.
-                let is_cut_off =
-                    matches!(error, Error::Unanswered { .. }) && Instant::now() >= call.deadline.at;
-                let last = before.filter(|_| is_cut_off).unwrap_or(error);
-                return Err(call.given_up(attempts.failed, last));
-            }
-            before = Some(error);
+            goes_on.map_err(|last| call.given_up(attempts.failed, last))?;
         }
     }
 
@@ -150,9 +142,8 @@ impl MapCache {
             if !may_repeat(call, &error) {
                 return Err(call.failed(error));
             }
-            if !attempts.again().await {
-                return Err(call.given_up(attempts.failed, error));
-            }
+            let goes_on = attempts.again(error).await;
+            goes_on.map_err(|last| call.given_up(attempts.failed, last))?;
         }
     }
 
@@ -163,9 +154,8 @@ impl MapCache {
             if !may_repeat(call, &error) {
                 return Err(error);
             }
-            if !attempts.again().await {
-                return Err(call.given_up(attempts.failed, error));
-            }
+            let goes_on = attempts.again(error).await;
+            goes_on.map_err(|last| call.given_up(attempts.failed, last))?;
         }
         Ok(())
     }

@@ -44,9 +44,8 @@ impl Client {
                 Err(error @ Error::NoSuchShard { .. }) => error.to_string(),
                 Err(error) => return Err(error),
             };
-            if !attempts.again().await {
-                return Err(call.given_up(attempts.failed, Error::Unsettled { what }));
-            }
+            let goes_on = attempts.again(Error::Unsettled { what }).await;
+            goes_on.map_err(|last| call.given_up(attempts.failed, last))?;
             self.cache.refresh_if_possible(HELP_TIME).await;
         }
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::error::Error;
+
 /// The pause after the first failure: a shard that comes back does so within milliseconds.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,29 +39,58 @@ pub(crate) struct Attempts {
     /// Attempts that failed.
     pub(crate) failed: u32,
     pause: Duration,
+    /// When the attempt under way began.
+    begun: Instant,
+    /// Why the one before failed.
+    before: Option<Error>,
 }
 
 impl Attempts {
     pub(crate) fn until(deadline: Deadline) -> Self {
-        Self { deadline, failed: 0, pause: FIRST_PAUSE }
+        Self { deadline, failed: 0, pause: FIRST_PAUSE, begun: Instant::now(), before: None }
     }
 
-    /// Pauses before the next attempt; `false` when the deadline leaves no time for it.
-    pub(crate) async fn again(&mut self) -> bool {
+    /// Pauses after a failure, before the next attempt.
+    ///
+    /// # Errors
+    /// Why to give up, when the deadline leaves no time for it.
+    pub(crate) async fn again(&mut self, error: Error) -> Result<(), Error> {
         self.failed += 1;
         let pause = jittered(self.pause);
         self.pause = (self.pause * 2).min(MAX_PAUSE);
         if Instant::now() + pause >= self.deadline.at {
-            return false;
+            return Err(self.why(error));
         }
         tokio::time::sleep(pause).await;
-        true
+        self.go_on(error);
+        Ok(())
     }
 
-    /// Counts a failure after which the next attempt follows at once; `false` past the deadline.
-    pub(crate) fn at_once(&mut self) -> bool {
+    /// Counts a failure after which the next attempt follows at once.
+    ///
+    /// # Errors
+    /// Why to give up, past the deadline.
+    pub(crate) fn at_once(&mut self, error: Error) -> Result<(), Error> {
         self.failed += 1;
-        Instant::now() < self.deadline.at
+        if Instant::now() >= self.deadline.at {
+            return Err(self.why(error));
+        }
+        self.go_on(error);
+        Ok(())
+    }
+
+    fn go_on(&mut self, error: Error) {
+        self.begun = Instant::now();
+        self.before = Some(error);
+    }
+
+    /// Why to give up. An attempt that the deadline cut off soon after it had begun says nothing of why the
+    /// one before failed.
+    fn why(&mut self, last: Error) -> Error {
+        let is_cut_off = matches!(last, Error::Unanswered { .. })
+            && Instant::now() >= self.deadline.at
+            && self.begun.elapsed() < MAX_PAUSE;
+        self.before.take().filter(|_| is_cut_off).unwrap_or(last)
     }
 }
 
@@ -82,9 +113,29 @@ mod tests {
         }
         let started = Instant::now();
         let mut attempts = Attempts::until(Deadline::after(Duration::from_millis(200)));
-        while attempts.again().await {}
+        let failure = || Error::Unsettled { what: "a hand-over".to_owned() };
+        while attempts.again(failure()).await.is_ok() {}
         assert!(started.elapsed() <= Duration::from_millis(250), "{:?}", started.elapsed());
         // 10 + 20 + 40 + 80 ms, each at least half of it.
         assert!((3..=6).contains(&attempts.failed), "{}", attempts.failed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_was_cut_off_does_not_hide_why_the_one_before_failed() {
+        let reason = || Error::Unsettled { what: "a hand-over".to_owned() };
+        let cut_off =
+            || Error::Unanswered { node: "a".to_owned(), reason: "the deadline".to_owned() };
+        let given_up = async |total, last: Error| {
+            let mut attempts = Attempts::until(Deadline::after(total));
+            attempts.again(reason()).await.unwrap();
+            tokio::time::sleep_until(attempts.deadline.at).await;
+            attempts.again(last).await.unwrap_err()
+        };
+        let (short, long) = (Duration::from_millis(100), Duration::from_secs(10));
+        assert_eq!(given_up(short, cut_off()).await, reason());
+        // It had its time.
+        assert_eq!(given_up(long, cut_off()).await, cut_off());
+        let other = Error::NotSent { node: "a".to_owned(), reason: "closed".to_owned() };
+        assert_eq!(given_up(short, other.clone()).await, other);
     }
 }
