@@ -145,6 +145,24 @@ fn the_seeds_config_unchanged_in_any_start_order() {
 }
 
 /// A config with the seed's shards on other ports.
+/// Two shards on ports of their own, and bootstrap.
+struct TwoShards {
+    shards: [Process; 2],
+    ports: [u16; 2],
+    bootstrap: Process,
+    address: SocketAddr,
+}
+
+impl TwoShards {
+    fn start(dir: &Path) -> Self {
+        let mut shards = ["shard0", "shard1"].map(|name| shard(dir, name, 0));
+        let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
+        let mut bootstrap = bootstrap(dir, &config_on(ports).to_string(), Some(0));
+        let address = bootstrap.wait_ready();
+        Self { shards, ports, bootstrap, address }
+    }
+}
+
 fn config_on(ports: [u16; 2]) -> Value {
     let mut config: Value = serde_json::from_str(SEED_CONFIG).unwrap();
     config["shards"][0]["port"] = json!(ports[0]);
@@ -203,10 +221,7 @@ fn each_fault_of_the_config_is_refused_with_shard_and_field() {
 #[test]
 fn shards_serve_after_a_restart_while_bootstrap_is_down() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
-    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
-    let mut bootstrap = bootstrap(dir.path(), &config_on(ports).to_string(), Some(0));
-    let address = bootstrap.wait_ready();
+    let TwoShards { mut shards, ports, mut bootstrap, address } = TwoShards::start(dir.path());
     let written =
         run(sherd().args(["-b", &address.to_string(), "write", "i", "--force"]), "4|0.9\n1|test\n");
     written.expect(0);
@@ -232,10 +247,9 @@ fn shards_serve_after_a_restart_while_bootstrap_is_down() {
 #[test]
 fn a_shard_that_comes_back_on_another_port_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
-    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
-    let mut bootstrap = bootstrap(dir.path(), &config_on(ports).to_string(), Some(0));
-    let address = bootstrap.wait_ready().to_string();
+    let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
+        TwoShards::start(dir.path());
+    let address = address.to_string();
     run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
     assert!(eventually(|| dir.path().join("shard0/FOUND_AT").exists()));
     shards[0].stop();
@@ -313,10 +327,9 @@ async fn connect(address: SocketAddr) -> Client {
 #[test]
 fn a_limit_that_waits_for_a_shard_that_is_away_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shards = ["shard0", "shard1"].map(|name| shard(dir.path(), name, 0));
-    let ports = [shards[0].wait_ready().port(), shards[1].wait_ready().port()];
-    let mut bootstrap = bootstrap(dir.path(), &config_on(ports).to_string(), Some(0));
-    let address = bootstrap.wait_ready().to_string();
+    let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
+        TwoShards::start(dir.path());
+    let address = address.to_string();
     run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
     shards[1].kill();
     let mut set = sherd();
