@@ -54,10 +54,21 @@ impl Fs for DiskFs {
     fn lock(&self, path: &Path) -> Result<Box<dyn Any + Send + Sync>> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(file)),
+            Ok(()) => Ok(Box::new(HeldLock(file))),
             Err(TryLockError::WouldBlock) => Err(Error::from(ErrorKind::WouldBlock)),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+/// A lock that ends with this value. It has to be given up by name: a lock belongs to the open file, which a
+/// process that is just being started holds as well until its program runs, so closing it here is not the end of it.
+pub(super) struct HeldLock(pub(super) fs::File);
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        // Where that fails, closing the file gives it up as well, maybe a moment later.
+        _ = self.0.unlock();
     }
 }
 
@@ -100,6 +111,18 @@ impl File for DiskFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_ends_although_a_process_that_is_being_started_still_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let held = DiskFs.lock(&path).unwrap();
+        assert_eq!(DiskFs.lock(&path).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let inherited = held.downcast_ref::<HeldLock>().unwrap().0.try_clone().unwrap();
+        drop(held);
+        DiskFs.lock(&path).unwrap();
+        drop(inherited);
+    }
 
     /// A crash in the middle of a rename may leave a file both names. Creating the temporary file
     /// of the next replacement then cut the file itself to nothing.

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::disk::HeldLock;
 use super::{DiskFs, File, Fs};
 
 /// The operating system's filesystem, to look at: files are opened for reading only, and whatever
@@ -60,7 +61,7 @@ impl Fs for ReadOnlyFs {
             Err(error) => return Err(error),
         };
         match file.try_lock_shared() {
-            Ok(()) => Ok(Box::new(file)),
+            Ok(()) => Ok(Box::new(HeldLock(file))),
             Err(TryLockError::WouldBlock) => Err(Error::from(ErrorKind::WouldBlock)),
             Err(TryLockError::Error(error)) => Err(error),
         }

@@ -125,7 +125,8 @@ impl SledStore {
         let until = Instant::now() + RELEASE_TIME;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(()),
+                // By name: closing it is not the end of the lock where a process is just being started.
+                Ok(()) => return file.unlock().map_err(failed),
                 Err(TryLockError::WouldBlock) if Instant::now() < until => {
                     thread::sleep(RELEASE_PAUSE);
                 }
