@@ -239,28 +239,3 @@ fn a_dropped_index_is_gone_for_good_and_its_name_can_be_used_again() {
     check(&engine);
     assert_eq!(recovery.replayed, 0, "closed with a checkpoint");
 }
-
-#[test]
-fn pages_of_a_scan_follow_each_other_through_overlay_and_index() {
-    let (engine, _) = Machine::default().open().unwrap();
-    set_up(&engine);
-    for i in 0..100 {
-        put(&engine, &format!("key{i}"), "old");
-    }
-    engine.checkpoint().unwrap();
-    for i in (0..100).step_by(3) {
-        put(&engine, &format!("key{i}"), "new");
-    }
-    for i in (0..100).step_by(5) {
-        one(&engine, remove(&format!("key{i}")));
-    }
-    let contents = contents(&engine);
-    for i in 0..100 {
-        let expected = match i {
-            i if i % 5 == 0 => None,
-            i if i % 3 == 0 => Some("new"),
-            _ => Some("old"),
-        };
-        assert_eq!(contents.get(&format!("key{i}")).map(String::as_str), expected, "key{i}");
-    }
-}

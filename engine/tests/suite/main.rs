@@ -24,5 +24,6 @@ mod full_disk;
 mod handover;
 mod kill;
 mod moved_meanwhile;
+mod pages;
 mod recovery;
 mod verify;

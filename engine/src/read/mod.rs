@@ -1,4 +1,4 @@
-//! Reading: documents, versions and pages of scans.
+//! Reading: documents, versions and what is published; pages of scans are in [`page`].
 //!
 //! A look-up asks the overlay, then the cache, then the index; a document that is not cached is
 //! read from the log by its offset and its checksum, key and version are checked.
@@ -6,19 +6,20 @@
 //! That a document is not there is said only if the shard still owns its position: it may have given the
 //! range up since it was asked, and begun to remove what is in it.
 
+mod page;
+
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 use std::iter::Peekable;
-use std::ops::{Bound, Range};
+use std::ops::Bound;
 use std::sync::{Arc, atomic};
 
 use bytes::Bytes;
 
 use crate::clock::has_expired;
-use crate::command::{Document, IndexId, Key, Page, Scan, Span, Version};
+use crate::command::{Document, IndexId, Key, Span, Version};
 use crate::effect::{Effect, Put};
 use crate::error::{Error, Result};
-use crate::hash::FastMap;
 use crate::index::{Entry, Index, IndexKey, LAST_KEY};
 use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
 use crate::overlay::Overlay;
@@ -26,9 +27,6 @@ use crate::residents::Tag;
 use crate::shared::{Shared, View};
 use crate::state::{BINS, BUCKETS, Buckets, Share, State, Sums, Totals};
 use crate::usage::Usage;
-
-/// How many entries of a page are looked up at a time: the sequencer cannot publish meanwhile.
-const ENTRIES_AT_A_TIME: usize = 256;
 
 impl Shared {
     /// Reads a document.
@@ -167,62 +165,6 @@ impl Shared {
         Ok(())
     }
 
-    /// A page of documents.
-    pub(crate) fn scan(&self, scan: &Scan) -> Result<Page> {
-        self.page(scan, self.clock.now())
-    }
-
-    /// A page of all documents there are, those that have expired and are not removed yet as well.
-    pub(crate) fn export(&self, scan: &Scan) -> Result<Page> {
-        // Nothing has expired by the beginning of time.
-        self.page(scan, 0)
-    }
-
-    /// A page of what has not expired by `now`.
-    fn page(&self, scan: &Scan, now: u64) -> Result<Page> {
-        let until = scan.range.1.to_be_bytes();
-        let mut after = scan.after.as_ref().map(IndexKey::from);
-        let mut page = Loaded::new(self, scan.index);
-        'look_up: loop {
-            let wanted = (scan.max_documents - page.documents.len()).min(ENTRIES_AT_A_TIME);
-            let (entries, epoch) = {
-                let view = self.view.read();
-                let start = after.as_ref().map_or(scan.range.0, IndexKey::position);
-                check_readable(&view.state, scan.index, start, scan.range.1)?;
-                let first = scan.range.0.to_be_bytes();
-                let from = match &after {
-                    Some(key) => Bound::Excluded(key.as_bytes()),
-                    None => Bound::Included(&first[..]),
-                };
-                let on_disk = self.index.get()?;
-                let merged = merged(&view.overlay, &*on_disk, scan.index, from, &until)?;
-                (merged.take(wanted).collect::<Result<Vec<_>>>()?, view.state.epoch())
-            };
-            let last_of_range = entries.len() < wanted;
-            for (key, entry) in entries {
-                if has_expired(entry.expires_at, now) {
-                    after = Some(key);
-                    continue;
-                }
-                if page.size >= scan.max_bytes {
-                    return Ok(page.finish(true));
-                }
-                if scan.keys_only {
-                    page.add_key(&key, &entry);
-                } else if !page.add(&key, entry)?
-                    // Removed since it was looked up, for somebody asked for it or the range was given up.
-                    && !self.is_as_of(epoch, scan.index, key.position())?
-                {
-                    continue 'look_up;
-                }
-                after = Some(key);
-            }
-            if last_of_range || page.documents.len() >= scan.max_documents {
-                return Ok(page.finish(!last_of_range));
-            }
-        }
-    }
-
     /// What the documents of ranges come to, by index.
     pub(crate) fn sums(&self, ranges: &[(u32, u32)]) -> Result<BTreeMap<IndexId, Sums>> {
         let view = self.view.read();
@@ -263,7 +205,7 @@ impl Shared {
     fn load(&self, index: IndexId, key: &IndexKey, entry: Entry) -> Result<Option<Document>> {
         let Some((segment, entry)) = self.locate(index, key, entry)? else { return Ok(None) };
         let mut bytes = vec![0; entry.record_bytes()];
-        read_record(&segment, &entry, &mut bytes)?;
+        read_at(&segment, entry.offset, &mut bytes)?;
         let bytes = Bytes::from(bytes);
         let put = self.put_of(&segment, &bytes, index, key, &entry)?;
         let document = bytes.slice_ref(put.document);
@@ -323,98 +265,15 @@ impl Shared {
     }
 }
 
-/// Reads the record that an entry points to.
-fn read_record(segment: &Segment, entry: &Entry, bytes: &mut [u8]) -> Result<()> {
-    let read = segment.file.read_exact_at(bytes, u64::from(entry.offset));
+/// Reads what lies in a segment from an offset on.
+fn read_at(segment: &Segment, offset: u32, bytes: &mut [u8]) -> Result<()> {
+    let read = segment.file.read_exact_at(bytes, u64::from(offset));
     read.map_err(|error| match error.kind() {
         std::io::ErrorKind::UnexpectedEof => {
-            Error::corrupt(&segment.path, entry.offset as usize, "the segment is cut off")
+            Error::corrupt(&segment.path, offset as usize, "the segment is cut off")
         }
         _ => Error::failed("read a document", &segment.path, error),
     })
-}
-
-/// The documents of a page so far. Their records are read into one buffer, of which keys and documents
-/// are slices in the end: a page of small documents would else be thousands of allocations.
-struct Loaded<'a> {
-    shared: &'a Shared,
-    index: IndexId,
-    bytes: Vec<u8>,
-    documents: Vec<LoadedDocument>,
-    /// The bytes of keys and documents.
-    size: usize,
-    /// Those that were read from: who holds a segment may read on, also once it is deleted.
-    segments: FastMap<u32, Arc<Segment>>,
-}
-
-struct LoadedDocument {
-    position: u32,
-    version: Version,
-    expires_at: u64,
-    /// Where the key lies in the buffer, and where the document.
-    key: Range<usize>,
-    document: Range<usize>,
-}
-
-impl<'a> Loaded<'a> {
-    fn new(shared: &'a Shared, index: IndexId) -> Self {
-        let (bytes, documents, segments) = Default::default();
-        Self { shared, index, bytes, documents, size: 0, segments }
-    }
-
-    /// Adds a key without its document.
-    fn add_key(&mut self, key: &IndexKey, entry: &Entry) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(key.key());
-        let end = self.bytes.len();
-        self.size += end - start;
-        let (position, Entry { version, expires_at, .. }) = (key.position(), *entry);
-        let (key, document) = (start..end, end..end);
-        self.documents.push(LoadedDocument { position, version, expires_at, key, document });
-    }
-
-    /// Reads the document of a key, as [`Shared::load`] does, and adds it; `false` when it was removed
-    /// since it was looked up.
-    fn add(&mut self, key: &IndexKey, mut entry: Entry) -> Result<bool> {
-        let segment = match self.segments.get(&entry.segment) {
-            Some(segment) => Arc::clone(segment),
-            None => {
-                let located = self.shared.locate(self.index, key, entry)?;
-                let Some((segment, now)) = located else { return Ok(false) };
-                entry = now;
-                self.segments.insert(segment.number, Arc::clone(&segment));
-                segment
-            }
-        };
-        let start = self.bytes.len();
-        self.bytes.resize(start + entry.record_bytes(), 0);
-        let record = &mut self.bytes[start..];
-        read_record(&segment, &entry, record)?;
-        let put = self.shared.put_of(&segment, record, self.index, key, &entry)?;
-        let range_of = |part: &[u8]| {
-            let before = part.as_ptr().addr() - record.as_ptr().addr();
-            start + before..start + before + part.len()
-        };
-        self.size += put.key.len() + put.document.len();
-        self.documents.push(LoadedDocument {
-            position: put.position,
-            version: put.version,
-            expires_at: put.expires_at,
-            key: range_of(put.key),
-            document: range_of(put.document),
-        });
-        Ok(true)
-    }
-
-    fn finish(self, more: bool) -> Page {
-        let bytes = Bytes::from(self.bytes);
-        let item = |loaded: LoadedDocument| {
-            let LoadedDocument { position, version, expires_at, key, document } = loaded;
-            let key = Key { position, bytes: bytes.slice(key) };
-            (key, Document { version, expires_at, bytes: bytes.slice(document) })
-        };
-        Page { items: self.documents.into_iter().map(item).collect(), more }
-    }
 }
 
 /// Checks that an index exists and that all of `[start, end)` is owned.
