@@ -11,6 +11,7 @@
 //! holds a state that this bootstrap's does not come from: bootstrap then runs on an old copy of its
 //! data. The status says why.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -320,12 +321,8 @@ impl Control {
     /// Checks that what a plan adds is there and can be added. Whoever mistypes an address hears it, and
     /// not of a shard that is waited for.
     async fn check_added(&self, plan: &Plan) -> Result<(), WireError> {
-        let state = self.state();
-        for action in &plan.actions {
-            if let Action::Add { shard } = action {
-                let checked = shard::check_new(&state.map, shard, &self.options).await;
-                checked.map_err(|error| WireError::bad_request("plan", error))?;
-            }
+        for checked in self.check_each_added(plan).await? {
+            checked.map_err(|error| WireError::bad_request("plan", error))?;
         }
         Ok(())
     }
@@ -333,10 +330,8 @@ impl Control {
     /// What of that [would be refused](Self::check_added) now, and may be mended until it is carried out.
     async fn warn_of_added(&self, plan: &Plan) -> Result<Vec<String>, WireError> {
         let mut warnings = Vec::new();
-        for action in &plan.actions {
-            let Action::Add { shard } = action else { continue };
-            let state = self.state();
-            match shard::check_new(&state.map, shard, &self.options).await {
+        for checked in self.check_each_added(plan).await? {
+            match checked {
                 Ok(()) => {}
                 Err(NoNewShard::Absent(why)) => warnings.push(why),
                 Err(error @ NoNewShard::Another(_)) => {
@@ -345,6 +340,29 @@ impl Control {
             }
         }
         Ok(warnings)
+    }
+
+    /// Checks each shard that a plan adds, in the plan's order; at the same time, for each may be at a host
+    /// that says nothing.
+    async fn check_each_added(
+        &self,
+        plan: &Plan,
+    ) -> Result<Vec<Result<(), NoNewShard>>, WireError> {
+        let state = self.state();
+        let mut asked = JoinSet::new();
+        for (place, action) in plan.actions.iter().enumerate() {
+            let Action::Add { shard } = action else { continue };
+            let (state, shard, options) = (Arc::clone(&state), shard.clone(), self.options.clone());
+            asked.spawn(
+                async move { (place, shard::check_new(&state.map, &shard, &options).await) },
+            );
+        }
+        let mut checked = BTreeMap::new();
+        while let Some(result) = asked.join_next().await {
+            let (place, of_shard) = result.map_err(|error| unavailable(error.to_string()))?;
+            checked.insert(place, of_shard);
+        }
+        Ok(checked.into_values().collect())
     }
 
     /// Refuses changes while a shard holds a state that this one does not come from.

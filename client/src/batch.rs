@@ -129,7 +129,7 @@ impl Client {
         let mut results = Results::new(mutations);
         for (place, mutation) in mutations.iter().enumerate() {
             if let Err(error) = mutation.check() {
-                results.settle(place, Err(error));
+                results.settle(place, Err(Box::new(error)));
             }
         }
         let mut attempts = Attempts::until(Deadline::after(self.deadline));
@@ -205,7 +205,7 @@ impl Client {
             let request = Request { call, shard, mutations, places: &places, atomic: true };
             let (error, remedy) = match self.request(&topology, request).await {
                 Ok((settled, None)) => {
-                    return Ok(settled.into_iter().map(|(_, result)| result).collect());
+                    return Ok(settled.into_iter().map(|(_, result)| unboxed(result)).collect());
                 }
                 Ok((_, Some(repeat))) => repeat,
                 Err((error, Remedy::Nothing)) => return Err(call.failed(error)),
@@ -274,7 +274,7 @@ impl Client {
                 }
                 Err((error, Remedy::Nothing)) => {
                     let failed = now.iter().map(|&place| {
-                        (place, Err(mutations[place].call(call).failed(error.clone())))
+                        (place, Err(Box::new(mutations[place].call(call).failed(error.clone()))))
                     });
                     round.settled.extend(failed);
                 }
@@ -340,7 +340,7 @@ impl Client {
                 }
             }
             if !is_repeated {
-                settled.push((place, Err(mutations[place].call(call).failed(error))));
+                settled.push((place, Err(Box::new(mutations[place].call(call).failed(error)))));
             }
         }
         Ok((settled, repeat))
@@ -367,7 +367,10 @@ struct Request<'a> {
     atomic: bool,
 }
 
-type Settled = Vec<(usize, Result<Outcome, Error>)>;
+/// What became of a change; with its error in a box, for there are thousands of these and hardly any errors.
+type Settlement = Result<Outcome, Box<Error>>;
+
+type Settled = Vec<(usize, Settlement)>;
 
 /// What came of sending a shard its part.
 #[derive(Default)]
@@ -379,7 +382,7 @@ struct Round {
 
 /// The results so far, by place.
 struct Results {
-    results: Vec<Option<Result<Outcome, Error>>>,
+    results: Vec<Option<Settlement>>,
 }
 
 impl Results {
@@ -387,13 +390,13 @@ impl Results {
         Self { results: vec![None; mutations.len()] }
     }
 
-    fn settle(&mut self, place: usize, result: Result<Outcome, Error>) {
+    fn settle(&mut self, place: usize, result: Settlement) {
         self.results[place] = Some(result);
     }
 
     fn fail(&mut self, places: &[usize], error: &Error) {
         for &place in places {
-            self.settle(place, Err(error.clone()));
+            self.settle(place, Err(Box::new(error.clone())));
         }
     }
 
@@ -402,8 +405,12 @@ impl Results {
     }
 
     fn finish(self) -> Vec<Result<Outcome, Error>> {
-        self.results.into_iter().flatten().collect()
+        self.results.into_iter().flatten().map(unboxed).collect()
     }
+}
+
+fn unboxed(settlement: Settlement) -> Result<Outcome, Error> {
+    settlement.map_err(|error| *error)
 }
 
 /// Numbers the changes of each key, which are in ring order; whether any key has several.

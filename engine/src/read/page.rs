@@ -49,8 +49,8 @@ impl Shared {
             documents.load()?;
             if self.have_gone_for_good(scan.index, &listed, &documents)? {
                 let page = documents.into_page(listed.more);
-                // Of an empty one nobody could say where the next one is to begin.
-                if !page.more || !page.items.is_empty() {
+                // Where all are gone, nobody could say where the next page is to begin.
+                if !page.more || !page.items.is_empty() || listed.entries.is_empty() {
                     return Ok(page);
                 }
             }
