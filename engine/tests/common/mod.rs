@@ -99,6 +99,18 @@ pub fn get(engine: &Engine, name: &str) -> Option<String> {
     Some(String::from_utf8(document.bytes.to_vec()).unwrap())
 }
 
+/// All of an index, on one page.
+pub fn whole(index: IndexId) -> Scan {
+    Scan {
+        index,
+        range: (0, RING),
+        after: None,
+        max_documents: usize::MAX,
+        max_bytes: usize::MAX,
+        keys_only: false,
+    }
+}
+
 /// All documents, by scanning; checks their order, and that totals equal a recount.
 pub fn contents(engine: &Engine) -> BTreeMap<String, String> {
     let mut contents = BTreeMap::new();
@@ -107,12 +119,10 @@ pub fn contents(engine: &Engine) -> BTreeMap<String, String> {
     loop {
         let page = engine
             .scan(&Scan {
-                index: INDEX,
-                range: (0, RING),
                 after: after.clone(),
                 max_documents: 7,
                 max_bytes: 1 << 20,
-                keys_only: false,
+                ..whole(INDEX)
             })
             .unwrap();
         for (key, document) in page.items {
@@ -237,12 +247,10 @@ pub fn scan_index(engine: &Engine, index: IndexId) -> BTreeMap<String, Document>
     loop {
         let page = engine
             .scan(&Scan {
-                index,
-                range: (0, RING),
                 after: after.clone(),
                 max_documents: 64,
                 max_bytes: 1 << 20,
-                keys_only: false,
+                ..whole(index)
             })
             .unwrap();
         for (key, document) in page.items {

@@ -326,15 +326,8 @@ fn documents_stay_readable_while_they_are_moved() {
                         assert!(now >= *last, "{name} went back from {last} to {now}");
                         *last = now;
                     }
-                    let page = sherd_engine::Scan {
-                        index: INDEX,
-                        range: (0, RING),
-                        after: None,
-                        max_documents: usize::MAX,
-                        max_bytes: usize::MAX,
-                        keys_only: false,
-                    };
-                    assert_eq!(engine.scan(&page).unwrap().items.len(), names.len());
+                    let page = engine.scan(&whole(INDEX)).unwrap();
+                    assert_eq!(page.items.len(), names.len());
                 }
             });
         }

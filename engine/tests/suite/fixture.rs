@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use sherd_engine::verify::verify;
 use sherd_engine::{
-    Command, Condition, Engine, Error, Expiry, IndexId, IndexSettings, Key, Mutation, Policy, Scan,
+    Command, Condition, Engine, Error, Expiry, IndexId, IndexSettings, Key, Mutation, Policy,
     rebuild,
 };
 
@@ -187,15 +187,7 @@ fn expected(format: u32) -> Documents {
 fn scan(engine: &Engine) -> Documents {
     let mut found = Documents::new();
     for index in engine.stat().indexes {
-        let scan = Scan {
-            index: index.id,
-            range: (0, RING),
-            after: None,
-            max_documents: 10_000,
-            max_bytes: 1 << 20,
-            keys_only: false,
-        };
-        let page = engine.scan(&scan).unwrap();
+        let page = engine.scan(&whole(index.id)).unwrap();
         assert!(!page.more);
         assert_eq!(page.items.len() as u64, index.documents);
         for (Key { position, bytes }, document) in page.items {

@@ -117,19 +117,11 @@ fn a_page_leaves_out_no_document_that_is_given_up_while_it_is_read() {
     let engine = engine_with(&index, &fs);
     let giving_up = engine.clone();
     fs.before_the_next_read(move || give_up(&giving_up, 2));
-    let scan = Scan {
-        index: INDEX,
-        range: (0, RING),
-        after: None,
-        max_documents: usize::MAX,
-        max_bytes: usize::MAX,
-        keys_only: false,
-    };
     assert_eq!(
-        engine.scan(&scan).map(|page| page.items.len()),
+        engine.scan(&whole(INDEX)).map(|page| page.items.len()),
         Err(Error::WrongShard { epoch: 2 })
     );
-    let scan = Scan { range: KEPT[0], ..scan };
+    let scan = Scan { range: KEPT[0], ..whole(INDEX) };
     assert_eq!(engine.scan(&scan).unwrap().items.len(), 8);
 }
 

@@ -36,24 +36,12 @@ fn engine_with(documents: usize, fs: &FaultFs<SimFs>) -> Engine {
     engine
 }
 
-/// All there is, on one page.
-fn whole() -> Scan {
-    Scan {
-        index: INDEX,
-        range: (0, RING),
-        after: None,
-        max_documents: usize::MAX,
-        max_bytes: usize::MAX,
-        keys_only: false,
-    }
-}
-
 #[test]
 fn documents_that_lie_beside_each_other_in_the_log_are_read_at_once() {
     let fs = FaultFs::new(SimFs::new());
     let engine = engine_with(1_000, &fs);
     fs.fail(READ, 2, failure(true));
-    assert_eq!(engine.scan(&whole()).unwrap().items.len(), 1_000, "of some 64 bytes each");
+    assert_eq!(engine.scan(&whole(INDEX)).unwrap().items.len(), 1_000, "of some 64 bytes each");
 }
 
 #[test]
@@ -62,7 +50,7 @@ fn what_cannot_be_read_between_two_documents_is_not_missed() {
     let engine = engine_with(9, &fs);
     fs.fail(READ, 0, failure(false));
     let documents: Vec<_> =
-        engine.scan(&whole()).unwrap().items.into_iter().map(|item| item.1.bytes).collect();
+        engine.scan(&whole(INDEX)).unwrap().items.into_iter().map(|item| item.1.bytes).collect();
     assert_eq!(fs.failed(), 1);
     let mut expected = ["document"; 9];
     expected[4] = "written again";
@@ -74,7 +62,7 @@ fn a_document_that_cannot_be_read_is_not_left_out() {
     let fs = FaultFs::new(SimFs::new());
     let engine = engine_with(9, &fs);
     fs.fail(READ, 0, failure(true));
-    let refused = engine.scan(&whole()).unwrap_err().to_string();
+    let refused = engine.scan(&whole(INDEX)).unwrap_err().to_string();
     assert!(refused.contains("read a document"), "{refused}");
 }
 
@@ -82,7 +70,7 @@ fn a_document_that_cannot_be_read_is_not_left_out() {
 fn a_page_that_may_have_nothing_has_nothing() {
     let engine = engine_with(9, &FaultFs::new(SimFs::new()));
     for (max_documents, max_bytes) in [(0, usize::MAX), (usize::MAX, 0)] {
-        let page = engine.scan(&Scan { max_documents, max_bytes, ..whole() }).unwrap();
+        let page = engine.scan(&Scan { max_documents, max_bytes, ..whole(INDEX) }).unwrap();
         assert_eq!((page.items.len(), page.more), (0, true));
     }
 }
