@@ -21,10 +21,10 @@ const ENTRIES_AT_A_TIME: usize = 256;
 
 /// How many bytes between two records are read with them: to pass over fewer takes a read more, and to keep more
 /// takes memory until the page is sent.
-const MAX_GAP: u32 = 512;
+const MAX_GAP: u64 = 512;
 
 /// How many bytes are read at once, unless a single record is longer.
-const MAX_RUN: u32 = 256 << 10;
+const MAX_RUN: u64 = 256 << 10;
 
 impl Shared {
     /// A page of documents.
@@ -200,10 +200,10 @@ impl<'a> Documents<'a> {
         while let Some(first) = places.first() {
             let mut end = self.end_of(first);
             let is_near = |next: &&Place| {
-                let (gap, next_end) = (next.offset.saturating_sub(end), self.end_of(next));
-                let near = gap <= MAX_GAP && next_end.saturating_sub(first.offset) <= MAX_RUN;
+                let (gap, next_end) =
+                    (u64::from(next.offset).saturating_sub(end), self.end_of(next));
                 end = end.max(next_end);
-                near
+                gap <= MAX_GAP && end - u64::from(first.offset) <= MAX_RUN
             };
             let length = 1 + places[1..].iter().take_while(is_near).count();
             let (run, rest) = places.split_at(length);
@@ -214,19 +214,15 @@ impl<'a> Documents<'a> {
     }
 
     /// Where the record ends that lies at a place.
-    fn end_of(&self, place: &Place) -> u32 {
-        let length = self.entries[place.entry].1.record_bytes();
-        place.offset.saturating_add(u32::try_from(length).unwrap_or(u32::MAX))
+    fn end_of(&self, place: &Place) -> u64 {
+        u64::from(place.offset) + self.entries[place.entry].1.record_bytes() as u64
     }
 
     /// Reads documents that lie close to each other.
     fn load_run(&mut self, segment: &Segment, run: &[Place]) -> Result<()> {
-        let (Some(first), Some(end)) =
-            (run.first(), run.iter().map(|place| self.end_of(place)).max())
-        else {
-            return Ok(());
-        };
-        let read = self.read(segment, first.offset, (end - first.offset) as usize);
+        let ends = run.iter().map(|place| self.end_of(place));
+        let (Some(first), Some(end)) = (run.first(), ends.max()) else { return Ok(()) };
+        let read = self.read(segment, first.offset, (end - u64::from(first.offset)) as usize);
         if read.is_err() && run.len() > 1 {
             // So that what is said is wrong is a document, or nothing is: it may lie between them.
             return run.chunks(1).try_for_each(|one| self.load_run(segment, one));
