@@ -60,15 +60,35 @@ const DOCUMENT_FIXED_BYTES: usize = 72;
 /// Where a removal says why.
 const REASON_OFFSET: usize = 66;
 
+/// A [`content_hash`] as it lies in memory: in halves, for a `u128` would have the millions of entries that hold
+/// one aligned to 16 bytes, and padded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentHash {
+    high: u64,
+    low: u64,
+}
+
+impl From<u128> for ContentHash {
+    fn from(hash: u128) -> Self {
+        Self { high: (hash >> 64) as u64, low: hash as u64 }
+    }
+}
+
+impl From<ContentHash> for u128 {
+    fn from(ContentHash { high, low }: ContentHash) -> Self {
+        Self::from(high) << 64 | Self::from(low)
+    }
+}
+
 /// What an effect on a document took the place of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Replaced {
     /// Bytes of key and document; never 0, for no key is empty.
     pub(crate) bytes: u32,
     pub(crate) segment: u32,
     /// See [`Entry::first_segment`](crate::index::Entry).
     pub(crate) first_segment: u32,
-    pub(crate) content_hash: u128,
+    pub(crate) content_hash: ContentHash,
     pub(crate) version: Version,
 }
 
@@ -303,8 +323,7 @@ fn encode_document(
     key: &[u8],
     document: &[u8],
 ) {
-    let nothing = Replaced { bytes: 0, segment: 0, first_segment: 0, content_hash: 0, version: 0 };
-    let replaced = replaced.unwrap_or(nothing);
+    let replaced = replaced.unwrap_or_default();
     out.extend_from_slice(&index.to_le_bytes());
     out.extend_from_slice(&position.to_le_bytes());
     out.extend_from_slice(&version.to_le_bytes());
@@ -313,7 +332,7 @@ fn encode_document(
     out.extend_from_slice(&replaced.segment.to_le_bytes());
     out.extend_from_slice(&replaced.first_segment.to_le_bytes());
     out.extend_from_slice(&(document.len() as u32).to_le_bytes());
-    out.extend_from_slice(&replaced.content_hash.to_le_bytes());
+    out.extend_from_slice(&u128::from(replaced.content_hash).to_le_bytes());
     out.extend_from_slice(&replaced.version.to_le_bytes());
     out.extend_from_slice(&(key.len() as u16).to_le_bytes());
     out.push(reason as u8);
@@ -341,7 +360,7 @@ fn decode_put(payload: &[u8]) -> Result<Put<'_>, &'static str> {
         bytes: u32_at(payload, 24),
         segment: u32_at(payload, 28),
         first_segment: u32_at(payload, 32),
-        content_hash: u128_at(payload, 40),
+        content_hash: u128_at(payload, 40).into(),
         version: u64_at(payload, 56),
     };
     Ok(Put {
@@ -385,7 +404,7 @@ mod tests {
 
     #[test]
     fn effects_come_back_as_they_went() {
-        let content_hash = u128::MAX - 1;
+        let content_hash = (u128::MAX - 1).into();
         let replaced =
             Replaced { bytes: 9, segment: 2, first_segment: 1, content_hash, version: 3 };
         let put = Put {

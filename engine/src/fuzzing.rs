@@ -334,7 +334,7 @@ fn batches() -> Vec<Vec<Effect<'static>>> {
         bytes: 16,
         segment: 1,
         first_segment: 1,
-        content_hash: u128::MAX / 3,
+        content_hash: (u128::MAX / 3).into(),
         version: 3,
     };
     let removal =

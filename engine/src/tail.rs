@@ -368,7 +368,7 @@ impl Reader<'_> {
         view.state.indexes.get(&index).is_some_and(|index| {
             let scratch = &mut self.scratch;
             let hash = effect::content_hash(scratch, &index.name, key, expires_at, document);
-            hash == replaced.content_hash
+            hash == replaced.content_hash.into()
         })
     }
 }

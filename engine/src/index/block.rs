@@ -255,7 +255,7 @@ mod tests {
                     bytes: 100 + i,
                     version: u64::from(i) << 20,
                     expires_at: u64::from(i % 2) << 40,
-                    content_hash: u128::from(i) << 100 | 5,
+                    content_hash: (u128::from(i) << 100 | 5).into(),
                 };
                 (key, entry)
             })

@@ -16,13 +16,19 @@ const HEAD_BYTES: usize = size_of::<u128>();
 /// After every key.
 pub(crate) const LAST_KEY: [u8; 8] = [0xff; 8];
 
-/// The first bytes as a number, zeros behind shorter ones: where these numbers differ, they are ordered as
-/// the bytes are.
-pub(super) fn head(bytes: &[u8]) -> u128 {
-    let mut head = [0; HEAD_BYTES];
-    let count = bytes.len().min(HEAD_BYTES);
-    head[..count].copy_from_slice(&bytes[..count]);
-    u128::from_be_bytes(head)
+/// The first bytes of a key, zeros behind shorter ones, as two numbers: where these differ, they are ordered as
+/// the bytes are. Not as one `u128`, for that is aligned to 16 bytes, and so would be all that holds a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Head(u64, u64);
+
+impl Head {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let mut head = [0; HEAD_BYTES];
+        let count = bytes.len().min(HEAD_BYTES);
+        head[..count].copy_from_slice(&bytes[..count]);
+        let head = u128::from_be_bytes(head);
+        Self((head >> 64) as u64, head as u64)
+    }
 }
 
 /// A key of the index: the position, big-endian, then the key's bytes. Byte order is ring order,
@@ -32,8 +38,7 @@ pub(super) fn head(bytes: &[u8]) -> u128 {
 /// so that a look-up in a tree of many needs none of the others', which may lie anywhere in memory.
 #[derive(Clone, Debug)]
 pub struct IndexKey {
-    /// See [`head`].
-    head: u128,
+    head: Head,
     bytes: Arc<[u8]>,
 }
 
@@ -58,11 +63,11 @@ impl IndexKey {
         } else {
             position.iter().chain(key).copied().collect()
         };
-        Self { head: head(&bytes), bytes }
+        Self { head: Head::of(&bytes), bytes }
     }
 
     pub(crate) fn position(&self) -> u32 {
-        (self.head >> (8 * (HEAD_BYTES - POSITION_BYTES))) as u32
+        (self.head.0 >> 32) as u32
     }
 
     /// The key without its position.

@@ -24,7 +24,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::command::{IndexId, Version};
-use crate::effect;
+use crate::effect::{self, ContentHash};
 use crate::error::Result;
 use crate::log::Lsn;
 use crate::log::record::ALIGNMENT;
@@ -46,7 +46,7 @@ pub struct Entry {
     pub(crate) bytes: u32,
     pub(crate) version: Version,
     pub(crate) expires_at: u64,
-    pub(crate) content_hash: u128,
+    pub(crate) content_hash: ContentHash,
 }
 
 /// How many varints an encoded entry begins with.
@@ -74,7 +74,7 @@ impl Entry {
         put_varint(out, u64::from(self.bytes));
         put_varint(out, self.version);
         put_varint(out, self.expires_at);
-        out.extend_from_slice(&self.content_hash.to_le_bytes());
+        out.extend_from_slice(&u128::from(self.content_hash).to_le_bytes());
     }
 
     /// How long the encoded entry at the beginning is, without decoding it; `None` where it is cut.
@@ -97,7 +97,7 @@ impl Entry {
             bytes: u32::try_from(take_varint(bytes)?).ok()?,
             version: take_varint(bytes)?,
             expires_at: take_varint(bytes)?,
-            content_hash: u128::from_le_bytes(*bytes.first_chunk()?),
+            content_hash: u128::from_le_bytes(*bytes.first_chunk()?).into(),
         };
         *bytes = &bytes[size_of::<u128>()..];
         Some(entry)
@@ -216,7 +216,7 @@ mod tests {
             bytes: 4,
             version: 5,
             expires_at: 0,
-            content_hash: 7,
+            content_hash: 7.into(),
         };
         let large = Entry {
             segment: u32::MAX,
@@ -225,7 +225,7 @@ mod tests {
             bytes: u32::MAX,
             version: u64::MAX,
             expires_at: u64::MAX,
-            content_hash: u128::MAX,
+            content_hash: u128::MAX.into(),
         };
         for entry in [small, large] {
             let mut bytes = Vec::new();

@@ -151,7 +151,7 @@ mod tests {
             bytes: 1,
             version,
             expires_at: 0,
-            content_hash: 0,
+            content_hash: 0.into(),
         };
         let keys: Vec<_> = (0..1000u32).map(|position| IndexKey::new(position, b"key")).collect();
         for (key, version) in keys.iter().zip(1..) {

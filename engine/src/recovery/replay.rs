@@ -161,7 +161,7 @@ impl Replay {
             bytes: (key.len() + document.len()) as u32,
             version,
             expires_at,
-            content_hash,
+            content_hash: content_hash.into(),
         }
     }
 }

@@ -251,7 +251,7 @@ impl Sequencer {
             bytes: (key.key().len() + document.len()) as u32,
             version,
             expires_at,
-            content_hash,
+            content_hash: content_hash.into(),
         };
         self.record(&Effect::Put(Put {
             index,

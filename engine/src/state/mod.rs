@@ -45,14 +45,14 @@ pub(crate) struct Share {
 impl From<&Entry> for Share {
     fn from(entry: &Entry) -> Self {
         let Entry { bytes, content_hash, version, .. } = *entry;
-        Self { bytes, content_hash, version }
+        Self { bytes, content_hash: content_hash.into(), version }
     }
 }
 
 impl From<&Replaced> for Share {
     fn from(replaced: &Replaced) -> Self {
         let Replaced { bytes, content_hash, version, .. } = *replaced;
-        Self { bytes, content_hash, version }
+        Self { bytes, content_hash: content_hash.into(), version }
     }
 }
 

@@ -385,7 +385,7 @@ impl Reading<'_> {
                     id: *index,
                     key,
                     document,
-                    content_hash: entry.content_hash,
+                    content_hash: entry.content_hash.into(),
                 })?;
             }
         }

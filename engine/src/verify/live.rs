@@ -113,7 +113,8 @@ impl LiveSet {
                         put.key,
                         put.expires_at,
                         put.document,
-                    ),
+                    )
+                    .into(),
                 };
                 let key = (put.index, IndexKey::new(put.position, put.key));
                 self.set(place, key, lsn, Some(entry), put.replaced.as_ref(), faults);

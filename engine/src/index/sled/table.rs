@@ -20,7 +20,7 @@ use sled::{IVec, Tree};
 use super::guard;
 use crate::error::{Error, Result};
 use crate::index::block::{self, Item};
-use crate::index::key::head;
+use crate::index::key::Head;
 use crate::index::{Change, Entry, IndexKey};
 
 /// A longer block is split, unless it is of a single entry. sled logs a block with each change of
@@ -71,17 +71,17 @@ impl Blocks for Tree {
     }
 }
 
-/// Where a block begins. As of a key, the first bytes are there as a number, which tells nearly all apart.
+/// Where a block begins. As of a key, the first bytes are there as numbers, which tell nearly all apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Fence {
-    head: u128,
+    head: Head,
     bytes: IVec,
 }
 
 impl Fence {
     fn new(bytes: impl Into<IVec>) -> Self {
         let bytes = bytes.into();
-        Self { head: head(&bytes), bytes }
+        Self { head: Head::of(&bytes), bytes }
     }
 }
 
@@ -337,7 +337,7 @@ mod tests {
                 bytes: rng.u32(..2000),
                 version,
                 expires_at: 0,
-                content_hash: rng.u128(..),
+                content_hash: rng.u128(..).into(),
             };
             let entry = (rng.u8(..) > 90).then_some(entry);
             changes.insert(IndexKey::new(rng.u32(..300), name.as_bytes()), entry);
@@ -410,7 +410,7 @@ mod tests {
             bytes: 1,
             version,
             expires_at: 0,
-            content_hash: 0,
+            content_hash: 0.into(),
         };
         let key = |i: u32| IndexKey::new(i, b"key");
         let lasting: BTreeMap<_, _> = (0..200).map(|i| (key(i * 50), Some(entry(1)))).collect();
