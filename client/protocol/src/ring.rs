@@ -62,9 +62,7 @@ impl HashMethod {
         let position = match self {
             Self::Md5 => {
                 let digest: [u8; 16] = Md5::digest(key.as_bytes()).into();
-                // `as` rounds to nearest, ties to even, like Python's int to float conversion; the
-                // remainder of two doubles is exact and here below 1e7, so it fits.
-                (u128::from_be_bytes(digest) as f64 % f64::from(RING_SIZE)) as u32
+                remainder_as_double(u128::from_be_bytes(digest))
             }
             Self::Xxh3 => {
                 let hash = XxHash3_64::oneshot(key.as_bytes());
@@ -73,6 +71,31 @@ impl HashMethod {
         };
         Position(position)
     }
+}
+
+/// The powers of two modulo [`RING_SIZE`], as far as a digest is longer than the significand of a double.
+const POWERS: [u64; 128 - f64::MANTISSA_DIGITS as usize + 1] = {
+    let mut powers = [1; 128 - f64::MANTISSA_DIGITS as usize + 1];
+    let mut i = 1;
+    while i < powers.len() {
+        powers[i] = powers[i - 1] * 2 % RING_SIZE as u64;
+        i += 1;
+    }
+    powers
+};
+
+/// What Python has for `float(digest) % 10_000_000`: the digest rounded to the nearest double, of two as near to the
+/// even one, and the remainder of that, which is exact. In integers, for a remainder of two doubles so far apart is
+/// found bit by bit.
+fn remainder_as_double(digest: u128) -> u32 {
+    let bits = u128::BITS - digest.leading_zeros();
+    let cut = bits.saturating_sub(f64::MANTISSA_DIGITS);
+    let kept = digest >> cut;
+    let (rest, half) = (digest - (kept << cut), (1 << cut) >> 1);
+    let is_up = cut > 0 && (rest > half || rest == half && kept % 2 == 1);
+    let rounded = kept as u64 + u64::from(is_up);
+    let ring = u64::from(RING_SIZE);
+    (rounded % ring * POWERS[cut as usize] % ring) as u32
 }
 
 impl fmt::Display for HashMethod {
@@ -104,6 +127,26 @@ mod tests {
     fn md5_reproduces_the_transcript_of_pyshards_readme() {
         assert_eq!(HashMethod::Md5.position("test").fraction(), 0.1671936);
         assert_eq!(HashMethod::Md5.position("test1").fraction(), 0.8204544);
+    }
+
+    #[test]
+    fn the_position_is_that_of_the_digest_as_a_double() {
+        let as_double = |digest: u128| (digest as f64 % f64::from(RING_SIZE)) as u32;
+        // Of digests with a few bits at either end and a run of ones between, many lie on or beside a tie.
+        for (high, low) in (0..128).flat_map(|high| (0..=high).map(move |low| (high, low))) {
+            let (one, run) = (1_u128 << high, (1_u128 << high) - (1_u128 << low));
+            for digest in [one, run, one | 1 << low, one | run, one | 3 << low >> 1] {
+                for digest in [digest.wrapping_sub(1), digest, digest.wrapping_add(1)] {
+                    assert_eq!(remainder_as_double(digest), as_double(digest), "{digest:#034x}");
+                }
+            }
+        }
+        for i in 0..100_000_u32 {
+            let digest = u128::from_be_bytes(Md5::digest(i.to_be_bytes()).into()) >> (i % 100);
+            assert_eq!(remainder_as_double(digest), as_double(digest), "{digest:#034x}");
+        }
+        assert_eq!(remainder_as_double(0), 0);
+        assert_eq!(remainder_as_double(u128::MAX), as_double(u128::MAX));
     }
 
     #[test]
