@@ -10,12 +10,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::fs::Advice;
 use sherd_client::Client;
 use sherd_protocol::{Position, Range, RangeMap};
 
@@ -31,10 +33,13 @@ use crate::units::show_count;
 /// How often it is made durable how far the parts are: what is done again after a crash. Tests, which are
 /// over soon, make more of them.
 const CHECKPOINT_INTERVAL: Duration =
-    if cfg!(debug_assertions) { Duration::from_millis(20) } else { Duration::from_secs(2) };
+    if cfg!(debug_assertions) { Duration::from_millis(20) } else { Duration::from_millis(500) };
 
 /// How much of a file is read at a time to be checked.
 const READ_BYTES: usize = 1 << 18;
+
+/// How much of a part is copied at a time.
+const COPY_BYTES: u64 = 1 << 23;
 
 /// Where an export into a file keeps what it has.
 struct Files {
@@ -316,11 +321,15 @@ fn checkpoint_often(
         let waited = is_over.recv_timeout(CHECKPOINT_INTERVAL);
         // As far as the parts are now; the files are synced at least that far.
         let checkpoint = Checkpoint::of(export, 0);
+        let of_first = export.parts[0].place().bytes;
         for i in 0..export.parts.len() {
             let path = files.part(i);
-            match File::open(&path).and_then(|file| file.sync_data()) {
+            match File::open(&path).and_then(|file| file.sync_data().map(|()| file)) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                result => result.map_err(Error::file("sync", path))?,
+                Err(error) => return Err(Error::file("sync", path)(error)),
+                // The others are read again when they are put behind it.
+                Ok(file) if i == 0 => let_go(&file, 0, of_first),
+                Ok(_) => {}
             }
         }
         checkpoint.write(&files.checkpoint())?;
@@ -344,8 +353,8 @@ fn join_parts(export: &Export, files: &Files, joined: usize) -> Result<(), Error
     let mut file = open_at(&whole, before)?;
     for (i, part) in export.parts.iter().enumerate().skip(joined) {
         let path = files.part(i);
-        let mut from = File::open(&path).map_err(Error::file("read", path.as_path()))?;
-        let copied = io::copy(&mut from, &mut file).map_err(Error::file("write", &whole))?;
+        let from = File::open(&path).map_err(Error::file("read", path.as_path()))?;
+        let copied = move_behind(&from, &mut file).map_err(Error::file("write", &whole))?;
         if copied != length(part) {
             return Err(Error::Failed(format!(
                 "{} has {copied} bytes, and {} were written",
@@ -363,6 +372,30 @@ fn join_parts(export: &Export, files: &Files, joined: usize) -> Result<(), Error
     remove_if_there(&files.sidecar())?;
     sync_dir(&files.file)?;
     fs::rename(&whole, &files.file).map_err(Error::file("rename to", files.file.as_path()))
+}
+
+/// Copies a file that is not needed any more behind another one.
+fn move_behind(from: &File, to: &mut File) -> io::Result<u64> {
+    let mut copied = 0;
+    loop {
+        match io::copy(&mut from.take(COPY_BYTES), to)? {
+            0 => return Ok(copied),
+            bytes => {
+                let_go(from, copied, bytes);
+                copied += bytes;
+            }
+        }
+    }
+}
+
+/// Has the kernel's cache let go of what is durable of a part of a file. An export may be larger than memory, and
+/// is not to push out what shards on this machine read. What is let go of is used again at once, while memory
+/// that was not used for long is slow to get where the machine is virtual.
+fn let_go(file: &File, from: u64, bytes: u64) {
+    if let Some(bytes) = NonZeroU64::new(bytes) {
+        // It is advice: a file system that does not know it keeps what it has.
+        _ = rustix::fs::fadvise(file, from, Some(bytes), Advice::DontNeed);
+    }
 }
 
 /// Says what is in the file that has its name now.
@@ -392,6 +425,21 @@ mod tests {
     use sherd_protocol::{HashMethod, OwnedRange, RING_SIZE};
 
     use super::*;
+
+    #[test]
+    fn a_file_is_moved_whole_behind_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+        let length = usize::try_from(COPY_BYTES * 2 + 1000).unwrap();
+        let moved: Vec<_> = (0..length).map(|i| (i / 7) as u8).collect();
+        fs::write(&first, b"what is there").unwrap();
+        fs::write(&second, &moved).unwrap();
+        let mut to = open_at(&first, 5).unwrap();
+        let copied = move_behind(&File::open(&second).unwrap(), &mut to).unwrap();
+        assert_eq!(copied, moved.len() as u64);
+        let found = fs::read(&first).unwrap();
+        assert!(found == [b"what ", moved.as_slice()].concat(), "{} bytes", found.len());
+    }
 
     #[test]
     fn a_range_is_cut_where_the_map_is() {
