@@ -38,6 +38,18 @@ pub enum Condition {
     Version(Version),
 }
 
+impl Condition {
+    /// Whether it holds where a document of that version is, or none.
+    pub(crate) fn holds(self, version: Option<Version>) -> bool {
+        match self {
+            Self::Absent => version.is_none(),
+            Self::Any => true,
+            Self::Present => version.is_some(),
+            Self::Version(wanted) => version == Some(wanted),
+        }
+    }
+}
+
 /// A change of one document.
 #[derive(Clone, Debug)]
 pub enum Mutation {
@@ -149,6 +161,12 @@ impl Imported {
             Self::Put { index, key, .. } | Self::Removed { index, key, .. } => (*index, key),
         }
     }
+
+    pub(crate) fn version(&self) -> Version {
+        match self {
+            Self::Put { version, .. } | Self::Removed { version, .. } => *version,
+        }
+    }
 }
 
 /// The keys of an index that come after `after` and not after `until`, within a range.
@@ -162,6 +180,16 @@ pub struct Span {
     pub after: Option<Key>,
     /// The last key, if it does not end with the range.
     pub until: Option<Key>,
+}
+
+impl Span {
+    pub(crate) fn contains(&self, index: IndexId, key: &Key) -> bool {
+        let order = |other: &Key| (key.position, &key.bytes).cmp(&(other.position, &other.bytes));
+        index == self.index
+            && (self.range.0..self.range.1).contains(&key.position)
+            && self.after.as_ref().is_none_or(|after| order(after).is_gt())
+            && self.until.as_ref().is_none_or(|until| order(until).is_le())
+    }
 }
 
 /// Documents of another shard, for ranges that are being taken over.

@@ -15,6 +15,9 @@ use crate::index::{Entry, IndexKey};
 /// The latest entries of keys; `None` for a key that was removed.
 pub(crate) type Table = BTreeMap<IndexKey, Option<Entry>>;
 
+// A node of a table's tree has eleven of each: what a `u128` among them would add is a fifth of the overlay's memory.
+const _: () = assert!(size_of::<(IndexKey, Option<Entry>)>() <= 88);
+
 /// Effects between two checkpoints.
 #[derive(Default)]
 pub(crate) struct Generation {

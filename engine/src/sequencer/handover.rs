@@ -45,7 +45,7 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
-    fn holds(&self, clock: &Clock) -> bool {
+    fn is_in_force(&self, clock: &Clock) -> bool {
         clock.elapsed() < self.until
     }
 }
@@ -55,7 +55,7 @@ impl Sequencer {
     pub(super) fn is_frozen(&self, position: u32) -> bool {
         let within = |&(start, end): &(u32, u32)| (start..end).contains(&position);
         self.frozen.as_ref().is_some_and(|frozen| {
-            frozen.ranges.iter().any(within) && frozen.holds(&self.shared.clock)
+            frozen.ranges.iter().any(within) && frozen.is_in_force(&self.shared.clock)
         })
     }
 
@@ -101,13 +101,13 @@ impl Sequencer {
     /// What is frozen for a move since then, if it is: nothing has changed in it.
     fn frozen_for(&self, id: &str, frozen_at: Version) -> Option<&Frozen> {
         let is_it = |frozen: &&Frozen| {
-            frozen.id == id && frozen.at == frozen_at && frozen.holds(&self.shared.clock)
+            frozen.id == id && frozen.at == frozen_at && frozen.is_in_force(&self.shared.clock)
         };
         self.frozen.as_ref().filter(is_it)
     }
 
     /// Checks that what was frozen for a move is so still.
-    pub(super) fn still_frozen(&self, id: String, frozen_at: Version) -> Result<Outcome> {
+    pub(super) fn check_still_frozen(&self, id: String, frozen_at: Version) -> Result<Outcome> {
         match self.frozen_for(&id, frozen_at) {
             Some(_) => Ok(Outcome::Done),
             None => Err(Error::NotFrozen { id }),
@@ -124,7 +124,7 @@ impl Sequencer {
     }
 
     /// Checks that all that an assignment gives up is frozen for a move.
-    pub(super) fn check_frozen(
+    pub(super) fn check_given_up_is_frozen(
         &self,
         id: &str,
         frozen_at: Version,
@@ -193,7 +193,7 @@ impl Sequencer {
         if !documents.iter().all(|it| self.state.is_incoming(position(it))) {
             return Err(Error::NotReceiving { id: id.clone() });
         }
-        self.raise_lsn(documents.iter().map(version).fold(*as_of, Version::max))?;
+        self.raise_lsn(documents.iter().map(Imported::version).fold(*as_of, Version::max))?;
         self.now = self.shared.clock.now();
         let (found, gone) = match whole {
             Some(span) => self.remove_most_of_gone(span, documents)?,
@@ -245,7 +245,7 @@ impl Sequencer {
         let (of_span, others): (Vec<_>, Vec<_>) = documents
             .iter()
             .map(Imported::place)
-            .partition(|(index, key)| holds(span, *index, key));
+            .partition(|(index, key)| span.contains(*index, key));
         let kept: HashSet<IndexKey> = of_span.iter().map(|(_, key)| IndexKey::from(*key)).collect();
         // A page has none, if the other shard does as it should.
         let mut found = self.shared.look_up_places(others.into_iter())?;
@@ -387,21 +387,6 @@ impl Sequencer {
     /// Syncs now, whatever the durability. After a failure nothing more is written.
     pub(super) fn sync_or_stop(&mut self) -> Result<()> {
         self.sync().inspect_err(|error| self.shared.poison.set(error))
-    }
-}
-
-/// Whether a key lies in a span.
-fn holds(span: &Span, index: crate::IndexId, key: &Key) -> bool {
-    let order = |other: &Key| (key.position, &key.bytes).cmp(&(other.position, &other.bytes));
-    index == span.index
-        && (span.range.0..span.range.1).contains(&key.position)
-        && span.after.as_ref().is_none_or(|after| order(after).is_gt())
-        && span.until.as_ref().is_none_or(|until| order(until).is_le())
-}
-
-fn version(imported: &Imported) -> Version {
-    match imported {
-        Imported::Put { version, .. } | Imported::Removed { version, .. } => *version,
     }
 }
 

@@ -260,7 +260,7 @@ impl Sequencer {
             Command::SetIndex { id, settings, force: true } => self.force_index(id, settings),
             Command::Freeze { id, ranges, at_most } => self.freeze_ranges(id, ranges, at_most),
             Command::Thaw { id } => Ok(self.thaw(&id)),
-            Command::CheckFrozen { id, frozen_at } => self.still_frozen(id, frozen_at),
+            Command::CheckFrozen { id, frozen_at } => self.check_still_frozen(id, frozen_at),
             control => self.control(control),
         };
         self.batch.answers.push((done, result));
@@ -375,7 +375,7 @@ impl Sequencer {
             Command::GiveUp { assignment, id, frozen_at } => {
                 let given_up = self.assign(assignment)?;
                 if let Some(Effect::Assign(assignment)) = &given_up {
-                    self.check_frozen(&id, frozen_at, assignment)?;
+                    self.check_given_up_is_frozen(&id, frozen_at, assignment)?;
                 }
                 given_up
             }

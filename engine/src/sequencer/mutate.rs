@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::room::RoomForEvictions;
 use super::{Sequencer, Undo};
 use crate::clock::has_expired;
-use crate::command::{Condition, IndexId, Key, Mutation, MutationOutcome, Outcome, Version};
+use crate::command::{IndexId, Key, Mutation, MutationOutcome, Outcome, Version};
 use crate::defect::Defect;
 use crate::effect::{self, Effect, Put, Reason, Remove, Replaced};
 use crate::error::{Error, Result};
@@ -191,7 +191,7 @@ impl Sequencer {
         let version = alive.map(|entry| entry.version);
         match mutation {
             Mutation::Write { document, condition, expiry, .. } => {
-                if !holds(*condition, version) {
+                if !condition.holds(version) {
                     return Ok(MutationOutcome::ConditionFailed(version));
                 }
                 let bytes = (key.key().len() + document.len()) as u64;
@@ -384,16 +384,6 @@ fn place(mutation: &Mutation) -> (IndexId, &Key) {
         Mutation::Write { index, key, .. }
         | Mutation::Touch { index, key, .. }
         | Mutation::Remove { index, key, .. } => (*index, key),
-    }
-}
-
-/// Whether a condition holds where that version is, or none.
-pub(super) fn holds(condition: Condition, version: Option<Version>) -> bool {
-    match condition {
-        Condition::Absent => version.is_none(),
-        Condition::Any => true,
-        Condition::Present => version.is_some(),
-        Condition::Version(wanted) => version == Some(wanted),
     }
 }
 

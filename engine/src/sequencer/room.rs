@@ -15,7 +15,6 @@
 use std::collections::BTreeSet;
 
 use super::Sequencer;
-use super::mutate::holds;
 use crate::clock::has_expired;
 use crate::command::{IndexId, Mutation, Outcome, Version};
 use crate::defect::Defect;
@@ -411,7 +410,7 @@ impl Sequencer {
             let key = IndexKey::from(key);
             let found = self.current(*id, &key)?;
             let alive = found.filter(|entry| !has_expired(entry.expires_at, self.now));
-            if !holds(*condition, alive.map(|entry| entry.version)) {
+            if !condition.holds(alive.map(|entry| entry.version)) {
                 if atomic {
                     return Ok((0, 0));
                 }
