@@ -182,7 +182,6 @@ fn find_soonest(shared: &Shared, group: &[IndexId], generation: u64) -> (Vec<Can
 
 /// The key and the entry of a victim.
 fn look_up(shared: &Shared, victim: Taken) -> Option<Candidate> {
-    let (entries, drops) = shared.entries_of(victim.index, victim.slot.tag).ok()?;
-    let (key, entry) = entries.into_iter().next()?;
-    Some(Candidate { victim, key, found: (entry, drops) })
+    let (key, found) = shared.any_of(victim.index, victim.slot.tag).ok()??;
+    Some(Candidate { victim, key, found })
 }

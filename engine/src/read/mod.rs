@@ -24,7 +24,7 @@ use crate::index::{Entry, Index, IndexKey, LAST_KEY};
 use crate::log::{LOG_DIR, Segment, Segments, record, segment_name};
 use crate::overlay::Overlay;
 use crate::residents::Tag;
-use crate::shared::{Shared, View};
+use crate::shared::{LookedUp, Shared, View};
 use crate::state::{BINS, BUCKETS, Buckets, Share, State, Sums, Totals};
 use crate::usage::Usage;
 
@@ -118,6 +118,20 @@ impl Shared {
         };
         self.residents.note_read(index, &index_key, alive.is_some());
         Ok(alive.map(|entry| entry.version))
+    }
+
+    /// A published key of a tag, if there is one, and what is to be looked up again of it. The index is asked before
+    /// the overlay: most documents have been there for longer than a checkpoint.
+    pub(crate) fn any_of(&self, index: IndexId, tag: Tag) -> Result<Option<(IndexKey, LookedUp)>> {
+        // Before the index is read: it may have more then, which will be looked up again.
+        let drops = self.view.read().overlay.drops;
+        let on_disk = self.index.get()?.at(index, tag.position())?;
+        if let Some((key, entry)) = on_disk.into_iter().find(|(key, _)| Tag::of(key) == tag) {
+            return Ok(Some((key, (entry, drops))));
+        }
+        let (entries, drops) = self.entries_of(index, tag)?;
+        let found = entries.into_iter().next();
+        Ok(found.map(|(key, entry)| (key, (entry, drops))))
     }
 
     /// The published keys of a tag with their entries, mostly there is one; and the state of
