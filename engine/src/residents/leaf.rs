@@ -149,11 +149,19 @@ impl Leaf {
 
     /// The slot for which `rank`, of what the policy made of it, is greatest; with that rank. Tags are
     /// not looked at but for that one's: they would be more than half of what is fetched into the cache.
-    pub(super) fn greatest(&self, rank: impl Fn(u32) -> u64) -> Option<(u64, Slot)> {
-        let of_place = |place: usize| self.access.get(place).copied().unwrap_or(0);
-        let ranked = (0..self.len()).map(|place| (rank(of_place(place)), place));
-        let (rank, place) = ranked.max_by_key(|(rank, _)| *rank)?;
-        Some((rank, self.slot(place)))
+    pub(super) fn greatest(&self, rank: impl Fn(u32) -> u32) -> Option<(u32, Slot)> {
+        if self.access.is_empty() {
+            return (self.len() > 0).then(|| (rank(0), self.slot(0)));
+        }
+        // First which rank and then whose: the processor compares several ranks at a time.
+        let greatest = self.access.iter().fold(0, |greatest, &access| greatest.max(rank(access)));
+        let place = self.access.iter().position(|&access| rank(access) == greatest)?;
+        Some((greatest, self.slot(place)))
+    }
+
+    /// Any slot.
+    pub(super) fn random(&self) -> Option<Slot> {
+        (self.len() > 0).then(|| self.slot(fastrand::usize(..self.len())))
     }
 
     /// The documents that have expired by `now`, a second.

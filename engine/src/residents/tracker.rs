@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::leaf::{Slot, Table, Tag};
+use super::leaf::{Leaf, Slot, Table, Tag};
 use crate::command::Version;
 use crate::limits::Policy;
 
@@ -58,7 +58,7 @@ const STAMP: u32 = (1 << FREQUENCY_SHIFT) - 1;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Victim {
     /// The greater, the sooner it goes; comparable between indexes of one policy.
-    pub(super) rank: u64,
+    pub(super) rank: u32,
     pub(super) slot: Slot,
 }
 
@@ -267,19 +267,37 @@ impl Tracker {
         }
     }
 
-    /// How soon a document goes, compared to others, by what its access left.
-    fn rank(&self, access: u32, clock: u64, newest: Version) -> u64 {
-        let age = |now: u64| u64::from(age(now as u32, access, u32::MAX));
-        match self.policy {
-            Policy::Lru => age(clock),
-            Policy::Fifo => age(newest),
-            Policy::Lfu => {
-                let frequency = access >> FREQUENCY_SHIFT;
-                let age = self::age((clock >> COARSE) as u32, access, STAMP);
-                (u64::from(MAX_FREQUENCY - frequency) << 32) | u64::from(age)
+    /// The document of a leaf that goes first.
+    fn first_of(&self, leaf: &mut Leaf, clock: u64, newest: Version) -> Option<Victim> {
+        let age_at = |now: u32| move |access: u32| age(now, access, u32::MAX);
+        let first = match self.policy {
+            Policy::Lru => {
+                let age = age_at(clock as u32);
+                let oldest = leaf.greatest(age)?;
+                if oldest.0 <= OLDEST {
+                    Some(oldest)
+                } else {
+                    for access in leaf.accesses() {
+                        if age(*access) > OLDEST {
+                            *access = (clock as u32).wrapping_sub(OLDEST);
+                        }
+                    }
+                    leaf.greatest(age)
+                }
             }
-            Policy::Random | Policy::Reject | Policy::Ttl => fastrand::u64(..),
-        }
+            Policy::Fifo => leaf.greatest(age_at(newest as u32)),
+            Policy::Lfu => {
+                let now = (clock >> COARSE) as u32;
+                leaf.greatest(|access| {
+                    let rarity = MAX_FREQUENCY - (access >> FREQUENCY_SHIFT);
+                    (rarity << FREQUENCY_SHIFT) | age(now, access, STAMP)
+                })
+            }
+            Policy::Random | Policy::Reject | Policy::Ttl => {
+                leaf.random().map(|slot| (fastrand::u32(..), slot))
+            }
+        };
+        first.map(|(rank, slot)| Victim { rank, slot })
     }
 
     /// Of `ttl`: the documents that expire soonest, some `most` of them, in their order.
@@ -306,7 +324,7 @@ impl Tracker {
         if self.policy == Policy::Ttl {
             let soonest = self.stripes.iter().filter_map(|stripe| stripe.lock().soonest());
             let soonest = soonest.min_by_key(|slot| slot.expiry);
-            return soonest.map(|slot| Victim { rank: u64::from(u32::MAX - slot.expiry), slot });
+            return soonest.map(|slot| Victim { rank: u32::MAX - slot.expiry, slot });
         }
         let first = fastrand::usize(..STRIPES);
         let mut seen = 0;
@@ -319,34 +337,22 @@ impl Tracker {
             }
             let place = fastrand::usize(..leaves.len());
             let leaf = &mut leaves[place];
-            if self.policy == Policy::Lru {
-                for access in leaf.accesses() {
-                    // Mostly there is none, and the cache line stays clean.
-                    if age(clock as u32, *access, u32::MAX) > OLDEST {
-                        *access = (clock as u32).wrapping_sub(OLDEST);
-                    }
-                }
-            }
             seen += leaf.len();
-            if let Some((rank, slot)) = leaf.greatest(|access| self.rank(access, clock, newest))
-                && best.is_none_or(|best| best.rank < rank)
+            if let Some(first) = self.first_of(leaf, clock, newest)
+                && best.is_none_or(|best| best.rank < first.rank)
             {
-                best = Some(Victim { rank, slot });
+                best = Some(first);
             }
             if seen >= SAMPLE {
                 break;
             }
         }
-        let ranked = |slot: Slot| Victim { rank: self.rank(slot.access, clock, newest), slot };
-        best.or_else(|| self.any().map(ranked))
-    }
-
-    /// Any document: where nearly all are gone, no sample finds one.
-    fn any(&self) -> Option<Slot> {
-        self.stripes.iter().find_map(|stripe| {
-            let mut table = stripe.lock();
-            let leaf = table.leaves().iter().find(|leaf| leaf.len() > 0)?;
-            Some(leaf.slot(0))
+        // Where nearly all are gone, no sample finds one.
+        best.or_else(|| {
+            self.stripes.iter().find_map(|stripe| {
+                let mut table = stripe.lock();
+                table.leaves().iter_mut().find_map(|leaf| self.first_of(leaf, clock, newest))
+            })
         })
     }
 
