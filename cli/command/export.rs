@@ -156,7 +156,8 @@ impl Export {
                 // Whole since an earlier attempt.
                 continue;
             }
-            let sidecar = to_file(client, wanted, &path, self.resume).await?;
+            let exported = to_file(client, wanted, &path, self.resume).await;
+            let sidecar = exported.inspect_err(|_| OfAll::remove_unused(&partial))?;
             print(context, &sidecar, &dir.join(name), begun)?;
         }
         fs::rename(&partial, dir).map_err(Error::file("rename to", dir))?;

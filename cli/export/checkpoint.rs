@@ -94,6 +94,18 @@ impl OfAll {
         Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.path() == ours)))
     }
 
+    /// Removes it with its directory, where nothing was exported: there is nothing to go on with.
+    pub(crate) fn remove_unused(dir: &Path) {
+        let path = Self::path(dir);
+        let is_unused = fs::read_dir(dir).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.path() == path))
+        });
+        if is_unused {
+            // What made the export fail is more than that an empty directory stays.
+            _ = fs::remove_file(path).and_then(|()| fs::remove_dir(dir));
+        }
+    }
+
     /// Removes it: the export is whole.
     ///
     /// # Errors
