@@ -145,8 +145,16 @@ fn the_same_documents_come_out_of_every_format() {
     let half = rows.len() / 2 + rows[rows.len() / 2..].find("\nk").expect("a row") + 1;
     dir.file("part-1.rows", &rows[..half]);
     dir.file("part-2.rows", &rows[half..]);
-    for (index, files) in [("p0", &["part-*.rows"][..]), ("p1", &["part-2.rows", "part-1.rows"])] {
+    for name in ["part-3.rows", "part-4.rows", "part-5.rows"] {
+        std::fs::create_dir(dir.path(name)).expect("a directory");
+    }
+    let passed_over = "sherd: part-*.rows matches directories, which are passed over: part-3.rows and 2 \
+                       others\n";
+    for (index, files, told) in
+        [("p0", &["part-*.rows"][..], passed_over), ("p1", &["part-2.rows", "part-1.rows"], "")]
+    {
         let ran = dir.run(&cluster, &[&["import", index, "--force"], files].concat());
+        assert_eq!(ran.stderr, told);
         assert_eq!(ran.expect(0), "3000 written, 0 existing, 0 failed\n");
         assert_eq!(cluster.run(["cat", index]).expect(0), expected.clone().expect("there"));
     }
@@ -294,11 +302,14 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("a.msgpack", b"\x82\xa3key\xa1a\xc1");
     dir.file("a.rows", "1|1\n");
     dir.file("cr.csv", "key,a\rk,1\r");
+    std::fs::create_dir(dir.path("dir-1")).expect("a directory");
     dir.file("a.jsonl.digest.json", "nonsense");
     dir.file("a.jsonl", "");
     for (arguments, status, expected) in [
         (&["none.rows"][..], 1, "none.rows"),
         (&["none-*.rows"], 1, "no file matches none-*.rows"),
+        (&["dir-*"], 1, "dir-* matches a directory, which is passed over: dir-1\n"),
+        (&["dir-*"], 1, "no file matches dir-*"),
         (&["a.json"], 2, "say it with --format"),
         (&["-", "-"], 2, "can be read once"),
         (&["."], 2, "is a directory"),
