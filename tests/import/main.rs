@@ -234,7 +234,8 @@ fn rejected_rows_are_kept_as_they_were_and_too_many_end_the_import() {
         .map(|n| if n % 10 == 9 { "bad\n".to_owned() } else { format!("{n}|1\n") })
         .collect();
     let file = dir.file("many.rows", many);
-    let ran = dir.run(&cluster, &["import", "j", &file, "--force", "--max-errors", "99"]);
+    let stops = ["--force", "--max-errors", "99", "--rejects", "rows.jsonl"];
+    let ran = dir.run(&cluster, &[&["import", "j", &file], &stops[..]].concat());
     assert!(ran.stderr.contains("more than 99 rows failed"), "{}", ran.stderr);
     // Twenty are said.
     assert!(ran.stderr.lines().count() <= 23, "{}", ran.stderr);
@@ -242,8 +243,14 @@ fn rejected_rows_are_kept_as_they_were_and_too_many_end_the_import() {
     let ran = dir.run(&cluster, &["import", "j", &file]);
     assert!(ran.stderr.contains("--resume goes on"), "{}", ran.stderr);
     ran.expect(1);
-    let ran = dir.run(&cluster, &["import", "j", &file, "--resume"]);
+    // A dry run emptied the file of rejects, and there was no going on.
+    let with_rejects = ["import", "j", &file, "--rejects", "rows.jsonl"];
+    let ran = dir.run(&cluster, &[&with_rejects[..], &["--dry-run"]].concat());
+    assert!(ran.stderr.contains("which --resume needs"), "{}", ran.stderr);
+    ran.expect(2);
+    let ran = dir.run(&cluster, &[&with_rejects[..], &["--resume"]].concat());
     assert_eq!(ran.expect(1), "4500 written, 0 existing, 500 failed\n");
+    assert_eq!(dir.rejects("rows.jsonl").len(), 500);
     assert_eq!(cluster.run(["keys", "j"]).expect(0).lines().count(), 4500);
     assert!(!dir.path("j.import").exists());
 }
