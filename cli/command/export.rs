@@ -11,6 +11,7 @@ use sherd_protocol::{RING_SIZE, Range};
 
 use crate::error::Error;
 use crate::export::{DEFAULT_JOBS, OfAll, Sidecar, Wanted, summary, to_file, to_stdout};
+use crate::file::sync_dir;
 use crate::formats::{Compression, Format};
 use crate::interrupt::unless_interrupted;
 use crate::output::{Output, say, say_json};
@@ -162,7 +163,7 @@ impl Export {
         }
         fs::rename(&partial, dir).map_err(Error::file("rename to", dir))?;
         OfAll::remove(dir)?;
-        crate::export::sync_dir(dir)
+        sync_dir(dir)
     }
 
     /// Format and compression: as the options say, or the name of the file.
