@@ -131,7 +131,7 @@ fn the_same_documents_come_out_of_every_format() {
         assert_eq!(ran.stderr, "", "{arguments:?}");
         assert_eq!(ran.expect(0), "3000 written, 0 existing, 0 failed\n", "{arguments:?}");
         let cat = cluster.run(["cat", &index]).expect(0);
-        assert_eq!(cat.lines().count(), 6000 / 2);
+        assert_eq!(cat.lines().count(), 3000);
         assert_eq!(expected.get_or_insert_with(|| cat.clone()), &cat, "{arguments:?}");
         assert!(!dir.path(&format!("{index}.import")).exists());
     }

@@ -19,9 +19,9 @@ use crate::error::Error;
 use crate::formats::{Format, KeyOf, ReadOptions, Schema};
 use crate::load::{
     Asked, BATCHES_UNDER_WAY, Checkpoint, CheckpointFile, Conflict, Point, RejectsFile, Summary,
-    Window, now,
+    Window,
 };
-use crate::units::parse_ttl;
+use crate::units::{now, parse_ttl};
 
 use self::inputs::{Inputs, is_same};
 use self::pace::{Rate, parse_rate};
