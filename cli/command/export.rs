@@ -11,7 +11,7 @@ use sherd_protocol::{RING_SIZE, Range};
 
 use crate::error::Error;
 use crate::export::{DEFAULT_JOBS, OfAll, Sidecar, Wanted, summary, to_file, to_stdout};
-use crate::file::sync_dir;
+use crate::file::{beside, sync_dir};
 use crate::formats::{Compression, Format};
 use crate::interrupt::unless_interrupted;
 use crate::output::{Output, say, say_json};
@@ -85,6 +85,8 @@ impl Export {
                 print(context, &unless_interrupted(work, left).await?, path, begun)
             }
             (None, Some(dir)) => {
+                // Without a slash at its end, behind which ".partial" would be in it.
+                let dir = &dir.components().collect::<PathBuf>();
                 let left = || {
                     format!(
                         "interrupted; what there is stays in {}.partial, and --resume goes on with it",
@@ -129,9 +131,7 @@ impl Export {
                 dir.display()
             )));
         }
-        let mut partial = dir.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = beside(dir, ".partial");
         let cluster = client.map().await?.cluster;
         let indexes = client.indexes().await?;
         let all = indexes.iter().map(|index| self.wanted_of(&index.name, index.id, form));

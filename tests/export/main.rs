@@ -231,7 +231,8 @@ fn all_indexes_go_to_a_directory_that_is_there_when_it_is_whole() {
     }
     let dir = tempfile::tempdir().unwrap();
     let all = dir.path().join("all");
-    let path = all.to_str().unwrap();
+    // With a slash, as shells complete it.
+    let path = &format!("{}/", all.display());
     cluster.run(["export", "--all", "-o", path, "--compress", "gzip"]).expect(0);
     let files = ["a.jsonl.gz", "b.c.jsonl.gz", "d.jsonl.gz"];
     let with_sidecars = files.map(|file| [file.to_owned(), format!("{file}.digest.json")]).concat();
