@@ -23,6 +23,7 @@ mod copy;
 mod document;
 mod error;
 mod export;
+mod file;
 mod formats;
 #[cfg(test)]
 mod fuzzing;

@@ -20,11 +20,10 @@ use tokio::time::sleep;
 
 use super::check::is_said;
 use super::file::{ShardBackup, hex};
-use super::take::now;
 use crate::command::blocking;
 use crate::error::Error;
 use crate::output::say;
-use crate::units::show_count;
+use crate::units::{now, show_count};
 
 /// A batch is sent at this many documents or bytes. It may be over by one document.
 const BATCH_DOCUMENTS: usize = 1000;

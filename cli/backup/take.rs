@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use sherd_client::{Client, ClusterCut, Cut, CutSegment, FetchPiece, KeepLog};
 use sherd_engine::verify::{Fault, Moment, check_backup, file_sum};
@@ -24,7 +24,7 @@ use super::pace::Pace;
 use crate::command::blocking;
 use crate::error::Error;
 use crate::output::say;
-use crate::units::{show_count, show_size};
+use crate::units::{now, show_count, show_size};
 
 /// How much is fetched at a time.
 const PIECE_BYTES: u32 = 256 * 1024;
@@ -528,10 +528,4 @@ fn previous_cuts(directory: &Directory, backups: &[Backup]) -> HashMap<String, P
         }
     }
     found
-}
-
-/// The time in milliseconds since 1970.
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,6 +11,7 @@ use sherd_protocol::{RING_SIZE, Range};
 
 use crate::error::Error;
 use crate::export::{DEFAULT_JOBS, OfAll, Sidecar, Wanted, summary, to_file, to_stdout};
+use crate::file::{beside, sync_dir};
 use crate::formats::{Compression, Format};
 use crate::interrupt::unless_interrupted;
 use crate::output::{Output, say, say_json};
@@ -84,6 +85,8 @@ impl Export {
                 print(context, &unless_interrupted(work, left).await?, path, begun)
             }
             (None, Some(dir)) => {
+                // Without a slash at its end, behind which ".partial" would be in it.
+                let dir = &dir.components().collect::<PathBuf>();
                 let left = || {
                     format!(
                         "interrupted; what there is stays in {}.partial, and --resume goes on with it",
@@ -128,9 +131,7 @@ impl Export {
                 dir.display()
             )));
         }
-        let mut partial = dir.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = beside(dir, ".partial");
         let cluster = client.map().await?.cluster;
         let indexes = client.indexes().await?;
         let all = indexes.iter().map(|index| self.wanted_of(&index.name, index.id, form));
@@ -156,12 +157,13 @@ impl Export {
                 // Whole since an earlier attempt.
                 continue;
             }
-            let sidecar = to_file(client, wanted, &path, self.resume).await?;
+            let exported = to_file(client, wanted, &path, self.resume).await;
+            let sidecar = exported.inspect_err(|_| OfAll::remove_unused(&partial))?;
             print(context, &sidecar, &dir.join(name), begun)?;
         }
         fs::rename(&partial, dir).map_err(Error::file("rename to", dir))?;
         OfAll::remove(dir)?;
-        crate::export::sync_dir(dir)
+        sync_dir(dir)
     }
 
     /// Format and compression: as the options say, or the name of the file.

@@ -4,8 +4,8 @@
 //! is written after the files were synced that far, so a file has at least what the last checkpoint says;
 //! what lies behind that is cut off before the export goes on.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use sherd_protocol::{Position, Range};
 use super::part::{Part, Place};
 use super::{Export, Wanted};
 use crate::error::Error;
+use crate::file::{new_path, remove_if_there, replace};
 use crate::formats::{Compression, Format};
 
 /// The version of the checkpoint.
@@ -89,9 +90,21 @@ impl OfAll {
 
     /// Whether nothing is in a directory but what it is about to be kept in.
     fn is_empty(dir: &Path) -> Result<bool, Error> {
-        let ours = beside(&Self::path(dir), ".new");
+        let ours = new_path(&Self::path(dir));
         let mut entries = fs::read_dir(dir).map_err(Error::file("read", dir))?;
         Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.path() == ours)))
+    }
+
+    /// Removes it with its directory, where nothing was exported: there is nothing to go on with.
+    pub(crate) fn remove_unused(dir: &Path) {
+        let path = Self::path(dir);
+        let is_unused = fs::read_dir(dir).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| entry.path() == path))
+        });
+        if is_unused {
+            // What made the export fail is more than that an empty directory stays.
+            _ = fs::remove_file(path).and_then(|()| fs::remove_dir(dir));
+        }
     }
 
     /// Removes it: the export is whole.
@@ -99,13 +112,7 @@ impl OfAll {
     /// # Errors
     /// With the name of the file.
     pub(crate) fn remove(dir: &Path) -> Result<(), Error> {
-        let path = Self::path(dir);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(Error::file("remove", path)(error))
-            }
-            _ => Ok(()),
-        }
+        remove_if_there(&Self::path(dir))
     }
 }
 
@@ -222,39 +229,4 @@ impl Checkpoint {
         let text = serde_json::to_vec(self).map_err(|error| Error::Failed(error.to_string()))?;
         replace(path, &text)
     }
-}
-
-/// Replaces a file so that a crash leaves the old one or the new one.
-///
-/// # Errors
-/// With the name of the file.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let new = beside(path, ".new");
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(Error::file("write", new.as_path()))?;
-    fs::rename(&new, path).map_err(Error::file("rename to", path))?;
-    sync_dir(path)
-}
-
-/// Makes the names in the directory of a file durable.
-///
-/// # Errors
-/// With the name of the directory.
-pub(crate) fn sync_dir(path: &Path) -> Result<(), Error> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::file("sync", dir))
-}
-
-/// The path with something behind its name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

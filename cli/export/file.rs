@@ -22,11 +22,12 @@ use sherd_client::Client;
 use sherd_protocol::{Position, Range, RangeMap};
 
 use super::block::Target;
-use super::checkpoint::{Checkpoint, beside, replace, sync_dir};
+use super::checkpoint::Checkpoint;
 use super::part::{Part, Place};
 use super::{Export, Sidecar, Wanted, joined};
 use crate::command::blocking;
 use crate::error::Error;
+use crate::file::{beside, remove_if_there, replace, sync_dir};
 use crate::output::say;
 use crate::units::show_count;
 
@@ -409,15 +410,6 @@ fn finish(export: &Export, files: &Files) -> Result<Sidecar, Error> {
         remove_if_there(&files.part(i))?;
     }
     Ok(sidecar)
-}
-
-fn remove_if_there(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(Error::file("remove", path)(error))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

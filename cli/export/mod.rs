@@ -30,7 +30,7 @@ use crate::formats::{Compression, Format, Shape, Writer};
 use crate::progress::{Done, Watch, rate};
 use crate::units::show_count;
 
-pub(crate) use self::checkpoint::{OfAll, sync_dir};
+pub(crate) use self::checkpoint::OfAll;
 pub(crate) use self::file::to_file;
 pub(crate) use self::sidecar::Sidecar;
 
@@ -63,7 +63,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// What is to be exported of an index.
+    /// The id that an index has now.
     ///
     /// # Errors
     /// When there is no such index.
@@ -77,9 +77,7 @@ impl Wanted {
             }
         }
     }
-}
 
-impl Wanted {
     /// Makes sure that there is such a table, before anything is made for it.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sherd_protocol::{RING_SIZE, Range};
 
 use super::Export;
-use super::checkpoint::beside;
+use crate::file::beside;
 use crate::formats::{Compression, Format};
 
 /// The version of the sidecar.

@@ -107,6 +107,11 @@ pub(crate) enum Fault {
     NoKeyField { field: String },
     #[error("the field {field:?} of the key is {what}; use one that holds text or a number")]
     NoScalar { field: String, what: &'static str },
+    #[error(
+        "a CR (\\r) without LF (\\n), which is to be {0}; where all lines end with CR alone, convert \
+         them first, as with tr '\\r' '\\n'"
+    )]
+    LoneReturn(&'static str),
     #[error("over {0} cells")]
     TooManyCells(usize),
     #[error("{found} cell{} where the header has {expected}", if *found == 1 { "" } else { "s" })]

@@ -1,7 +1,8 @@
 //! Rows of `key|value`, one a line, as `write` reads them.
 //!
 //! The row is split at the first `|`, so a key read from a row has none in it. A value that parses
-//! as JSON is JSON, else it is a string. Rows hold neither versions, which are left out, nor when a
+//! as JSON is JSON, else it is a string. A CR in it makes a bad row: the value may be all of a file whose
+//! lines end with CR alone. Rows hold neither versions, which are left out, nor when a
 //! document expires.
 
 use std::io::{self, Read};
@@ -46,6 +47,9 @@ impl<R: Read> Rows<R> {
 fn parse(line: &Line<'_>) -> Result<Entry, Fault> {
     let (key, value) = utf8(line.whole()?)?.split_once('|').ok_or(Fault::NoSeparator)?;
     check_key(key)?;
+    if value.contains('\r') {
+        return Err(Fault::LoneReturn("\\r in a JSON string"));
+    }
     let (key, document) = (key.to_owned(), document::parse(value)?);
     let (number, row) = (line.number, Vec::new());
     Ok(Entry { number, key, document, version: None, expires_at: None, row })
@@ -125,6 +129,17 @@ mod tests {
             [row(2, "a", "1"), row(5, "ä", "x y |z"), row(6, " b ", ""), row(7, "c", "1")]
         );
         assert_eq!(read(b""), []);
+    }
+
+    /// All of a file whose lines end with CR alone was the value of its first key.
+    #[test]
+    fn a_value_goes_on_behind_no_line_end() {
+        let lone = |line| Err((line, Fault::LoneReturn("\\r in a JSON string")));
+        assert_eq!(read(b"1|test\r2|42\r3|0.9\r"), [lone(1)]);
+        assert_eq!(
+            read(b"1|a\rb\n2|a\r\r\n3|\"a\\rb\"\r\n"),
+            [lone(1), lone(2), row(3, "3", "\"a\\rb\"")]
+        );
     }
 
     #[test]

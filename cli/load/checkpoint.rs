@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sherd_protocol::{OwnedRange, Position, RangeMap};
 
 use crate::error::Error;
+use crate::file::{beside, new_path, replace, sync_dir};
 use crate::output::shell_word;
 use crate::units::{show_count, show_duration};
 
@@ -230,22 +231,11 @@ impl CheckpointFile {
 
     /// All files that it may be in.
     pub(crate) fn paths(&self) -> [PathBuf; 3] {
-        [self.path.clone(), self.new_path(), self.lock_path()]
-    }
-
-    fn new_path(&self) -> PathBuf {
-        self.beside(".new")
+        [self.path.clone(), new_path(&self.path), self.lock_path()]
     }
 
     fn lock_path(&self) -> PathBuf {
-        self.beside(".lock")
-    }
-
-    /// A file whose name begins with the checkpoint's.
-    fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(suffix);
-        self.path.with_file_name(name)
+        beside(&self.path, ".lock")
     }
 
     /// The checkpoint, if there is one.
@@ -281,16 +271,10 @@ impl CheckpointFile {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
-        let new = self.new_path();
         let checkpoint = Checkpoint { version: FORMAT_VERSION, ..checkpoint.clone() };
-        let write = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec(&checkpoint)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.path)?;
-            self.sync_directory()
-        };
-        write().map_err(Error::file("write", &self.path))
+        let bytes =
+            serde_json::to_vec(&checkpoint).map_err(|error| Error::Failed(error.to_string()))?;
+        replace(&self.path, &bytes)
     }
 
     /// Removes the checkpoint.
@@ -298,16 +282,8 @@ impl CheckpointFile {
     /// # Errors
     /// When that cannot be done.
     pub(crate) fn remove(&self) -> Result<(), Error> {
-        let remove = || {
-            fs::remove_file(&self.path)?;
-            self.sync_directory()
-        };
-        remove().map_err(Error::file("remove", &self.path))
-    }
-
-    fn sync_directory(&self) -> std::io::Result<()> {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        fs::remove_file(&self.path).map_err(Error::file("remove", &self.path))?;
+        sync_dir(&self.path)
     }
 }
 

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::output::say;
-use crate::units::show_count;
+use crate::units::{now, show_count};
 
 pub(crate) use batches::{Batch, Input, Point, Window, read_batches};
 pub(crate) use checkpoint::{Asked, Checkpoint, CheckpointFile, InputIs, Marks};
@@ -502,12 +502,6 @@ impl Load {
 /// Says that more rows failed than may.
 pub(crate) fn too_many_failed(most: u64) -> String {
     format!("more than {} failed, which is what --max-errors allows", show_count(most, "row"))
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 fn done(result: Result<Outcome, sherd_client::Error>) -> Result<Done, sherd_client::Error> {

@@ -442,9 +442,6 @@ pub struct IndexStat {
     pub documents: u64,
     /// The bytes of their keys and documents.
     pub used: u64,
-    /// The sum of the content hashes of its documents, modulo 2^128: the same for the same documents,
-    /// wherever and in whichever order they lie.
-    pub digest: u128,
     /// Its settings.
     pub settings: IndexSettings,
     /// What happened.

@@ -213,7 +213,6 @@ impl Shared {
                 name: index.name.as_ref().to_owned(),
                 documents: index.totals.documents,
                 used: index.totals.bytes,
-                digest: index.totals.digest,
                 settings: index.settings,
                 counts: counts(index.removals, self.residents.traffic(id)),
             })

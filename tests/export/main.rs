@@ -231,7 +231,8 @@ fn all_indexes_go_to_a_directory_that_is_there_when_it_is_whole() {
     }
     let dir = tempfile::tempdir().unwrap();
     let all = dir.path().join("all");
-    let path = all.to_str().unwrap();
+    // With a slash, as shells complete it.
+    let path = &format!("{}/", all.display());
     cluster.run(["export", "--all", "-o", path, "--compress", "gzip"]).expect(0);
     let files = ["a.jsonl.gz", "b.c.jsonl.gz", "d.jsonl.gz"];
     let with_sidecars = files.map(|file| [file.to_owned(), format!("{file}.digest.json")]).concat();
@@ -244,6 +245,20 @@ fn all_indexes_go_to_a_directory_that_is_there_when_it_is_whole() {
     assert!(again.stderr.contains("is there already"), "{again:?}");
     again.expect(2);
     cluster.run(["export", "--all"]).expect(2);
+
+    // Nothing is left of one that is refused before anything is whole, which no --resume could finish.
+    cluster.run(["write", "a", "not|held", "1"]).expect(0);
+    let third = dir.path().join("third");
+    // Of that document alone: no other shard has anything to write meanwhile.
+    let refused =
+        ["export", "--all", "-o", third.to_str().unwrap(), "--format", "rows", "--prefix", "not"];
+    for options in [&[][..], &["--resume"]] {
+        let refused = run(cluster.command(refused).args(options), "");
+        assert!(refused.stderr.contains("has no place in this format"), "{refused:?}");
+        refused.expect(1);
+        assert_eq!(names(dir.path()), ["all"]);
+    }
+    cluster.run(["remove", "a", "not|held"]).expect(0);
 
     // Of one that did not come to its end, what is whole stays as it is.
     cluster.run(["write", "d", "not|held", "1"]).expect(0);

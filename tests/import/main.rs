@@ -131,7 +131,7 @@ fn the_same_documents_come_out_of_every_format() {
         assert_eq!(ran.stderr, "", "{arguments:?}");
         assert_eq!(ran.expect(0), "3000 written, 0 existing, 0 failed\n", "{arguments:?}");
         let cat = cluster.run(["cat", &index]).expect(0);
-        assert_eq!(cat.lines().count(), 6000 / 2);
+        assert_eq!(cat.lines().count(), 3000);
         assert_eq!(expected.get_or_insert_with(|| cat.clone()), &cat, "{arguments:?}");
         assert!(!dir.path(&format!("{index}.import")).exists());
     }
@@ -145,8 +145,16 @@ fn the_same_documents_come_out_of_every_format() {
     let half = rows.len() / 2 + rows[rows.len() / 2..].find("\nk").expect("a row") + 1;
     dir.file("part-1.rows", &rows[..half]);
     dir.file("part-2.rows", &rows[half..]);
-    for (index, files) in [("p0", &["part-*.rows"][..]), ("p1", &["part-2.rows", "part-1.rows"])] {
+    for name in ["part-3.rows", "part-4.rows", "part-5.rows"] {
+        std::fs::create_dir(dir.path(name)).expect("a directory");
+    }
+    let passed_over = "sherd: part-*.rows matches directories, which are passed over: part-3.rows and 2 \
+                       others\n";
+    for (index, files, told) in
+        [("p0", &["part-*.rows"][..], passed_over), ("p1", &["part-2.rows", "part-1.rows"], "")]
+    {
         let ran = dir.run(&cluster, &[&["import", index, "--force"], files].concat());
+        assert_eq!(ran.stderr, told);
         assert_eq!(ran.expect(0), "3000 written, 0 existing, 0 failed\n");
         assert_eq!(cluster.run(["cat", index]).expect(0), expected.clone().expect("there"));
     }
@@ -226,7 +234,8 @@ fn rejected_rows_are_kept_as_they_were_and_too_many_end_the_import() {
         .map(|n| if n % 10 == 9 { "bad\n".to_owned() } else { format!("{n}|1\n") })
         .collect();
     let file = dir.file("many.rows", many);
-    let ran = dir.run(&cluster, &["import", "j", &file, "--force", "--max-errors", "99"]);
+    let stops = ["--force", "--max-errors", "99", "--rejects", "rows.jsonl"];
+    let ran = dir.run(&cluster, &[&["import", "j", &file], &stops[..]].concat());
     assert!(ran.stderr.contains("more than 99 rows failed"), "{}", ran.stderr);
     // Twenty are said.
     assert!(ran.stderr.lines().count() <= 23, "{}", ran.stderr);
@@ -234,8 +243,14 @@ fn rejected_rows_are_kept_as_they_were_and_too_many_end_the_import() {
     let ran = dir.run(&cluster, &["import", "j", &file]);
     assert!(ran.stderr.contains("--resume goes on"), "{}", ran.stderr);
     ran.expect(1);
-    let ran = dir.run(&cluster, &["import", "j", &file, "--resume"]);
+    // A dry run emptied the file of rejects, and there was no going on.
+    let with_rejects = ["import", "j", &file, "--rejects", "rows.jsonl"];
+    let ran = dir.run(&cluster, &[&with_rejects[..], &["--dry-run"]].concat());
+    assert!(ran.stderr.contains("which --resume needs"), "{}", ran.stderr);
+    ran.expect(2);
+    let ran = dir.run(&cluster, &[&with_rejects[..], &["--resume"]].concat());
     assert_eq!(ran.expect(1), "4500 written, 0 existing, 500 failed\n");
+    assert_eq!(dir.rejects("rows.jsonl").len(), 500);
     assert_eq!(cluster.run(["keys", "j"]).expect(0).lines().count(), 4500);
     assert!(!dir.path("j.import").exists());
 }
@@ -294,11 +309,14 @@ fn what_is_wrong_with_the_input_is_told_and_what_to_do() {
     dir.file("a.msgpack", b"\x82\xa3key\xa1a\xc1");
     dir.file("a.rows", "1|1\n");
     dir.file("cr.csv", "key,a\rk,1\r");
+    std::fs::create_dir(dir.path("dir-1")).expect("a directory");
     dir.file("a.jsonl.digest.json", "nonsense");
     dir.file("a.jsonl", "");
     for (arguments, status, expected) in [
         (&["none.rows"][..], 1, "none.rows"),
         (&["none-*.rows"], 1, "no file matches none-*.rows"),
+        (&["dir-*"], 1, "dir-* matches a directory, which is passed over: dir-1\n"),
+        (&["dir-*"], 1, "no file matches dir-*"),
         (&["a.json"], 2, "say it with --format"),
         (&["-", "-"], 2, "can be read once"),
         (&["."], 2, "is a directory"),

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::load::{Point, Rejects, now, read_batches, too_many_failed};
+use crate::load::{Point, Rejects, read_batches, too_many_failed};
 use crate::output::{Output, say};
 use crate::progress::{Figures, Progress};
-use crate::units::show_count;
+use crate::units::{now, show_count};
 
 use super::inputs::Inputs;
 use super::{Context, Import};

@@ -9,6 +9,7 @@ use crate::export::Sidecar;
 use crate::formats::{Format, ReadError, Source};
 use crate::load::{Batch, Input, InputIs, Point};
 use crate::output::say;
+use crate::units::show_count;
 
 use super::Import;
 use super::sidecar::{Expected, Finding};
@@ -114,14 +115,28 @@ impl Import {
         let own: Vec<PathBuf> =
             self.rejects.iter().cloned().chain(self.checkpoint_file().paths()).collect();
         let paths = glob::glob(name).map_err(|error| wrong(error.to_string()))?;
-        let mut files = Vec::new();
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
         for path in paths {
             let path = path.map_err(|error| Error::Failed(error.to_string()))?;
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
             // What an export says of a file is not one of the files, nor is what this import writes.
             let is_said = path.to_string_lossy().ends_with(Sidecar::SUFFIX);
             let is_ours = own.iter().any(|own| is_same(own, &path));
             if path.is_file() && !is_said && !is_ours {
                 files.push(Source::File(path));
+            }
+        }
+        if let [first, others @ ..] = directories.as_slice() {
+            let first = first.display();
+            match others.len() {
+                0 => say!("{name} matches a directory, which is passed over: {first}"),
+                count => say!(
+                    "{name} matches directories, which are passed over: {first} and {}",
+                    show_count(count, "other")
+                ),
             }
         }
         if files.is_empty() {

@@ -19,9 +19,9 @@ use crate::error::Error;
 use crate::formats::{Format, KeyOf, ReadOptions, Schema};
 use crate::load::{
     Asked, BATCHES_UNDER_WAY, Checkpoint, CheckpointFile, Conflict, Point, RejectsFile, Summary,
-    Window, now,
+    Window,
 };
-use crate::units::parse_ttl;
+use crate::units::{now, parse_ttl};
 
 use self::inputs::{Inputs, is_same};
 use self::pace::{Rate, parse_rate};
@@ -184,14 +184,24 @@ impl Import {
         let checkpoint = self.checkpoint_file().paths();
         let files = inputs.inputs.iter().filter_map(|input| input.source.path());
         let mut all = files.chain(checkpoint.iter().map(PathBuf::as_path));
-        let needed = all.find(|needed| is_same(needed, rejects));
-        match needed {
-            Some(needed) => Err(Error::Usage(format!(
+        if let Some(needed) = all.find(|needed| is_same(needed, rejects)) {
+            return Err(Error::Usage(format!(
                 "the rows of --rejects would take the place of {}: name another file",
                 needed.display()
-            ))),
-            None => Ok(()),
+            )));
         }
+        if !self.dry_run {
+            return Ok(());
+        }
+        let unended = self.checkpoint_file().load()?.and_then(|it| it.asked.rejects);
+        if unended.is_some_and(|needed| is_same(&needed, rejects)) {
+            return Err(Error::Usage(format!(
+                "{} has rows of an import that did not end, which --resume needs: name another file for \
+                 the dry run",
+                rejects.display()
+            )));
+        }
+        Ok(())
     }
 
     fn rejects_file(&self, length: u64) -> Result<Option<RejectsFile>, Error> {

@@ -222,24 +222,25 @@ impl Run<'_> {
         if let Err(error) = load.check() {
             return Err(self.stopped(load, sent, error).await);
         }
-        self.check_index().await?;
         self.checkpoint.is_finished = true;
-        self.checkpoint.at = sent;
-        self.checkpoint.counts = load.summary();
-        self.checkpoint.rejects_bytes = load.sync_rejects()?;
-        self.file.save(&self.checkpoint)
+        self.save_at(load, sent).await
     }
 
     /// Makes a checkpoint there, with nothing under way, and begins a window.
     async fn save(&mut self, load: &mut Load, at: Point) -> Result<(), Error> {
         self.checkpoint.marks = marks(&self.client).await?;
+        self.save_at(load, at).await?;
+        load.begin_window(self.checkpoint.marks.clone(), false);
+        Ok(())
+    }
+
+    /// Saves the checkpoint: everything before `at` is answered.
+    async fn save_at(&mut self, load: &mut Load, at: Point) -> Result<(), Error> {
         self.check_index().await?;
         self.checkpoint.at = at;
         self.checkpoint.counts = load.summary();
         self.checkpoint.rejects_bytes = load.sync_rejects()?;
-        self.file.save(&self.checkpoint)?;
-        load.begin_window(self.checkpoint.marks.clone(), false);
-        Ok(())
+        self.file.save(&self.checkpoint)
     }
 
     /// Makes sure that the index is the one that the rows before were written to.

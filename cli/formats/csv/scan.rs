@@ -187,7 +187,12 @@ impl<R: Read> RecordScanner<R> {
             start = end;
             Cell { text, is_quoted }
         };
-        Ok(self.ends.iter().map(cell).collect())
+        let cells: Vec<Cell<'_>> = self.ends.iter().map(cell).collect();
+        let is_lone = |cell: &Cell<'_>| !cell.is_quoted && cell.text.contains('\r');
+        if self.text.contains(&b'\r') && cells.iter().any(is_lone) {
+            return Err(Fault::LoneReturn("in quotes"));
+        }
+        Ok(cells)
     }
 
     /// The record as it was, without the end of its line.

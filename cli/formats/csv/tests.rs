@@ -143,6 +143,18 @@ fn read_records(input: impl Read) -> (Vec<Result<Entry, BadRow>>, String) {
     }
 }
 
+/// Of a table of one column, all of a file whose lines end with CR alone was a key.
+#[test]
+fn a_lone_return_outside_of_quotes_makes_a_bad_row() {
+    let lone = "a CR (\\r) without LF (\\n), which is to be in quotes; where all lines end with CR alone, \
+                convert them first, as with tr '\\r' '\\n'";
+    let bad = |line: u64| format!("{line} bad: {lone}");
+    expect("key\na\rb\rc\r", Format::Csv, &keyed("", ""), &[&bad(2)]);
+    let rows = "key,a,b\nk,1\r,2\nl,1,\r\r\nm,1,\r\nn,5\" x,\"\r\"\r\n";
+    let read = ["4 m {\"a\": 1, \"b\": null}", "5 n {\"a\": \"5\\\" x\", \"b\": \"\\r\"}"];
+    expect(rows, Format::Csv, &keyed("", ""), &[&bad(2), &bad(3), read[0], read[1]]);
+}
+
 #[test]
 fn a_quote_that_is_never_closed_ends_the_input_and_takes_bounded_memory() {
     // What comes behind it was read from the middle of a cell, and the rows in it were one bad row.
