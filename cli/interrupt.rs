@@ -90,7 +90,7 @@ pub(crate) fn stopping() -> Result<Stopping, Error> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         let first = signals.next().await;
-        say!("stopping; Ctrl-C again stops at once");
+        say!("stopping; a second signal, as of Ctrl-C, stops at once");
         _ = sender.send(Some(first));
         let second = signals.next().await.ends(String::new());
         std::process::exit(second.exit_status().into());

@@ -294,7 +294,9 @@ impl Tracker {
                 })
             }
             Policy::Random | Policy::Reject | Policy::Ttl => {
-                leaf.random().map(|slot| (fastrand::u32(..), slot))
+                // As if each slot had drawn a rank: the greatest of many is greater than that of few.
+                let greatest = fastrand::f64().powf(1.0 / leaf.len() as f64);
+                leaf.random().map(|slot| ((greatest * f64::from(u32::MAX)) as u32, slot))
             }
         };
         first.map(|(rank, slot)| Victim { rank, slot })
