@@ -450,6 +450,31 @@ fn halve_up_to(table: &mut Table, age: u64) {
 mod tests {
     use super::*;
 
+    /// Leaves that were split lately have half as many documents as the others.
+    #[test]
+    fn random_evicts_each_document_as_often_as_any_other() {
+        const DRAWS: usize = 200_000;
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        fastrand::seed(seed);
+        let tracker = Tracker::new(Policy::Random);
+        for i in 0..5000_u32 {
+            tracker.insert(Tag::new(i, &i.to_be_bytes()), 1, 0, 0);
+        }
+        let in_small_leaf = |tag: Tag| {
+            let hash = tag.hash();
+            let mut table = tracker.stripes[stripe(hash)].lock();
+            table.leaf_of(hash).is_some_and(|leaf| leaf.len() < 56)
+        };
+        let victims = (0..DRAWS).filter_map(|_| tracker.victim(0, 1));
+        let of_small = victims.filter(|victim| in_small_leaf(victim.slot.tag)).count();
+        let small = (0..5000_u32).filter(|i| in_small_leaf(Tag::new(*i, &i.to_be_bytes()))).count();
+        assert!((500..4500).contains(&small), "{small} documents in small leaves");
+        let times = (of_small as f64 / DRAWS as f64) / (small as f64 / 5000.0);
+        // A small leaf is sampled with another one, so that it is not exactly as often.
+        assert!((0.92..1.02).contains(&times), "{times} times as often, in small leaves");
+    }
+
     #[test]
     fn what_came_after_the_clock_was_read_is_not_the_oldest() {
         for bits in [u32::MAX, STAMP] {
