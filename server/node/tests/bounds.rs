@@ -219,10 +219,11 @@ async fn answers_announced_count_before_they_exist() {
     until("four are held", || served.held.lock().len() == 4).await;
     served.peer().await.is_well().await;
     assert_eq!(served.held.lock().len(), 4, "1.2 MB are announced: no more is handled");
-    for _ in 0..2 {
+    for next in [4, 2] {
         served.release();
         peer.answers(4).await;
-        until("more are held", || !served.held.lock().is_empty()).await;
+        // All of them: what is held later is not released.
+        until("the next are held", || served.held.lock().len() == next).await;
     }
     served.release();
     peer.answers(2).await;
