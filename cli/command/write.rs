@@ -24,9 +24,9 @@ use super::{Context, ensure_index, expect_index, parse_index, parse_key};
 /// Existing keys are left as they are, unless with --overwrite: a single one is an error (exit
 /// status 3), in rows they are counted. Of rows with the same key the first counts, with
 /// --overwrite the last. Lines end with LF or CR LF (another CR in a value makes a bad row); lines of
-/// nothing but white space are passed over. A bad row is reported with its line number on standard error and does not stop the rest;
-/// the exit status is then 1. A row whose shard was lost before it answered is reported as
-/// unknown: it may have been written or not.
+/// nothing but white space are passed over. A bad row is reported with its line number on standard
+/// error and does not stop the rest; the exit status is then 1. A row whose shard was lost before it
+/// answered is reported as unknown: it may have been written or not.
 #[derive(Debug, Args)]
 pub(crate) struct Write {
     /// The index
