@@ -3,7 +3,8 @@
 //! A cluster of two shards, as processes, with a million documents of 128 bytes. Fifty clients overwrite
 //! random documents as fast as they can, each waiting for its answer. A backup is taken, and then the
 //! same time without one is measured, in turns, so that what else happens on the machine falls on both.
-//! Reported are the writes a second with a backup under way and without, and the longest write of each.
+//! Reported are the writes a second with a backup under way and without one, the mean of before and
+//! behind it, and the longest write with it and behind it.
 //!
 //! Options: `--documents N`, `--clients N`, `--rounds N`, `--share PERCENT` and `--rate SIZE`, as of the
 //! command.
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::median::median;
 use common::{document, key, load};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -74,6 +76,7 @@ impl Counts {
 }
 
 /// Writes in some time.
+#[derive(Clone, Copy)]
 struct Measured {
     rate: f64,
     longest: Duration,
@@ -122,6 +125,7 @@ async fn run(arguments: &Arguments) {
     sleep(2 * SETTLING).await;
     println!("round  without/s  longest   during/s  longest   slower  backup");
     let mut ratios = Vec::new();
+    let mut before: Option<Measured> = None;
     for round in 1..=arguments.rounds {
         // A directory of its own, or all but the first would have little to fetch.
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -136,22 +140,23 @@ async fn run(arguments: &Arguments) {
         let during = during.await;
         drop(dir);
         sleep(SETTLING).await;
-        let without = measure(&counts, sleep(during.took)).await;
-        let ratio = 1.0 - during.rate / without.rate;
+        let after = measure(&counts, sleep(during.took)).await;
+        sleep(SETTLING).await;
+        // The first round has nothing before it but a cluster that has just been filled.
+        let before = before.replace(after).unwrap_or(after);
+        let without = (before.rate + after.rate) / 2.0;
+        let ratio = 1.0 - during.rate / without;
         ratios.push(ratio);
         println!(
-            "{round:5}  {:9.0}  {:6.1} ms  {:9.0}  {:6.1} ms  {:5.1}%  {:.1} s",
-            without.rate,
-            without.longest.as_secs_f64() * 1000.0,
+            "{round:5}  {without:9.0}  {:6.1} ms  {:9.0}  {:6.1} ms  {:5.1}%  {:.1} s",
+            after.longest.as_secs_f64() * 1000.0,
             during.rate,
             during.longest.as_secs_f64() * 1000.0,
             ratio * 100.0,
             during.took.as_secs_f64()
         );
-        sleep(SETTLING).await;
     }
     // Before the cluster ends.
     clients.shutdown().await;
-    ratios.sort_unstable_by(f64::total_cmp);
-    println!("median: {:.1}% slower", ratios[ratios.len() / 2] * 100.0);
+    println!("median: {:.1}% slower", median(ratios) * 100.0);
 }

@@ -1,6 +1,8 @@
-//! What the benchmarks of whole clusters share: their documents.
+//! What the benchmarks of whole clusters share: their documents, and the median of rounds.
 
 #![allow(dead_code, reason = "not every benchmark needs every helper")]
+
+pub(crate) mod median;
 
 use bytes::Bytes;
 use sherd_client::{Client, Condition, Expiry, Mutation};

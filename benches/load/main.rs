@@ -22,6 +22,8 @@
 mod arguments;
 mod error;
 mod generator;
+#[path = "../common/median.rs"]
+mod median;
 mod process;
 mod redis;
 mod report;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Arguments, Operation, Target};
 use crate::generator::Measured;
+use crate::median::median;
 
 /// The figures of a round.
 pub(crate) struct Round {
@@ -134,16 +135,6 @@ impl Filled {
 impl fmt::Display for Filled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "full / empty = {:.2}, the median of the pairs", self.ratio())
-    }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
     }
 }
 
