@@ -67,8 +67,8 @@ pub struct Options {
     /// How many bytes are kept in reserve, so that removes and checkpoints work on a full disk; 0
     /// for none. Default: a quarter of what a segment has.
     pub reserve_bytes: Option<u64>,
-    /// What sled may cache, in bytes: the index of some three million documents with keys of 16 bytes. Default
-    /// 256 MiB.
+    /// What sled may cache, in bytes: the index of some three million documents with keys of 16 bytes; half as much
+    /// may be held besides. Default 256 MiB.
     pub index_cache_bytes: u64,
     /// What documents may be cached. Default 64 MiB.
     pub document_cache_bytes: u64,

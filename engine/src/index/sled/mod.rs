@@ -8,9 +8,11 @@
 //!   and a panic is an [`Error::Index`] like any other failure;
 //! * it may come back from a crash with less or with more than was flushed: the caller compares
 //!   [`Index::checkpoint`] and recounts;
+//! * its threads may all wait for each other: [`pacing`];
 //! * `apply_batch` and transactions take a process-wide lock, and `flush_async` and the flushing
 //!   thread work behind the caller's back: none is used.
 
+mod pacing;
 mod table;
 
 use std::fs::{self, TryLockError};
@@ -26,7 +28,8 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use sled::{Db, IVec, Mode};
 
-use self::table::Table;
+use self::pacing::PacedTree;
+use self::table::{Room, Table};
 use super::{Change, Entries, Entry, Index, IndexKey, IndexStore};
 use crate::command::IndexId;
 use crate::error::{Error, Result};
@@ -49,6 +52,9 @@ const CONVERTED_AT_A_TIME: usize = 10_000;
 /// longer than a quarter of one, as pages of blocks hardly are, is a file of its own. It cannot be
 /// changed for files that there are.
 const SLED_SEGMENT_BYTES: usize = 64 * 1024;
+
+/// For how much of what sled may cache there is room for blocks outside of it, as a divisor.
+const HELD_SHARE: u64 = 2;
 
 /// The file that sled locks.
 const LOCKED_FILE: &str = "db";
@@ -156,21 +162,25 @@ impl SledStore {
 impl IndexStore for SledStore {
     fn open(&self) -> Result<Arc<dyn Index>> {
         self.wait_for_release()?;
-        let index = guard(|| {
-            let db = sled::Config::new()
+        let db = guard(|| {
+            sled::Config::new()
                 .path(&self.dir)
                 .cache_capacity(self.cache_bytes)
                 .mode(Mode::HighThroughput)
                 .segment_size(SLED_SEGMENT_BYTES)
                 .flush_every_ms(None)
-                .open()?;
-            let index = SledIndex { db, dir: self.dir.clone(), tables: RwLock::default() };
-            Ok(index)
+                .open()
         })?;
+        let index = SledIndex {
+            db,
+            dir: self.dir.clone(),
+            room: Room::new(self.cache_bytes / HELD_SHARE),
+            tables: RwLock::default(),
+        };
         for name in index.db.tree_names() {
             if let Some(id) = tree_id(&name, TREE_PREFIX) {
-                let tree = guard(|| index.db.open_tree(&name))?;
-                index.tables.write().insert(id, Arc::new(Table::open(tree)?));
+                let table = index.open_table(&name)?;
+                index.tables.write().insert(id, Arc::new(table));
             }
         }
         index.convert_early_trees()?;
@@ -215,6 +225,8 @@ fn remove_dir(dir: &Path) -> Result<()> {
 struct SledIndex {
     db: Db,
     dir: PathBuf,
+    /// For blocks outside of sled's cache.
+    room: Room,
     tables: RwLock<FastMap<IndexId, Arc<Table>>>,
 }
 
@@ -223,12 +235,16 @@ impl SledIndex {
         self.tables.read().get(&index).cloned()
     }
 
+    fn open_table(&self, name: impl AsRef<[u8]>) -> Result<Table> {
+        let tree = guard(|| self.db.open_tree(name))?;
+        Table::open(PacedTree::new(tree), self.room.clone())
+    }
+
     fn table_or_new(&self, index: IndexId) -> Result<Arc<Table>> {
         if let Some(table) = self.table(index) {
             return Ok(table);
         }
-        let tree = guard(|| self.db.open_tree(tree_name(index)))?;
-        let table = Arc::new(Table::open(tree)?);
+        let table = Arc::new(self.open_table(tree_name(index))?);
         self.tables.write().insert(index, Arc::clone(&table));
         Ok(table)
     }

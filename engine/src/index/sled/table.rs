@@ -6,18 +6,22 @@
 //! and then removing the right one. Wherever sled comes back to after a crash, each key is in one
 //! block, and none is lost. A fence is never removed but so: what did not count before it would.
 //!
-//! The fences are in memory as well, for a look-up to find the block: some 60 bytes each, more where
-//! keys at one position begin alike.
+//! The fences are in memory as well, for a look-up to find the block: some 120 bytes each, more where
+//! keys at one position begin alike. So are the blocks that were asked for or written, as far as there is
+//! [`Room`]: sled's way to a block takes longer than all else of a look-up. It is the same memory, as long as sled
+//! has the block in its own cache.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::mem;
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
-use sled::{IVec, Tree};
+use parking_lot::{Mutex, RwLock};
+use sled::IVec;
 
-use super::guard;
+use super::pacing::PacedTree;
 use crate::error::{Error, Result};
 use crate::index::block::{self, Item};
 use crate::index::key::Head;
@@ -46,29 +50,9 @@ const FIRST_FENCE: &[u8] = &[0];
 /// before it as well, but never only what was done before.
 pub(super) trait Blocks {
     fn get(&self, fence: &[u8]) -> Result<Option<IVec>>;
-    fn insert(&self, fence: &[u8], block: &[u8]) -> Result<()>;
+    fn insert(&self, fence: &[u8], block: IVec) -> Result<()>;
     fn remove(&self, fence: &[u8]) -> Result<()>;
-    fn fences(&self) -> Result<BTreeSet<IVec>>;
-}
-
-impl Blocks for Tree {
-    fn get(&self, fence: &[u8]) -> Result<Option<IVec>> {
-        guard(|| Self::get(self, fence))
-    }
-
-    fn insert(&self, fence: &[u8], block: &[u8]) -> Result<()> {
-        guard(|| Self::insert(self, fence, block)).map(drop)
-    }
-
-    fn remove(&self, fence: &[u8]) -> Result<()> {
-        guard(|| Self::remove(self, fence)).map(drop)
-    }
-
-    fn fences(&self) -> Result<BTreeSet<IVec>> {
-        // Copied: sled's keys hold the page that they were read from.
-        let copied = |key: sled::Result<IVec>| Ok(IVec::from(key?.as_ref()));
-        guard(|| self.iter().keys().map(copied).collect())
-    }
+    fn fences(&self) -> Result<Vec<IVec>>;
 }
 
 /// Where a block begins. As of a key, the first bytes are there as numbers, which tell nearly all apart.
@@ -85,17 +69,58 @@ impl Fence {
     }
 }
 
+/// For how many bytes of blocks there is room in memory, of all tables together.
+#[derive(Clone)]
+pub(super) struct Room {
+    left: Arc<AtomicU64>,
+}
+
+impl Room {
+    pub(super) fn new(bytes: u64) -> Self {
+        Self { left: Arc::new(AtomicU64::new(bytes)) }
+    }
+
+    /// Whether most blocks would be too much.
+    fn is_full(&self) -> bool {
+        self.left.load(Ordering::Relaxed) < MAX_BLOCK_BYTES as u64
+    }
+
+    /// Takes the room of a block, if there is as much.
+    fn hold(&self, block: IVec) -> Option<Held> {
+        let take = |left: u64| left.checked_sub(block.len() as u64);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        Some(Held { block, room: self.clone() })
+    }
+}
+
+/// A block in memory.
+struct Held {
+    block: IVec,
+    room: Room,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.left.fetch_add(self.block.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// The block of a fence, if it is held. Whoever reads it from sled to hold it keeps this locked meanwhile, and
+/// whoever writes it to sled puts it here afterwards: so it is never an older one that stays.
+type Slot = Mutex<Option<Held>>;
+
 /// Blocks in a tree of sled's.
-pub(super) struct Table<B = Tree> {
+pub(super) struct Table<B = PacedTree> {
     blocks: B,
     /// Written by the one who applies changes, which is one thread at a time.
-    fences: RwLock<BTreeSet<Fence>>,
+    fences: RwLock<BTreeMap<Fence, Slot>>,
+    room: Room,
 }
 
 impl<B: Blocks> Table<B> {
-    pub(super) fn open(blocks: B) -> Result<Self> {
-        let fences = blocks.fences()?.into_iter().map(Fence::new).collect();
-        Ok(Self { blocks, fences: RwLock::new(fences) })
+    pub(super) fn open(blocks: B, room: Room) -> Result<Self> {
+        let fences = blocks.fences()?.into_iter().map(|fence| (Fence::new(fence), Slot::default()));
+        Ok(Self { fences: RwLock::new(fences.collect()), blocks, room })
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
@@ -163,16 +188,15 @@ impl<B: Blocks> Table<B> {
         key: &IndexKey,
         changes: &mut Peekable<impl Iterator<Item = Change<'a>>>,
     ) -> Result<()> {
-        let (fence, mut next) = {
+        let (fence, mut old, mut next) = {
             let fences = self.fences.read();
             let key = Fence::new(key.as_bytes());
-            (before(&fences, &key).cloned(), after(&fences, &key).cloned())
+            let (fence, old) = match before(&fences, &key) {
+                Some(found) => (found.0.clone(), self.block(found)?),
+                None => (Fence::new(FIRST_FENCE), IVec::default()),
+            };
+            (fence, old, after(&fences, &key).cloned())
         };
-        let mut old = match &fence {
-            Some(fence) => self.block(fence)?,
-            None => IVec::default(),
-        };
-        let fence = fence.unwrap_or_else(|| Fence::new(FIRST_FENCE));
         let mut absorbed = Vec::new();
         loop {
             let whole = block::merge(
@@ -186,9 +210,15 @@ impl<B: Blocks> Table<B> {
             if absorbed.len() == ABSORBED_AT_A_TIME {
                 self.replace(&fence, &mem::take(&mut absorbed), whole.clone())?;
             }
-            next = after(&self.fences.read(), &beyond).cloned();
-            let until = next.as_ref().map(|next| next.bytes.as_ref());
-            let more = block::items(&self.block(&beyond)?, Bound::Unbounded, until)?;
+            let more = {
+                let fences = self.fences.read();
+                next = after(&fences, &beyond).cloned();
+                let until = next.as_ref().map(|next| next.bytes.as_ref());
+                match before(&fences, &beyond) {
+                    Some(found) => block::items(&self.block(found)?, Bound::Unbounded, until)?,
+                    None => Vec::new(),
+                }
+            };
             let mut items = block::items(&whole, Bound::Unbounded, None)?;
             items.extend(more);
             old = block::encode(&items).into();
@@ -197,34 +227,56 @@ impl<B: Blocks> Table<B> {
     }
 
     /// The block under a fence.
-    fn block(&self, fence: &Fence) -> Result<IVec> {
-        let missing = || Error::Index("a block that there was is missing".into());
-        self.blocks.get(&fence.bytes)?.ok_or_else(missing)
+    fn block(&self, (fence, slot): (&Fence, &Slot)) -> Result<IVec> {
+        let mut slot = slot.lock();
+        if let Some(held) = &*slot {
+            return Ok(held.block.clone());
+        }
+        let read = || {
+            let missing = || Error::Index("a block that there was is missing".into());
+            self.blocks.get(&fence.bytes)?.ok_or_else(missing)
+        };
+        if self.room.is_full() {
+            // Others may read it at the same time.
+            drop(slot);
+            return read();
+        }
+        let block = read()?;
+        *slot = self.room.hold(block.clone());
+        Ok(block)
     }
 
     /// Puts a block, or several where it is too long, in the place of one and of those after it that
     /// were absorbed.
     fn replace(&self, fence: &Fence, absorbed: &[Fence], whole: Vec<u8>) -> Result<()> {
-        let is_short = whole.len() <= MAX_BLOCK_BYTES;
-        if is_short && absorbed.is_empty() && self.fences.read().contains(fence) {
-            return self.blocks.insert(&fence.bytes, &whole);
-        }
-        let blocks = if is_short {
+        let blocks = if whole.len() <= MAX_BLOCK_BYTES {
             vec![(fence.clone(), whole)]
         } else {
             split(fence, &block::items(&whole, Bound::Unbounded, None)?)
         };
-        // sled may take its time: the lock is held for the fences alone. Between any two steps each
-        // fence that there is has its keys up to the next one.
         let kept: BTreeSet<Fence> = blocks.iter().map(|(fence, _)| fence.clone()).collect();
         for (fence, block) in blocks.into_iter().rev() {
-            self.blocks.insert(&fence.bytes, &block)?;
-            self.fences.write().insert(fence);
+            self.put(fence, block.into())?;
         }
         for fence in absorbed.iter().filter(|fence| !kept.contains(*fence)) {
             self.fences.write().remove(fence);
             self.blocks.remove(&fence.bytes)?;
         }
+        Ok(())
+    }
+
+    /// Puts a block under its fence. sled may take its time: the fences are locked for themselves alone. Between
+    /// any two steps each fence that there is has its keys up to the next one.
+    fn put(&self, fence: Fence, block: IVec) -> Result<()> {
+        self.blocks.insert(&fence.bytes, block.clone())?;
+        if let Some(slot) = self.fences.read().get(&fence) {
+            let mut slot = slot.lock();
+            // Its room first.
+            *slot = None;
+            *slot = self.room.hold(block);
+            return Ok(());
+        }
+        self.fences.write().insert(fence, Mutex::new(self.room.hold(block)));
         Ok(())
     }
 }
@@ -245,13 +297,13 @@ fn split(fence: &Fence, items: &[Item]) -> Vec<(Fence, Vec<u8>)> {
 }
 
 /// The fence of the block that has a key, which is given as a fence would be.
-fn before<'a>(fences: &'a BTreeSet<Fence>, key: &Fence) -> Option<&'a Fence> {
+fn before<'a>(fences: &'a BTreeMap<Fence, Slot>, key: &Fence) -> Option<(&'a Fence, &'a Slot)> {
     fences.range((Bound::Unbounded, Bound::Included(key))).next_back()
 }
 
 /// The fence after a key.
-fn after<'a>(fences: &'a BTreeSet<Fence>, key: &Fence) -> Option<&'a Fence> {
-    fences.range((Bound::Excluded(key), Bound::Unbounded)).next()
+fn after<'a>(fences: &'a BTreeMap<Fence, Slot>, key: &Fence) -> Option<&'a Fence> {
+    fences.range((Bound::Excluded(key), Bound::Unbounded)).next().map(|(fence, _)| fence)
 }
 
 #[cfg(test)]
@@ -283,9 +335,9 @@ mod tests {
             Ok(self.blocks.borrow().get(fence).cloned())
         }
 
-        fn insert(&self, fence: &[u8], block: &[u8]) -> Result<()> {
+        fn insert(&self, fence: &[u8], block: IVec) -> Result<()> {
             self.write()?;
-            self.blocks.borrow_mut().insert(fence.into(), block.into());
+            self.blocks.borrow_mut().insert(fence.into(), block);
             Ok(())
         }
 
@@ -295,7 +347,7 @@ mod tests {
             Ok(())
         }
 
-        fn fences(&self) -> Result<BTreeSet<IVec>> {
+        fn fences(&self) -> Result<Vec<IVec>> {
             Ok(self.blocks.borrow().keys().cloned().collect())
         }
     }
@@ -370,12 +422,20 @@ mod tests {
                 }
             }
             // Cut off, opened again, and the changes made once more, as by a replay of the log.
+            let room = Room::new(rng.u64(..20_000));
             for writes in [rng.usize(..20), rng.usize(..100), usize::MAX] {
                 blocks.writes.set(writes);
-                let table = Table::open(blocks.clone()).unwrap();
+                let table = Table::open(blocks.clone(), room.clone()).unwrap();
+                if rng.bool() {
+                    // Some of the blocks are held then.
+                    contents(&table);
+                }
                 let whole = apply(&table, &changes).is_ok();
+                if whole {
+                    assert_eq!(contents(&table), after);
+                }
                 blocks = table.blocks;
-                let table = Table::open(blocks.clone()).unwrap();
+                let table = Table::open(blocks.clone(), room.clone()).unwrap();
                 let found = contents(&table);
                 for key in model.keys().chain(after.keys()).chain(found.keys()) {
                     let states = [model.get(key), after.get(key)];
@@ -400,9 +460,13 @@ mod tests {
 
     #[test]
     fn readers_see_every_entry_that_stays_while_blocks_are_split_and_merged() {
+        // For a part of the blocks.
+        const ROOM: u64 = 100_000;
         let dir = tempfile::tempdir().unwrap();
         let db = sled::open(dir.path()).unwrap();
-        let table = Table::open(db.open_tree("blocks-1").unwrap()).unwrap();
+        let room = Room::new(ROOM);
+        let table =
+            Table::open(PacedTree::new(db.open_tree("blocks-1").unwrap()), room.clone()).unwrap();
         let entry = |version| Entry {
             segment: 1,
             offset: 64,
@@ -419,7 +483,7 @@ mod tests {
         let passes = std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut passes = 0;
-                while !done.load(std::sync::atomic::Ordering::Acquire) {
+                while !done.load(Ordering::Acquire) {
                     let found = contents_between(&table);
                     assert!(lasting.keys().all(|key| found.contains(key)));
                     for key in lasting.keys() {
@@ -435,14 +499,20 @@ mod tests {
                 let passing = (0..10_000).filter(|i| i % 50 != 0).map(key);
                 let new: BTreeMap<_, _> = passing.map(|key| (key, Some(entry(round)))).collect();
                 apply(&table, &new).unwrap();
+                for (key, entry) in &new {
+                    assert_eq!(table.get(key.as_bytes()).unwrap(), *entry, "{key:?}");
+                }
                 let gone = new.into_keys().map(|key| (key, None)).collect();
                 apply(&table, &gone).unwrap();
             }
-            done.store(true, std::sync::atomic::Ordering::Release);
+            done.store(true, Ordering::Release);
             reader.join().unwrap()
         });
         assert!(passes > 0);
         assert!(table.fences.read().len() < 60, "{} blocks", table.fences.read().len());
+        assert!(room.left.load(Ordering::Relaxed) < ROOM, "none is held");
+        drop(table);
+        assert_eq!(room.left.load(Ordering::Relaxed), ROOM);
     }
 
     /// The keys as a scan finds them while they change.

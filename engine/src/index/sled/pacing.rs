@@ -1,0 +1,160 @@
+//! Writes to sled with no more behind them than its threads can do.
+//!
+//! sled writes its log and shortens its file on a pool of threads, seven at least. Whoever needs new space in the file
+//! waits for a shortening of it with the lock of sled's segments held, which the threads want for each piece of the log that they have
+//! written. Where all of them wait for it, and the shortening is queued behind what they do, nothing goes on any more. In sled
+//! that was mended by a thread for it (pull request 1269), but the last release, 0.34.7, is from before. It came up where
+//! the documents of a range that had moved away were removed, on a busy machine.
+//!
+//! So no more is left to the threads at a time than keeps six of them busy.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sled::{IVec, Tree};
+
+use super::guard;
+use super::table::Blocks;
+use crate::error::Result;
+
+/// After so many bytes of blocks the threads are waited for. sled writes some 14 times as much at most: the block, about
+/// every tenth time the page of twelve that it is on, and where it clears a segment another page. A piece of its log has
+/// 64 KiB.
+const BYTES_AT_A_TIME: u64 = 27 * 1024;
+
+/// What a removal counts for.
+const REMOVED_BYTES: u64 = 1024;
+
+/// The blocks of a tree of sled's.
+pub(super) struct PacedTree {
+    tree: Tree,
+    /// Written since the threads were waited for.
+    bytes: AtomicU64,
+}
+
+impl PacedTree {
+    pub(super) fn new(tree: Tree) -> Self {
+        Self { tree, bytes: AtomicU64::new(0) }
+    }
+
+    fn write<T>(&self, bytes: u64, call: impl FnOnce() -> sled::Result<T>) -> Result<()> {
+        guard(call)?;
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= BYTES_AT_A_TIME {
+            guard(|| self.tree.flush())?;
+            self.bytes.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Blocks for PacedTree {
+    fn get(&self, fence: &[u8]) -> Result<Option<IVec>> {
+        guard(|| self.tree.get(fence))
+    }
+
+    fn insert(&self, fence: &[u8], block: IVec) -> Result<()> {
+        let bytes = block.len() as u64;
+        self.write(bytes, || self.tree.insert(fence, block))
+    }
+
+    fn remove(&self, fence: &[u8]) -> Result<()> {
+        self.write(REMOVED_BYTES, || self.tree.remove(fence))
+    }
+
+    fn fences(&self) -> Result<Vec<IVec>> {
+        // Copied: sled's keys hold the page that they were read from.
+        let copied = |key: sled::Result<IVec>| Ok(IVec::from(key?.as_ref()));
+        guard(|| self.tree.iter().keys().map(copied).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::io::{BufRead, BufReader};
+    use std::process::{self, Command, Stdio};
+    use std::sync::mpsc::{self, RecvTimeoutError};
+    use std::thread;
+    use std::time::Duration;
+
+    use crate::index::{Entry, IndexKey, IndexStore, SledStore};
+
+    /// Set in the process of which the writes are slow.
+    const IS_SLOW: &str = "SHERD_TEST_SLOW_WRITES";
+
+    /// What it says before its id.
+    const PROCESS: &str = "process ";
+
+    /// How long nothing may be heard of that.
+    const SILENCE: Duration = Duration::from_secs(60);
+
+    /// Without the pacing it stands still in nearly every run.
+    #[test]
+    fn a_file_is_shortened_and_grows_again_where_all_threads_wait() {
+        if env::var_os(IS_SLOW).is_some() {
+            return grow_and_shrink();
+        }
+        let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+        if !traced.is_ok_and(|traced| traced.status.success()) {
+            println!("skipped: there is no strace, which makes writes slow");
+            return;
+        }
+        let test = thread::current().name().expect("the test's name").to_owned();
+        let mut slow = Command::new("strace")
+            .args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"])
+            .args(["-e", "trace=pwrite64,ftruncate", "-e", "inject=pwrite64:delay_enter=1000"])
+            .arg(env::current_exe().unwrap())
+            .args([&test, "--exact", "--nocapture"])
+            .env(IS_SLOW, "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (said, lines) = mpsc::channel();
+        let output = BufReader::new(slow.stdout.take().unwrap());
+        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|l| said.send(l)));
+        let (mut traced, mut last) = (None, String::new());
+        let ended = loop {
+            match lines.recv_timeout(SILENCE) {
+                Ok(line) => {
+                    traced = traced.or_else(|| line.strip_prefix(PROCESS).map(str::to_owned));
+                    last = line;
+                }
+                Err(error) => break error == RecvTimeoutError::Disconnected,
+            }
+        };
+        if !ended {
+            let id = traced.expect("it said which it is");
+            _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+        let status = slow.wait().unwrap();
+        assert!(ended && status.success(), "{status}, after {last:?}");
+    }
+
+    fn grow_and_shrink() {
+        println!("\n{PROCESS}{}", process::id());
+        let dir = tempfile::tempdir().unwrap();
+        let index = SledStore::new(dir.path().join("index"), 256 << 20).open().unwrap();
+        let key = |i: u32| IndexKey::new(i * 16, b"key:0000000000");
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut entry = |version| Entry {
+            segment: 1,
+            offset: 64,
+            first_segment: 1,
+            bytes: 1,
+            version,
+            expires_at: 0,
+            content_hash: rng.u128(..).into(),
+        };
+        for round in 0..120 {
+            let most = if round % 2 == 0 { 40_000 } else { 8_000 };
+            let changes = (0..40_000).map(|i| (key(i), (i < most).then(|| entry(round))));
+            let changes: Vec<_> = changes.collect();
+            index.apply(1, &mut changes.iter().map(|(key, entry)| (key, *entry))).unwrap();
+            if round % 8 == 7 {
+                index.flush(round).unwrap();
+            }
+            println!("round {round}");
+        }
+        let found = (0..40_000).filter(|i| index.get(1, key(*i).as_bytes()).unwrap().is_some());
+        assert_eq!(found.count(), 8_000);
+    }
+}
