@@ -335,7 +335,7 @@ impl Load {
     }
 
     async fn send(&mut self, batch: Batch) -> Result<(), Error> {
-        let (input, bytes) = (batch.end.input, batch.bytes);
+        let (input, bytes, held) = (batch.end.input, batch.bytes, batch.held);
         let condition = match self.options.on_conflict {
             Conflict::Skip | Conflict::Fail => Condition::Absent,
             Conflict::Overwrite => Condition::Any,
@@ -379,6 +379,8 @@ impl Load {
                 }
                 Some(patience) => write_all(&client, &mutations, patience, marks).await,
             };
+            // Not when it is settled: who waits for the next batch does not settle this one.
+            drop(held);
             Answered { input, names, mutations, bytes, results, gave_up }
         });
         Ok(())
