@@ -260,9 +260,14 @@ pub(super) fn write_document(
     append(out, &Printable::exact(document)?)?;
     if out.len() - start + rest > MAX_LINE_BYTES {
         out.truncate(before);
-        append(out, &Printable::as_bytes(document))?;
+        write_as_bytes(out, document)?;
     }
     Ok(())
+}
+
+/// Appends a document as its bytes, in which there is hardly anything that a format would have to quote.
+pub(super) fn write_as_bytes(out: &mut Vec<u8>, document: &[u8]) -> Result<(), Fault> {
+    append(out, &Printable::as_bytes(document))
 }
 
 fn append<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Fault> {
