@@ -23,7 +23,7 @@ const BATCHES_READ_AHEAD: usize = 2;
 
 /// The bytes of batches that are read and not answered, unless a single one has more: large rows are read
 /// one by one. More than [`super::BYTES_UNDER_WAY`] and the batches ahead, where rows are small.
-const BYTES_HELD: usize = 24 * BATCH_BYTES;
+pub(super) const BYTES_HELD: usize = 24 * BATCH_BYTES;
 
 /// What an entry takes in memory beside its key, its document and its row, about.
 const ENTRY_OVERHEAD_BYTES: usize = 128;

@@ -6,8 +6,9 @@
 //! * `rejects`: what becomes of rows that are not written;
 //! * `checkpoint`: how an import that was interrupted goes on.
 //!
-//! Memory is bounded: by a few batches read ahead, each of [`batches::BATCH_BYTES`] and one row, and by
-//! [`BYTES_UNDER_WAY`] of batches under way.
+//! Memory is bounded: by a few batches read ahead, each of [`batches::BATCH_BYTES`] and one row, by
+//! [`BYTES_UNDER_WAY`] of batches under way, and by [`batches::BYTES_HELD`] of both together, which has long
+//! rows read one by one.
 
 mod batches;
 mod checkpoint;
