@@ -1,10 +1,7 @@
 //! JSON to MessagePack in one pass, without a tree of the values.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::fmt;
-use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -16,7 +13,7 @@ use sherd_protocol::document::{self, MAX_NESTING};
 use thiserror::Error;
 
 use super::tokens::{Reader, Token};
-use super::{BINARY, FLOAT, FLOAT32, MAP, MESSAGE_PACK};
+use super::{BINARY, FLOAT, FLOAT32, MAP, MESSAGE_PACK, shortened};
 
 /// How deep JSON may nest to be worth parsing: a `$map` takes three levels for one of the document,
 /// and a scalar in it may be an object. Bounds the recursion of the parser.
@@ -37,6 +34,10 @@ const TAGS: [(&str, &str); 5] = [
 
 /// Up to so many fields are compared each with each other.
 const FEW_NAMES: usize = 8;
+
+/// From so many fields on it is looked for some that are there twice before all are read: a row may hold
+/// millions of one name.
+const MANY_NAMES: usize = 1 << 16;
 
 /// Why text is no JSON, or none that is taken.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -80,6 +81,24 @@ pub(crate) enum Duplicates {
     Refused,
 }
 
+/// Where the name of a field is, in what was written so far.
+#[derive(Clone, Copy)]
+struct Name {
+    start: u32,
+    end: u32,
+}
+
+impl Name {
+    /// Text of gigabytes, in which a place would not fit, is refused long before.
+    fn new(start: usize, end: usize) -> Self {
+        Self { start: start as u32, end: end as u32 }
+    }
+
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+}
+
 /// Turns JSON values into MessagePack, while serde reads what is around them.
 pub(crate) struct JsonReader {
     duplicates: Duplicates,
@@ -117,7 +136,7 @@ impl JsonReader {
                     && reader.is_large
                     && let Some(number) = integer_beyond_64_bits(text)
                 {
-                    return Err(JsonFault::Beyond64Bits(number.to_owned()));
+                    return Err(JsonFault::Beyond64Bits(shortened(number)));
                 }
                 Ok((value, reader.out.into_vec()))
             }
@@ -182,50 +201,64 @@ impl JsonReader {
         }
     }
 
-    /// The name of a field that is there twice.
-    fn duplicate(&self, names: &[Range<usize>]) -> Option<String> {
+    /// The name of a field that is there twice. Of many, the names are sorted by that: of a line that is
+    /// nothing but short names a copy of them would take several times its length.
+    fn duplicate(&self, names: &mut [Name]) -> Option<String> {
         let bytes = self.out.as_slice();
         let same = if names.len() <= FEW_NAMES {
-            let twice = |&(at, name): &(usize, &Range<usize>)| {
-                names[..at].iter().any(|before| bytes[before.clone()] == bytes[name.clone()])
+            let twice = |&(at, name): &(usize, &Name)| {
+                names[..at].iter().any(|before| before.of(bytes) == name.of(bytes))
             };
-            names.iter().enumerate().find(twice).map(|(_, name)| name.clone())
+            names.iter().enumerate().find(twice).map(|(_, name)| *name)
         } else {
-            let mut names = names.to_vec();
-            names.sort_unstable_by(|a, b| bytes[a.clone()].cmp(&bytes[b.clone()]));
-            let twice = |pair: &&[Range<usize>]| bytes[pair[0].clone()] == bytes[pair[1].clone()];
-            names.windows(2).find(twice).map(|pair| pair[0].clone())
+            names.sort_unstable_by(|a, b| a.of(bytes).cmp(b.of(bytes)));
+            let twice = |pair: &&[Name]| pair[0].of(bytes) == pair[1].of(bytes);
+            names.windows(2).find(twice).map(|pair| pair[0])
         }?;
-        let mut reader = Reader { bytes: &bytes[same], offset: 0 };
+        let mut reader = Reader { bytes: same.of(bytes), offset: 0 };
         match reader.next() {
-            Ok(Token::String(name)) => Some(name.to_owned()),
+            Ok(Token::String(name)) => Some(shortened(name)),
             _ => None,
         }
     }
 
-    /// Leaves of each field of the map that begins at `start` the first name and the last value;
-    /// returns how many there are.
-    fn deduplicate(&mut self, start: usize, names: &[Range<usize>]) -> usize {
+    /// Leaves of each field of the map that begins at `start` the first name and the last value.
+    fn deduplicate(&mut self, start: usize, names: &mut Vec<Name>) {
         let bytes = self.out.as_slice();
-        let ends = names.iter().skip(1).map(|next| next.start).chain([bytes.len()]);
-        let mut places = HashMap::new();
-        let mut fields = Vec::new();
-        for (name, end) in names.iter().zip(ends) {
-            let value = name.end..end;
-            match places.entry(&bytes[name.clone()]) {
-                Entry::Occupied(place) => fields[*place.get()] = (name.clone(), value),
-                Entry::Vacant(place) => {
-                    place.insert(fields.len());
-                    fields.push((name.clone(), value));
-                }
-            }
+        names.sort_unstable_by(|a, b| a.of(bytes).cmp(b.of(bytes)).then(a.start.cmp(&b.start)));
+        let same = names.chunk_by(|a, b| a.of(bytes) == b.of(bytes));
+        let ends = same.filter_map(|names| Some((*names.first()?, *names.last()?)));
+        let mut fields: Vec<(Name, Name)> = ends.collect();
+        fields.sort_unstable_by_key(|(first, _)| first.start);
+        names.clear();
+        let mut body = Vec::new();
+        for (first, last) in &fields {
+            let name = start + 1 + body.len();
+            body.extend_from_slice(first.of(bytes));
+            names.push(Name::new(name, start + 1 + body.len()));
+            let mut reader = Reader { bytes, offset: last.end as usize };
+            // What is there was written a moment ago.
+            _ = reader.skip();
+            body.extend_from_slice(&bytes[last.end as usize..reader.offset]);
         }
-        let count = fields.len();
-        let fields = fields.into_iter().flat_map(|(name, value)| [name, value]);
-        let body: Vec<u8> = fields.flat_map(|part| bytes[part].iter().copied()).collect();
         self.bytes().truncate(start + 1);
         self.bytes().extend_from_slice(&body);
-        count
+    }
+
+    /// Refuses a name that is there twice, or leaves the last value of it.
+    fn without_duplicates<E: serde::de::Error>(
+        &mut self,
+        start: usize,
+        names: &mut Vec<Name>,
+    ) -> Result<(), E> {
+        match (self.duplicate(names), self.duplicates) {
+            (None, _) => {}
+            (Some(name), Duplicates::Refused) => {
+                return Err(self.refuse(JsonFault::Duplicate(name)));
+            }
+            (Some(_), Duplicates::LastCounts) => self.deduplicate(start, names),
+        }
+        Ok(())
     }
 
     /// Turns the map of one entry that begins at `start`, where it stands for something else, into
@@ -363,22 +396,21 @@ impl<'de> Visitor<'de> for Value<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
         let reader = self.0;
         let start = reader.descend()?;
-        let mut names = Vec::new();
+        let (mut names, mut checked_at) = (Vec::new(), MANY_NAMES);
         loop {
             let name = reader.bytes().len();
             if entries.next_key_seed(reader.value())?.is_none() {
                 break;
             }
-            names.push(name..reader.bytes().len());
+            names.push(Name::new(name, reader.bytes().len()));
             entries.next_value_seed(reader.value())?;
-        }
-        let mut count = names.len();
-        if let Some(name) = reader.duplicate(&names) {
-            match reader.duplicates {
-                Duplicates::Refused => return Err(reader.refuse(JsonFault::Duplicate(name))),
-                Duplicates::LastCounts => count = reader.deduplicate(start, &names),
+            if names.len() >= checked_at {
+                reader.without_duplicates(start, &mut names)?;
+                checked_at = MANY_NAMES.max(2 * names.len());
             }
         }
+        reader.without_duplicates(start, &mut names)?;
+        let count = names.len();
         reader.ascend(start, count, |header, count| {
             let Ok(_) = encode::write_map_len(header, count).map_err(never);
         });

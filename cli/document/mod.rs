@@ -35,7 +35,18 @@ mod tests;
 
 pub(crate) use json::{Duplicates, JsonFault, JsonReader};
 pub(crate) use parse::parse;
-pub(crate) use print::{Printable, append_json, to_json};
+pub(crate) use print::{Printable, append_json, to_json, write_json};
+
+/// More characters of what was read are not quoted in messages: a name may be as long as a row.
+const QUOTED_CHARACTERS: usize = 40;
+
+/// Text as it is quoted in messages.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
 
 /// The key of an object that stands for binary data.
 const BINARY: &str = "$binary";

@@ -34,7 +34,18 @@ pub(crate) fn append_json<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
     value: &T,
 ) -> serde_json::Result<()> {
-    value.serialize(&mut serde_json::Serializer::with_formatter(out, Spaced))
+    write_json(out, value)
+}
+
+/// Writes what [`to_json`] prints, and holds nothing of it.
+///
+/// # Errors
+/// As [`to_json`], and when it cannot be written.
+pub(crate) fn write_json<T: Serialize + ?Sized>(
+    writer: impl io::Write,
+    value: &T,
+) -> serde_json::Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(writer, Spaced))
 }
 
 /// Separators and floats as Python prints them.

@@ -20,6 +20,18 @@ fn parsed(text: &str) -> Value {
     rmpv::decode::read_value(&mut &parse(text).unwrap()[..]).unwrap()
 }
 
+/// Of very many fields some are looked at before all are read.
+#[test]
+fn of_many_fields_of_few_names_the_last_values_count_in_the_order_of_the_first() {
+    let field = |n: usize| format!("\"f{}\": [{n}]", n % 1000);
+    let all: Vec<_> = (0..200_500).map(field).collect();
+    let last: Vec<_> = (200_000..200_500).chain(199_500..200_000).map(field).collect();
+    let object = |fields: &[String]| format!("{{\"x\": {{{}}}, \"y\": 1}}", fields.join(", "));
+    assert_eq!(print(&parse(&object(&all)).unwrap()), object(&last));
+    let distinct: Vec<_> = (0..200_000).rev().map(|n| format!("\"f{n}\": [{n}]")).collect();
+    assert_eq!(print(&parse(&object(&distinct)).unwrap()), object(&distinct));
+}
+
 #[test]
 fn json_comes_back_as_python_would_print_it() {
     // Left what is written, right what json.dumps(json.loads(left), ensure_ascii=False) prints.

@@ -20,6 +20,11 @@ const READ_BYTES: usize = 256 * 1024;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
+/// Whether a frame of zstd begins that holds no data, and is passed over: pzstd puts one before each of its own.
+fn is_skippable(magic: &[u8]) -> bool {
+    matches!(magic, [0x50..=0x5f, 0x2a, 0x4d, 0x18])
+}
+
 /// Where an input comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -66,7 +71,7 @@ pub(super) fn uncompressed(input: Box<dyn Read + Send>, read: Arc<AtomicU64>) ->
     (&mut input).take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic)?;
     let compression = match magic.as_slice() {
         magic if magic.starts_with(GZIP_MAGIC) => Compression::Gzip,
-        ZSTD_MAGIC => Compression::Zstd,
+        magic if magic == ZSTD_MAGIC || is_skippable(magic) => Compression::Zstd,
         _ => Compression::Plain,
     };
     let read = Arc::clone(&input.read);

@@ -11,11 +11,13 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Unexpected, Visitor,
+};
 use sherd_protocol::document::check;
 use sherd_protocol::name::check_key;
 
-use crate::document::{Duplicates, JsonFault, JsonReader, Printable, append_json};
+use crate::document::{Duplicates, JsonFault, JsonReader, Printable, append_json, shortened};
 
 use super::lines::{Line, Lines, utf8};
 use super::summed::Summed;
@@ -65,7 +67,8 @@ fn parse(line: &Line<'_>, key: Option<&KeyOf>) -> Result<Entry, Fault> {
         None => {
             let (Known { key, version, expires_at }, document) =
                 JsonReader::read(text, Duplicates::Refused, |reader, deserializer| {
-                    deserializer.deserialize_map(EntryOf(reader))
+                    // Not as a map: where it is none, serde would quote all of it.
+                    deserializer.deserialize_any(EntryOf(reader))
                 })?;
             let (expires_at, row) = (expires_at.filter(|&at| at != 0), Vec::new());
             Entry { number, key, document, version, expires_at, row }
@@ -99,6 +102,10 @@ impl<'de> Visitor<'de> for EntryOf<'_> {
         f.write_str("an object with key and record")
     }
 
+    fn visit_str<E: Error>(self, _: &str) -> Result<Known, E> {
+        Err(E::invalid_type(A_STRING, &self))
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Known, A::Error> {
         let Self(reader) = self;
         let (mut key, mut has_record) = (None, false);
@@ -120,8 +127,8 @@ impl<'de> Visitor<'de> for EntryOf<'_> {
                     fields.next_value_seed(reader.value())?;
                     has_record = true;
                 }
-                Field::Version => version = Some(fields.next_value::<Option<u64>>()?),
-                Field::ExpiresAt => expires_at = Some(fields.next_value::<Option<u64>>()?),
+                Field::Version => version = Some(fields.next_value_seed(Number)?),
+                Field::ExpiresAt => expires_at = Some(fields.next_value_seed(Number)?),
                 Field::Hash => _ = fields.next_value::<IgnoredAny>()?,
                 Field::Other(name) => return Err(reader.refuse(JsonFault::UnknownField(name))),
             }
@@ -133,6 +140,40 @@ impl<'de> Visitor<'de> for EntryOf<'_> {
         Ok(Known { key, version: version.flatten(), expires_at: expires_at.flatten() })
     }
 }
+
+/// A whole number, or null.
+struct Number;
+
+impl<'de> DeserializeSeed<'de> for Number {
+    type Value = Option<u64>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<u64>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Number {
+    type Value = Option<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("u64")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Option<u64>, E> {
+        Ok(Some(number))
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<u64>, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Option<u64>, E> {
+        Err(E::invalid_type(A_STRING, &self))
+    }
+}
+
+/// For messages, in which a string may be as long as a row.
+const A_STRING: Unexpected<'static> = Unexpected::Other("string");
 
 /// The name of a field of an entry.
 enum Field {
@@ -174,7 +215,7 @@ impl<'de> Deserialize<'de> for Field {
                     "version" => Field::Version,
                     "expires_at" => Field::ExpiresAt,
                     "hash_" => Field::Hash,
-                    name => Field::Other(name.to_owned()),
+                    name => Field::Other(shortened(name)),
                 })
             }
         }
@@ -219,9 +260,14 @@ pub(super) fn write_document(
     append(out, &Printable::exact(document)?)?;
     if out.len() - start + rest > MAX_LINE_BYTES {
         out.truncate(before);
-        append(out, &Printable::as_bytes(document))?;
+        write_as_bytes(out, document)?;
     }
     Ok(())
+}
+
+/// Appends a document as its bytes, in which there is hardly anything that a format would have to quote.
+pub(super) fn write_as_bytes(out: &mut Vec<u8>, document: &[u8]) -> Result<(), Fault> {
+    append(out, &Printable::as_bytes(document))
 }
 
 fn append<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Fault> {

@@ -30,11 +30,6 @@ impl<'a> Line<'a> {
     pub(super) fn whole(&self) -> Result<&'a [u8], Fault> {
         if self.is_too_long { Err(Fault::TooLong(MAX_LINE_BYTES)) } else { Ok(self.content) }
     }
-
-    /// The line as one that is no row.
-    pub(super) fn bad(&self, fault: Fault) -> BadRow {
-        BadRow { number: self.number, fault, row: self.content.to_vec() }
-    }
 }
 
 /// Reads lines that are not blank.
@@ -91,10 +86,11 @@ impl<R: Read> Lines<R> {
         parse: impl FnOnce(&Line<'_>) -> Result<Entry, Fault>,
     ) -> io::Result<Option<Result<Entry, BadRow>>> {
         let Some(line) = self.next()? else { return Ok(None) };
-        let row = || if keep_rows { line.content.to_vec() } else { Vec::new() };
+        let number = line.number;
         Ok(Some(match parse(&line) {
-            Ok(entry) => Ok(Entry { row: row(), ..entry }),
-            Err(fault) => Err(line.bad(fault)),
+            Ok(entry) if keep_rows => Ok(Entry { row: kept(&mut self.buffer), ..entry }),
+            Ok(entry) => Ok(entry),
+            Err(fault) => Err(BadRow { number, fault, row: kept(&mut self.buffer) }),
         }))
     }
 
@@ -115,7 +111,12 @@ impl<R: Read> Lines<R> {
 }
 
 /// A buffer that a long line has left is given back.
-const KEPT_BUFFER_BYTES: usize = 1 << 20;
+pub(super) const KEPT_BUFFER_BYTES: usize = 1 << 20;
+
+/// What is in the buffer of a row that was read, to be kept. Of a long one there is no second copy.
+pub(super) fn kept(buffer: &mut Vec<u8>) -> Vec<u8> {
+    if buffer.capacity() > KEPT_BUFFER_BYTES { std::mem::take(buffer) } else { buffer.clone() }
+}
 
 /// The text of a line.
 pub(super) fn utf8(line: &[u8]) -> Result<&str, Fault> {
@@ -177,6 +178,7 @@ impl<R: Read> Keys<R> {
             check_key(key)?;
             Ok(key.to_owned())
         });
-        Ok(Some(key.map_err(|fault| line.bad(fault))))
+        let number = line.number;
+        Ok(Some(key.map_err(|fault| BadRow { number, fault, row: line.content.to_vec() })))
     }
 }

@@ -11,16 +11,15 @@ use rmp::encode;
 use sherd_protocol::document::check;
 use sherd_protocol::name::check_key;
 
+use crate::document::shortened;
 use crate::document::tokens::{Reader, Token};
 
+use super::lines::{KEPT_BUFFER_BYTES, kept};
 use super::summed::Summed;
 use super::{
     BadRow, Entry, Fault, Fields, KEPT_OF_LONG_BYTES, KeyOf, MAX_ITEM_BYTES, Place, ReadError,
     ReadOptions,
 };
-
-/// A buffer that a large item has left is given back.
-const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
 /// Reads items.
 pub(crate) struct Items<R> {
@@ -45,11 +44,10 @@ impl<R: Read> Items<R> {
             ..=MAX_ITEM_BYTES => parse(&self.item, number, self.key.as_ref()),
             _ => Err(Fault::TooLong(MAX_ITEM_BYTES)),
         };
-        let row = || self.item.clone();
         Ok(Some(match entry {
-            Ok(entry) if self.keep_rows => Ok(Entry { row: row(), ..entry }),
+            Ok(entry) if self.keep_rows => Ok(Entry { row: kept(&mut self.item), ..entry }),
             Ok(entry) => Ok(entry),
-            Err(fault) => Err(BadRow { number, fault, row: row() }),
+            Err(fault) => Err(BadRow { number, fault, row: kept(&mut self.item) }),
         }))
     }
 
@@ -122,7 +120,7 @@ fn parse_entry(item: &[u8], number: u64) -> Result<Entry, Fault> {
     let mut reader = Reader { bytes: item, offset: 0 };
     let Ok(Token::Map(count)) = reader.next() else { return Err(Fault::NoMap) };
     let (mut key, mut record, mut version, mut expires_at) = (None, None, None, None);
-    let fault = |field: &str, what| Fault::ItemField { field: field.to_owned(), what };
+    let fault = |field: &str, what| Fault::ItemField { field: shortened(field), what };
     for _ in 0..count {
         let Ok(Token::String(name)) = reader.next() else {
             return Err(fault("", "has a name that is no string"));

@@ -340,6 +340,14 @@ fn compression_is_told_by_the_content_and_its_end_by_more_than_the_end_of_the_fi
         if compression == Compression::Plain {
             continue;
         }
+        if compression == Compression::Zstd {
+            // As pzstd writes: the length of the frame that follows, in one that is passed over.
+            let length = (file.len() as u32).to_le_bytes();
+            let frame = [b"P*M\x18\x04\0\0\0", &length[..], &file].concat();
+            assert_eq!(expand(frame.repeat(2)), Ok(text.repeat(2)));
+            let error = expand(frame[..frame.len() - 1].to_vec()).unwrap_err();
+            assert!(error.contains("cut off"), "{error}");
+        }
         // Several members or frames follow each other.
         let twice = [file.clone(), file.clone()].concat();
         assert_eq!(expand(twice), Ok([text.clone(), text.clone()].concat()));

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use sherd_engine::content_hash;
 use sherd_protocol::Digest;
@@ -19,6 +20,10 @@ pub(super) const BATCH_BYTES: usize = 1 << 20;
 
 /// Batches that wait to be sent.
 const BATCHES_READ_AHEAD: usize = 2;
+
+/// The bytes of batches that are read and not answered, unless a single one has more: large rows are read
+/// one by one. More than [`super::BYTES_UNDER_WAY`] and the batches ahead, where rows are small.
+pub(super) const BYTES_HELD: usize = 24 * BATCH_BYTES;
 
 /// What an entry takes in memory beside its key, its document and its row, about.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
@@ -39,6 +44,39 @@ pub(crate) struct Batch {
     pub(crate) ends_input: bool,
     /// Why nothing comes after it, if that is not the end of the inputs.
     pub(crate) error: Option<ReadError>,
+    /// Its place in memory; without it, another one takes that.
+    pub(super) held: Option<Held>,
+}
+
+/// How many bytes of batches are held, and who waits for fewer.
+#[derive(Debug, Default)]
+struct Room {
+    held: Mutex<usize>,
+    is_freed: Condvar,
+}
+
+/// The place of a batch in memory.
+#[derive(Debug)]
+pub(super) struct Held {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Waits until so many bytes may be held. Blocks.
+    fn take(self: &Arc<Self>, bytes: usize) -> Held {
+        let mut held = self.held.lock();
+        self.is_freed.wait_while(&mut held, |held| *held > 0 && *held + bytes > BYTES_HELD);
+        *held += bytes;
+        Held { room: Arc::clone(self), bytes }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *self.room.held.lock() -= self.bytes;
+        self.room.is_freed.notify_one();
+    }
 }
 
 /// A place in a list of inputs, and what came before it in its input.
@@ -128,6 +166,7 @@ fn known_again<R: Read>(
 /// Cuts what is read into batches.
 struct Batcher {
     sender: mpsc::Sender<Batch>,
+    room: Arc<Room>,
     at: Point,
     window: Option<Window>,
     /// What of the window has been read.
@@ -138,7 +177,8 @@ struct Batcher {
 impl Batcher {
     fn new(sender: mpsc::Sender<Batch>, at: Point, window: Option<Window>) -> Self {
         let of_window = Window { rows: 0, bytes: 0 };
-        Self { sender, at, window, of_window, scratch: Vec::new() }
+        let (room, scratch) = (Arc::default(), Vec::new());
+        Self { sender, room, at, window, of_window, scratch }
     }
 
     /// Sends all of an input; `false` when nothing is to follow.
@@ -172,6 +212,7 @@ impl Batcher {
         if is_last {
             batch.end = self.at;
         }
+        batch.held = Some(self.room.take(batch.bytes));
         self.sender.blocking_send(batch).is_ok() && !is_last
     }
 

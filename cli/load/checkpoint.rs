@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sherd_protocol::{OwnedRange, Position, RangeMap};
 
 use crate::error::Error;
+use crate::export::Sidecar;
 use crate::file::{beside, new_path, replace, sync_dir};
 use crate::output::shell_word;
 use crate::units::{show_count, show_duration};
@@ -74,6 +75,21 @@ pub(crate) struct InputIs {
     pub(crate) bytes: u64,
     /// In nanoseconds since 1970.
     pub(crate) modified: u64,
+    /// What it is checked against in the end; empty where there is nothing. Earlier versions did not note it.
+    #[serde(default)]
+    pub(crate) sidecar: Option<String>,
+}
+
+impl InputIs {
+    /// Whether it is checked against something else. Only what is known from its beginning on can be summed up.
+    fn has_other_sidecar(&self, now: &Self) -> bool {
+        self.sidecar.is_some() && self.sidecar != now.sidecar
+    }
+
+    fn is_other(&self, now: &Self) -> bool {
+        let Self { name, format, bytes, modified, .. } = self;
+        (name, format, bytes, modified) != (&now.name, &now.format, &now.bytes, &now.modified)
+    }
 }
 
 impl Asked {
@@ -91,7 +107,10 @@ impl Asked {
             return Some(format!("the index {} was dropped and created again", now.index));
         }
         let mut inputs = self.inputs.iter().zip(&now.inputs);
-        if let Some((before, now)) = inputs.find(|(before, now)| before != now) {
+        let is_other = |(before, now): &(&InputIs, &InputIs)| {
+            before.is_other(now) || before.has_other_sidecar(now)
+        };
+        if let Some((before, now)) = inputs.find(is_other) {
             if before.name != now.name || before.format != now.format {
                 let show = |it: &InputIs| format!("{} as {}", it.name, it.format.name());
                 let (before, now) = (show(before), show(now));
@@ -99,7 +118,8 @@ impl Asked {
                     "it began with {before}, and this one has {now} in its place"
                 ));
             }
-            return Some(format!("{} has changed since", now.name));
+            let sidecar = if before.is_other(now) { "" } else { Sidecar::SUFFIX };
+            return Some(format!("{}{sidecar} has changed since", now.name));
         }
         let (before, count) = (self.inputs.len(), now.inputs.len());
         if before != count {

@@ -6,8 +6,9 @@
 //! * `rejects`: what becomes of rows that are not written;
 //! * `checkpoint`: how an import that was interrupted goes on.
 //!
-//! Memory is bounded: by a few batches read ahead, each of [`batches::BATCH_BYTES`] and one row, and by
-//! [`BYTES_UNDER_WAY`] of batches under way.
+//! Memory is bounded: by a few batches read ahead, each of [`batches::BATCH_BYTES`] and one row, by
+//! [`BYTES_UNDER_WAY`] of batches under way, and by [`batches::BYTES_HELD`] of both together, which has long
+//! rows read one by one.
 
 mod batches;
 mod checkpoint;
@@ -335,7 +336,7 @@ impl Load {
     }
 
     async fn send(&mut self, batch: Batch) -> Result<(), Error> {
-        let (input, bytes) = (batch.end.input, batch.bytes);
+        let (input, bytes, held) = (batch.end.input, batch.bytes, batch.held);
         let condition = match self.options.on_conflict {
             Conflict::Skip | Conflict::Fail => Condition::Absent,
             Conflict::Overwrite => Condition::Any,
@@ -379,6 +380,8 @@ impl Load {
                 }
                 Some(patience) => write_all(&client, &mutations, patience, marks).await,
             };
+            // Not when it is settled: who waits for the next batch does not settle this one.
+            drop(held);
             Answered { input, names, mutations, bytes, results, gave_up }
         });
         Ok(())

@@ -1,12 +1,13 @@
 //! What is restored is what was backed up, or nothing is.
 
 use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::backups::*;
 use crate::support::by_hand::ByXxh3;
-use crate::support::{Cluster, run, sherd};
+use crate::support::{Cluster, eventually, run, sherd};
 
 #[test]
 fn a_backup_is_restored_into_other_shards_and_another_hash_method_with_the_same_digest() {
@@ -67,6 +68,39 @@ fn a_backup_is_restored_into_other_shards_and_another_hash_method_with_the_same_
     let mut elsewhere = cluster.command(["backup"]);
     let refused = run(elsewhere.arg(second.path()), "");
     assert!(refused.stderr.contains("another cluster"), "{}", refused.stderr);
+    refused.expect(1);
+}
+
+/// Where a document expires each millisecond, no digest is ever that of a whole second: it was waited for half a
+/// minute, and then somebody else was said to write to the index.
+#[test]
+fn documents_that_expire_all_the_time_are_no_reason_to_doubt_a_restore() {
+    let cluster = Cluster::start();
+    let begun = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let row = |i: u128| {
+        let expires_at = begun + 3000 + i;
+        format!("{{\"key\": \"k{i}\", \"record\": {i}, \"expires_at\": {expires_at}}}\n")
+    };
+    let rows: String = (0..60_000).map(row).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let mut import = cluster.command(["import", "i", "--force", "--format", "jsonl"]);
+    run(import.current_dir(dir.path()), rows + "{\"key\": \"stays\", \"record\": 1}\n").expect(0);
+    let backups = Backups::new();
+    backups.take(&cluster);
+    let other = Cluster::start();
+    let address = other.address.to_string();
+    let some_expired = || {
+        let stat = other.run(["--json", "stat"]).expect(0);
+        stat.split("\"expired\": ").skip(1).any(|rest| !rest.starts_with('0'))
+    };
+    backups.restore(&address, &[]).expect(0);
+    assert!(eventually(some_expired));
+    backups.restore(&address, &["--overwrite"]).expect(0);
+    other.run(["has", "i", "stays"]).expect(0);
+    // What is there and was not restored is told from that.
+    other.run(["write", "i", "another", "1"]).expect(0);
+    let refused = backups.restore(&address, &["--overwrite"]);
+    assert!(refused.stderr.contains("or it had others before"), "{}", refused.stderr);
     refused.expect(1);
 }
 

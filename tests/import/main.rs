@@ -406,6 +406,49 @@ fn a_dry_run_reads_everything_without_a_cluster() {
     assert!(!dir.path("i.import").exists());
 }
 
+/// The most memory that a process had resident so far, in bytes.
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    kilobytes * 1024
+}
+
+/// Rows of six million names took 600 MB, a string in the place of an entry 400 MB.
+#[test]
+fn long_rows_take_bounded_memory_whatever_is_in_them() {
+    const MOST: u64 = 240 << 20;
+    let dir = Dir::new();
+    let one_name =
+        format!("{{\"key\": \"k\", \"record\": {{{}\"\": 0}}}}\n", "\"\": 0,".repeat(4_800_000));
+    let private = format!("\"{}\"\n", "\u{e000}".repeat(10_000_000));
+    let rows = [
+        ("jsonl", one_name.clone()),
+        ("jsonl", private),
+        ("jsonl", "[".repeat(30_000_000) + "\n"),
+        ("rows", format!("k|{one_name}")),
+        ("rows", "\u{1}".repeat(30_000_000) + "\n"),
+    ];
+    for (place, (format, row)) in rows.into_iter().enumerate() {
+        let mut command = sherd();
+        command.args(["import", "i", "--dry-run", "--rejects", "r", "--format", format]);
+        command.current_dir(dir.path("")).stdin(Stdio::piped());
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        for _ in 0..2 {
+            stdin.write_all(row.as_bytes()).expect("the row is taken");
+        }
+        // It waits for the end; all of the first row is read, and most of the second.
+        let peak = peak_memory(child.id());
+        drop(stdin);
+        let ran = child.wait_with_output().expect("it ends");
+        assert!(peak < MOST, "row {place} took {peak} bytes");
+        // Of what is quoted of a row there is a bounded piece.
+        assert!(ran.stderr.len() < 2000, "row {place}: {} bytes said", ran.stderr.len());
+    }
+}
+
 #[test]
 fn a_file_is_checked_against_what_was_exported() {
     let (cluster, dir) = (Cluster::start(), Dir::new());

@@ -260,6 +260,36 @@ fn pids(stat: &str) -> Vec<u64> {
     shards.filter_map(|shard| shard["pid"].as_u64()).collect()
 }
 
+/// What it was checked against was the end of the file alone: it was said not to be what was exported.
+#[test]
+fn an_import_goes_on_only_with_what_it_was_checked_against_from_the_beginning() {
+    let (cluster, dir) = (Cluster::start(), Dir::new());
+    cluster.feed(["write", "source", "--force"], "a|1\nb|2\nc|3\n").expect(0);
+    dir.run(&cluster, &["export", "source", "-o", "a.jsonl"]).expect(0);
+    let exported = std::fs::read_to_string(dir.path("a.jsonl")).expect("it is there");
+    let (first, others) = exported.split_once('\n').expect("lines");
+    dir.file("a.jsonl", format!("{first}\nbad\n{others}"));
+    let (sidecar, away) = (dir.path("a.jsonl.digest.json"), dir.path("away"));
+    let moved = |from, to| std::fs::rename(from, to).expect("it is moved");
+    let stops =
+        ["import", "i", "a.jsonl", "--force", "--checkpoint-rows", "1", "--max-errors", "0"];
+    let goes_on = ["import", "i", "a.jsonl", "--resume", "--max-errors", "1"];
+    moved(&sidecar, &away);
+    dir.run(&cluster, &stops).expect(1);
+    moved(&away, &sidecar);
+    let refused = dir.run(&cluster, &goes_on);
+    assert!(refused.stderr.contains("a.jsonl.digest.json has changed since"), "{}", refused.stderr);
+    refused.expect(1);
+    moved(&sidecar, &away);
+    assert_eq!(dir.run(&cluster, &goes_on).expect(1), "3 written, 0 existing, 1 failed\n");
+    // From the beginning on it is checked as if nothing had happened.
+    moved(&away, &sidecar);
+    dir.run(&cluster, &stops).expect(1);
+    let whole = dir.run(&cluster, &goes_on);
+    assert!(!whole.stderr.contains("exported"), "{}", whole.stderr);
+    assert_eq!(whole.expect(1), "0 written, 3 existing, 1 failed\n");
+}
+
 #[test]
 fn a_checkpoint_is_of_one_import_at_a_time() {
     let (cluster, dir) = (Cluster::start(), Dir::new());

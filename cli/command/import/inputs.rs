@@ -96,8 +96,9 @@ impl Import {
             self.check_options(format, &name)?;
             let digest_of = expected.as_ref().map(|expected| expected.index.clone());
             all.inputs.push(Input { source, format, digest_of });
+            let sidecar = expected.as_ref().map_or_else(String::new, Expected::says);
+            all.are.push(InputIs { name, format, bytes, modified, sidecar: Some(sidecar) });
             all.expected.push(expected);
-            all.are.push(InputIs { name, format, bytes, modified });
         }
         Ok(all)
     }

@@ -40,6 +40,12 @@ impl Expected {
         Ok(Some(expected))
     }
 
+    /// All that counts of it, to be known again.
+    pub(super) fn says(&self) -> String {
+        let Self { index, documents, digest, .. } = self;
+        format!("{documents} of {index}: {digest}")
+    }
+
     /// What is to be said of a file that came to this. With `has_own_keys` its rows were read by
     /// --key or --schema, which may make other keys and documents of them than were exported: then
     /// another digest says nothing.

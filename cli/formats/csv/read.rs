@@ -6,7 +6,7 @@ use rmp::encode;
 use sherd_protocol::document::check;
 use sherd_protocol::name::check_key;
 
-use crate::document::{Duplicates, JsonReader};
+use crate::document::{Duplicates, JsonReader, shortened};
 use crate::formats::lines::skip_bytes;
 use crate::formats::summed::Summed;
 use crate::formats::{BadRow, Entry, Fault, KeyOf, Place, ReadError, ReadOptions};
@@ -14,9 +14,6 @@ use crate::formats::{BadRow, Entry, Fault, KeyOf, Place, ReadError, ReadOptions}
 use super::cell::{Cell, NotIts, in_memory, push_cell};
 use super::scan::RecordScanner;
 use super::{EXPIRES_AT, HASH, KEY, RECORD, Type, VERSION};
-
-/// More characters of a cell are not quoted in messages.
-const QUOTED_CHARACTERS: usize = 40;
 
 /// More columns are not named in messages.
 const LISTED_COLUMNS: usize = 10;
@@ -83,12 +80,10 @@ impl<R: Read> Records<R> {
 
     pub(in crate::formats) fn next(&mut self) -> Result<Option<Result<Entry, BadRow>>, ReadError> {
         let Some(number) = self.scanner.next()? else { return Ok(None) };
-        let entry = self.parse(number);
-        let row = || self.scanner.raw_without_end().to_vec();
-        Ok(Some(match entry {
-            Ok(entry) if self.keep_rows => Ok(Entry { row: row(), ..entry }),
+        Ok(Some(match self.parse(number) {
+            Ok(entry) if self.keep_rows => Ok(Entry { row: self.scanner.take_row(), ..entry }),
             Ok(entry) => Ok(entry),
-            Err(fault) => Err(BadRow { number, fault, row: row() }),
+            Err(fault) => Err(BadRow { number, fault, row: self.scanner.take_row() }),
         }))
     }
 
@@ -158,18 +153,13 @@ impl<R: Read> Records<R> {
     }
 
     fn wrong_cell(&self, at: usize, text: &str, of: Type) -> Fault {
-        let text = text.chars().take(QUOTED_CHARACTERS).collect();
-        Fault::Cell { column: self.columns[at].name.clone(), text, of }
+        Fault::Cell { column: shortened(&self.columns[at].name), text: shortened(text), of }
     }
 }
 
 /// The names of columns, or the first of many.
 fn listed(names: &[String]) -> String {
-    let short = |name: &String| match name.char_indices().nth(QUOTED_CHARACTERS) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.clone(),
-    };
-    let first: Vec<_> = names.iter().take(LISTED_COLUMNS).map(short).collect();
+    let first: Vec<_> = names.iter().take(LISTED_COLUMNS).map(|name| shortened(name)).collect();
     match names.len().saturating_sub(LISTED_COLUMNS) {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),

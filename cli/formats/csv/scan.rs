@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::io::{self, BufRead, Read};
 
+use crate::document::shortened;
 use crate::formats::jsonl::BYTE_ORDER_MARK;
-use crate::formats::lines::MAX_LINE_BYTES;
+use crate::formats::lines::{KEPT_BUFFER_BYTES, MAX_LINE_BYTES, kept};
 use crate::formats::summed::Summed;
 use crate::formats::{Fault, KEPT_OF_LONG_BYTES, Place, ReadError, lost_lines};
 
@@ -75,8 +76,12 @@ impl<R: Read> RecordScanner<R> {
 
     /// Reads a record; `false` at the end.
     fn read_record(&mut self) -> Result<bool, ReadError> {
-        self.raw.clear();
-        self.text.clear();
+        for buffer in [&mut self.raw, &mut self.text] {
+            if buffer.capacity() > KEPT_BUFFER_BYTES {
+                *buffer = Vec::new();
+            }
+            buffer.clear();
+        }
         self.ends.clear();
         (self.is_quoted, self.fault) = (false, None);
         let mut state = State::CellStart;
@@ -201,6 +206,12 @@ impl<R: Read> RecordScanner<R> {
         raw.strip_suffix(b"\r").unwrap_or(raw)
     }
 
+    /// The record as it was, without the end of its line, to be kept.
+    pub(super) fn take_row(&mut self) -> Vec<u8> {
+        self.raw.truncate(self.raw_without_end().len());
+        kept(&mut self.raw)
+    }
+
     /// The record as the names of columns.
     pub(super) fn header(&self) -> Result<Vec<String>, ReadError> {
         let wrong = |why: String| ReadError::Format(format!("the header is wrong: {why}"));
@@ -224,7 +235,7 @@ impl<R: Read> RecordScanner<R> {
         let mut seen = HashSet::new();
         match names.iter().find(|name| name.is_empty() || !seen.insert(name.as_str())) {
             Some(name) if name.is_empty() => Err(wrong("a column has no name".to_owned())),
-            Some(name) => Err(wrong(format!("column {name:?} is there twice"))),
+            Some(name) => Err(wrong(format!("column {:?} is there twice", shortened(name)))),
             None => Ok(names),
         }
     }

@@ -2,9 +2,11 @@
 
 use std::io::{self, BufReader, Read};
 
+use crate::document::parse;
 use crate::formats::tests::{expect, keyed, read_with};
 use crate::formats::{
-    BadRow, Entry, Fault, Format, KEPT_OF_LONG_BYTES, MAX_LINE_BYTES, Place, ReadOptions, Reader,
+    BadRow, Entry, Fault, Fields, Format, KEPT_OF_LONG_BYTES, MAX_LINE_BYTES, Place, ReadOptions,
+    Reader, Shape, Writer,
 };
 
 #[test]
@@ -153,6 +155,28 @@ fn a_lone_return_outside_of_quotes_makes_a_bad_row() {
     let rows = "key,a,b\nk,1\r,2\nl,1,\r\r\nm,1,\r\nn,5\" x,\"\r\"\r\n";
     let read = ["4 m {\"a\": 1, \"b\": null}", "5 n {\"a\": \"5\\\" x\", \"b\": \"\\r\"}"];
     expect(rows, Format::Csv, &keyed("", ""), &[&bad(2), &bad(3), read[0], read[1]]);
+}
+
+/// It was refused: its JSON fits into a row, but not with its quotes doubled.
+#[test]
+fn a_document_of_nothing_but_quotes_is_held_as_its_bytes() {
+    let document = parse(&"\"".repeat(11 << 20)).unwrap();
+    let fields = Fields {
+        key: "k",
+        document: &document,
+        version: Some(u64::MAX),
+        expires_at: Some(u64::MAX),
+    };
+    for format in [Format::Csv, Format::Tsv] {
+        let mut out = Vec::new();
+        Writer::new(format, Shape::Record).write(&mut out, &fields).unwrap();
+        let input = BufReader::new(&out[..]);
+        let mut reader =
+            Reader::new(input, format, &ReadOptions::default(), Place::default()).unwrap();
+        let read = reader.next().unwrap().unwrap().unwrap();
+        assert!(read.document == document && read.key == "k");
+        assert_eq!((read.version, read.expires_at), (Some(u64::MAX), Some(u64::MAX)));
+    }
 }
 
 #[test]

@@ -6,12 +6,16 @@ use sherd_protocol::document::check;
 
 use crate::document::append_json;
 use crate::document::tokens::{Reader, Token};
-use crate::formats::jsonl::{BYTE_ORDER_MARK, write_document};
+use crate::formats::jsonl::{BYTE_ORDER_MARK, write_as_bytes, write_document};
 use crate::formats::lines::MAX_LINE_BYTES;
 use crate::formats::{Fault, Fields};
 
 use super::cell::{Scalar, infer};
 use super::{EXPIRES_AT, KEY, RECORD, VERSION};
+
+/// What a record may have beside its key and its document: the quotes around that, a delimiter before each of
+/// three cells, two numbers of 64 bits, and the end.
+const MAX_REST_BYTES: usize = 2 + 3 + 2 * 20 + 1;
 
 /// How documents become records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,14 +124,16 @@ impl Writer {
         fields: &Fields<'_>,
     ) -> Result<(), Fault> {
         let Fields { document, version, expires_at, .. } = *fields;
-        let mut record = Vec::new();
-        write_document(&mut record, 0, document, out.len() - start)?;
+        let (mut record, rest) = (Vec::new(), out.len() - start + MAX_REST_BYTES);
+        write_document(&mut record, 0, document, rest)?;
+        // Quotes are doubled, which may take as much again.
+        let quotes = record.iter().filter(|&&byte| byte == b'"').count();
+        if record.len() + quotes + rest > MAX_LINE_BYTES {
+            record.clear();
+            write_as_bytes(&mut record, document)?;
+        }
         out.push(self.delimiter);
         push_quoted(out, &record);
-        // Quotes are doubled, which may take as much again.
-        if out.len() - start > MAX_LINE_BYTES {
-            return Err(Fault::TooLong(MAX_LINE_BYTES));
-        }
         for number in [version, expires_at] {
             out.push(self.delimiter);
             if let Some(number) = number {
