@@ -56,6 +56,20 @@ const ENTRY_VARINTS: usize = 6;
 pub(crate) const MAX_ENTRY_BYTES: usize = 4 * 5 + 2 * 10 + 16;
 
 impl Entry {
+    /// An entry of no document that there is.
+    #[cfg(test)]
+    pub(crate) fn of_version(version: u64) -> Self {
+        Self {
+            segment: 1,
+            offset: 64,
+            first_segment: 1,
+            bytes: 1,
+            version,
+            expires_at: 0,
+            content_hash: 0.into(),
+        }
+    }
+
     /// Where the record lies: segment and offset.
     pub(crate) fn place(&self) -> (u32, u32) {
         (self.segment, self.offset)

@@ -144,15 +144,7 @@ mod tests {
     #[test]
     fn a_range_is_whole_however_long_it_is() {
         let index = ParkedIndex::default();
-        let entry = |version| Entry {
-            segment: 1,
-            offset: 64,
-            first_segment: 1,
-            bytes: 1,
-            version,
-            expires_at: 0,
-            content_hash: 0.into(),
-        };
+        let entry = Entry::of_version;
         let keys: Vec<_> = (0..1000u32).map(|position| IndexKey::new(position, b"key")).collect();
         for (key, version) in keys.iter().zip(1..) {
             index.put(7, key, Some(&entry(version))).unwrap();

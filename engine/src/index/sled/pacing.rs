@@ -135,15 +135,8 @@ mod tests {
         let index = SledStore::new(dir.path().join("index"), 256 << 20).open().unwrap();
         let key = |i: u32| IndexKey::new(i * 16, b"key:0000000000");
         let mut rng = fastrand::Rng::with_seed(1);
-        let mut entry = |version| Entry {
-            segment: 1,
-            offset: 64,
-            first_segment: 1,
-            bytes: 1,
-            version,
-            expires_at: 0,
-            content_hash: rng.u128(..).into(),
-        };
+        let mut entry =
+            |version| Entry { content_hash: rng.u128(..).into(), ..Entry::of_version(version) };
         for round in 0..120 {
             let most = if round % 2 == 0 { 40_000 } else { 8_000 };
             let changes = (0..40_000).map(|i| (key(i), (i < most).then(|| entry(round))));

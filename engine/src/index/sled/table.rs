@@ -467,15 +467,7 @@ mod tests {
         let room = Room::new(ROOM);
         let table =
             Table::open(PacedTree::new(db.open_tree("blocks-1").unwrap()), room.clone()).unwrap();
-        let entry = |version| Entry {
-            segment: 1,
-            offset: 64,
-            first_segment: 1,
-            bytes: 1,
-            version,
-            expires_at: 0,
-            content_hash: 0.into(),
-        };
+        let entry = Entry::of_version;
         let key = |i: u32| IndexKey::new(i, b"key");
         let lasting: BTreeMap<_, _> = (0..200).map(|i| (key(i * 50), Some(entry(1)))).collect();
         apply(&table, &lasting).unwrap();
