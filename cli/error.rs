@@ -30,7 +30,7 @@ pub(crate) enum Error {
     /// It was told to end by SIGTERM.
     #[error("{0}")]
     Terminated(String),
-    #[error("cannot {what} {}: {error}", path.display())]
+    #[error("cannot {what} {}: {error}{}", path.display(), file_hint(error))]
     File { what: &'static str, path: PathBuf, error: io::Error },
     #[error("cannot listen on {address}: {error}; {}", listen_hint(error))]
     Listen { address: String, error: io::Error },
@@ -82,6 +82,19 @@ impl From<sherd_client::Error> for Error {
 impl From<sherd_server::Error> for Error {
     fn from(error: sherd_server::Error) -> Self {
         Self::Shard(Box::new(error))
+    }
+}
+
+/// What to do where a file cannot be used, if that follows from the error.
+fn file_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::PermissionDenied => "; check who owns it and may use it",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make space, or use another disk"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; use another place, which can be written to",
+        _ => "",
     }
 }
 
