@@ -16,33 +16,40 @@ use super::guard;
 use super::table::Blocks;
 use crate::error::Result;
 
-/// After so many bytes of blocks the threads are waited for. sled writes some 14 times as much at most: the block, about
-/// every tenth time the page of twelve that it is on, and where it clears a segment another page. A piece of its log has
-/// 64 KiB.
-const BYTES_AT_A_TIME: u64 = 27 * 1024;
+/// After so many bytes of its log the threads are waited for. Each piece that one of them writes has 64 KiB.
+const LOG_BYTES_AT_A_TIME: u64 = 6 * 64 * 1024;
 
-/// What a removal counts for.
+/// How many times its length a block may come to in the log: itself, the page of twelve that it is on, every tenth
+/// time, and another page then, where sled clears a segment. With as many changes before, that may be the tenth time of every
+/// page.
+const TIMES_ITS_LENGTH: u64 = 1 + 12 + 12;
+
+/// The same of a block behind the last one, which mostly is on the same page: of twelve there are two tenth
+/// times at most.
+const TIMES_THE_LENGTH_OF_THE_NEXT: u64 = 1 + 2 * (12 + 12) / 12;
+
+/// What counts for the length of a block that is removed.
 const REMOVED_BYTES: u64 = 1024;
 
 /// The blocks of a tree of sled's.
 pub(super) struct PacedTree {
     tree: Tree,
-    /// Written since the threads were waited for.
-    bytes: AtomicU64,
+    /// May have come to its log since the threads were waited for.
+    log_bytes: AtomicU64,
 }
 
 impl PacedTree {
     pub(super) fn new(tree: Tree) -> Self {
-        Self { tree, bytes: AtomicU64::new(0) }
+        Self { tree, log_bytes: AtomicU64::new(0) }
     }
 
-    fn write<T>(&self, bytes: u64, call: impl FnOnce() -> sled::Result<T>) -> Result<()> {
-        guard(call)?;
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= BYTES_AT_A_TIME {
+    fn write<T>(&self, log_bytes: u64, call: impl FnOnce() -> sled::Result<T>) -> Result<()> {
+        if self.log_bytes.fetch_add(log_bytes, Ordering::Relaxed) + log_bytes > LOG_BYTES_AT_A_TIME
+        {
             guard(|| self.tree.flush())?;
-            self.bytes.store(0, Ordering::Relaxed);
+            self.log_bytes.store(log_bytes, Ordering::Relaxed);
         }
-        Ok(())
+        guard(call).map(drop)
     }
 }
 
@@ -51,13 +58,14 @@ impl Blocks for PacedTree {
         guard(|| self.tree.get(fence))
     }
 
-    fn insert(&self, fence: &[u8], block: IVec) -> Result<()> {
-        let bytes = block.len() as u64;
-        self.write(bytes, || self.tree.insert(fence, block))
+    fn insert(&self, fence: &[u8], block: IVec, is_next: bool) -> Result<()> {
+        let times = if is_next { TIMES_THE_LENGTH_OF_THE_NEXT } else { TIMES_ITS_LENGTH };
+        self.write(times * block.len() as u64, || self.tree.insert(fence, block))
     }
 
     fn remove(&self, fence: &[u8]) -> Result<()> {
-        self.write(REMOVED_BYTES, || self.tree.remove(fence))
+        let log_bytes = TIMES_THE_LENGTH_OF_THE_NEXT * REMOVED_BYTES;
+        self.write(log_bytes, || self.tree.remove(fence))
     }
 
     fn fences(&self) -> Result<Vec<IVec>> {

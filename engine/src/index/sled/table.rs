@@ -50,7 +50,9 @@ const FIRST_FENCE: &[u8] = &[0];
 /// before it as well, but never only what was done before.
 pub(super) trait Blocks {
     fn get(&self, fence: &[u8]) -> Result<Option<IVec>>;
-    fn insert(&self, fence: &[u8], block: IVec) -> Result<()>;
+    /// `is_next` says that the last write was of the block before it.
+    fn insert(&self, fence: &[u8], block: IVec, is_next: bool) -> Result<()>;
+    /// Of a block behind the one that was written last.
     fn remove(&self, fence: &[u8]) -> Result<()>;
     fn fences(&self) -> Result<Vec<IVec>>;
 }
@@ -175,19 +177,22 @@ impl<B: Blocks> Table<B> {
     /// other entries all the while.
     pub(super) fn apply(&self, changes: &mut dyn Iterator<Item = Change<'_>>) -> Result<()> {
         let mut changes = changes.peekable();
+        let mut next = None;
         while let Some(&(key, _)) = changes.peek() {
-            self.apply_to_block(key, &mut changes)?;
+            next = self.apply_to_block(key, &mut changes, next.as_ref())?;
         }
         Ok(())
     }
 
     /// Makes the changes of the block that has `key`, the first one's; and of those after it as long
-    /// as what is left of the block is short.
+    /// as what is left of the block is short. `last` is the fence behind the block that was changed last; returns
+    /// that behind this one.
     fn apply_to_block<'a>(
         &self,
         key: &IndexKey,
         changes: &mut Peekable<impl Iterator<Item = Change<'a>>>,
-    ) -> Result<()> {
+        last: Option<&Fence>,
+    ) -> Result<Option<Fence>> {
         let (fence, mut old, mut next) = {
             let fences = self.fences.read();
             let key = Fence::new(key.as_bytes());
@@ -197,6 +202,7 @@ impl<B: Blocks> Table<B> {
             };
             (fence, old, after(&fences, &key).cloned())
         };
+        let mut is_next = last == Some(&fence);
         let mut absorbed = Vec::new();
         loop {
             let whole = block::merge(
@@ -206,9 +212,13 @@ impl<B: Blocks> Table<B> {
                 MERGED_AT_A_TIME,
             )?;
             let beyond = next.take_if(|_| whole.len() < MIN_BLOCK_BYTES);
-            let Some(beyond) = beyond else { return self.replace(&fence, &absorbed, whole) };
+            let Some(beyond) = beyond else {
+                self.replace(&fence, &absorbed, whole, is_next)?;
+                return Ok(next);
+            };
             if absorbed.len() == ABSORBED_AT_A_TIME {
-                self.replace(&fence, &mem::take(&mut absorbed), whole.clone())?;
+                self.replace(&fence, &mem::take(&mut absorbed), whole.clone(), is_next)?;
+                is_next = true;
             }
             let more = {
                 let fences = self.fences.read();
@@ -248,7 +258,13 @@ impl<B: Blocks> Table<B> {
 
     /// Puts a block, or several where it is too long, in the place of one and of those after it that
     /// were absorbed.
-    fn replace(&self, fence: &Fence, absorbed: &[Fence], whole: Vec<u8>) -> Result<()> {
+    fn replace(
+        &self,
+        fence: &Fence,
+        absorbed: &[Fence],
+        whole: Vec<u8>,
+        mut is_next: bool,
+    ) -> Result<()> {
         let blocks = if whole.len() <= MAX_BLOCK_BYTES {
             vec![(fence.clone(), whole)]
         } else {
@@ -256,7 +272,8 @@ impl<B: Blocks> Table<B> {
         };
         let kept: BTreeSet<Fence> = blocks.iter().map(|(fence, _)| fence.clone()).collect();
         for (fence, block) in blocks.into_iter().rev() {
-            self.put(fence, block.into())?;
+            self.put(fence, block.into(), is_next)?;
+            is_next = true;
         }
         for fence in absorbed.iter().filter(|fence| !kept.contains(*fence)) {
             self.fences.write().remove(fence);
@@ -267,8 +284,8 @@ impl<B: Blocks> Table<B> {
 
     /// Puts a block under its fence. sled may take its time: the fences are locked for themselves alone. Between
     /// any two steps each fence that there is has its keys up to the next one.
-    fn put(&self, fence: Fence, block: IVec) -> Result<()> {
-        self.blocks.insert(&fence.bytes, block.clone())?;
+    fn put(&self, fence: Fence, block: IVec, is_next: bool) -> Result<()> {
+        self.blocks.insert(&fence.bytes, block.clone(), is_next)?;
         if let Some(slot) = self.fences.read().get(&fence) {
             let mut slot = slot.lock();
             // Its room first.
@@ -335,7 +352,7 @@ mod tests {
             Ok(self.blocks.borrow().get(fence).cloned())
         }
 
-        fn insert(&self, fence: &[u8], block: IVec) -> Result<()> {
+        fn insert(&self, fence: &[u8], block: IVec, _is_next: bool) -> Result<()> {
             self.write()?;
             self.blocks.borrow_mut().insert(fence.into(), block);
             Ok(())
