@@ -24,7 +24,7 @@ pub(crate) struct Take {
     dir: Option<PathBuf>,
     /// The share of its time in which a shard is asked for something, in percent: with more, the backup
     /// is faster, and writes are slower
-    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
     share: u32,
     /// Fetch this many bytes a second from each shard at most
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
