@@ -18,7 +18,7 @@
 //! every few records that are moved: a segment may take long, where the processor is busy with other
 //! things. On a full disk it takes nearly all garbage there is.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -102,6 +102,9 @@ const TOMBSTONE_PERCENT: u64 = 5;
 /// records, is awaited before the next segment is copied.
 const AWAITED_PERCENT: u64 = 4;
 
+/// For how long condemned segments wait for a checkpoint that comes for another reason.
+const LONGEST_CONDEMNED: Duration = Duration::from_secs(5);
+
 /// How often it looks while it is behind, or the disk is full.
 const LOOK_INTERVAL_URGENT: Duration = Duration::from_millis(20);
 
@@ -140,6 +143,8 @@ pub(crate) struct Compactor {
     pub(crate) requests: Receiver<Request>,
     /// How far it is with what is not to be kept.
     pub(crate) sweep: RefCell<Option<Sweep>>,
+    /// Since when there are condemned segments for which no checkpoint was asked for.
+    pub(crate) condemned_since: Cell<Option<Instant>>,
 }
 
 /// Removing what is not to be kept, from the beginning of the ring to its end.
@@ -351,6 +356,7 @@ impl Compactor {
                 // Nothing else may ask for one.
                 self.queue.push(Task::CheckpointSoon);
             }
+            self.ask_for_checkpoint_when_due(&space);
             let victim = self.due(&space);
             // Writes wait only for what comes: a victim's end, or that of a checkpoint.
             let checkpoints = self.shared.checkpoint_error.lock().is_none();
@@ -381,9 +387,24 @@ impl Compactor {
                 segment = victim.segment.number, bytes = victim.length, moved,
                 elapsed = ?begun.elapsed(), "compacted a segment"
             );
-            self.queue.push(Task::CheckpointSoon);
         }
         Ok(())
+    }
+
+    /// Has condemned segments deleted. A checkpoint for each would rewrite most of a small index many times a second: they
+    /// wait for one together, as long as there is room for them.
+    fn ask_for_checkpoint_when_due(&self, space: &Space) {
+        let Some(since) = self.condemned_since.get() else { return };
+        if self.shared.condemned.lock().is_empty() {
+            self.condemned_since.set(None);
+        } else if space.condemned > self.room_for_condemned(space)
+            || self.is_behind(space, 0)
+            || self.shared.space.is_full()
+            || since.elapsed() >= LONGEST_CONDEMNED
+        {
+            self.condemned_since.set(None);
+            self.queue.push(Task::CheckpointSoon);
+        }
     }
 
     /// Compacts the segment with the most garbage, or, where there are removals only, the oldest
@@ -444,6 +465,22 @@ impl Compactor {
         Space { sealed, live: live.values().sum(), tombstones, condemned, released }
     }
 
+    /// How long segments are now.
+    fn segment_bytes(&self, space: &Space) -> u64 {
+        u64::from(self.options.segment_bytes_for(space.live))
+    }
+
+    /// By how much a segment is shorter now than it may be: of those of which there is room for four, three are the one
+    /// being written, the one prepared, and what a victim's copy takes.
+    fn spared(&self, space: &Space) -> u64 {
+        u64::from(self.options.segment_bytes) - self.segment_bytes(space)
+    }
+
+    /// What segments may take that wait for a checkpoint.
+    fn room_for_condemned(&self, space: &Space) -> u64 {
+        2 * self.spared(space)
+    }
+
     /// What the written segments may take, and still leave room for what outlives the next victim.
     fn limit(&self, space: &Space) -> u64 {
         let segment_bytes = u64::from(self.options.segment_bytes);
@@ -451,12 +488,13 @@ impl Compactor {
         let index_bytes = index_bytes * (100 + INDEX_GROWTH_PERCENT) / 100;
         let allowed = (space.live * SPACE_PERCENT / 100).saturating_sub(index_bytes);
         let allowed = allowed.max(space.live * LEAST_SPACE_PERCENT / 100);
-        (allowed + segment_bytes / 4 * 5).saturating_sub(self.room_for_a_victim(space))
+        let more = segment_bytes / 4 * 5 + self.spared(space);
+        (allowed + more).saturating_sub(self.room_for_a_victim(space))
     }
 
     /// What may have to be appended of a segment before it is condemned.
     fn room_for_a_victim(&self, space: &Space) -> u64 {
-        (space.live / 2).min(u64::from(self.options.segment_bytes))
+        (space.live / 2).min(self.segment_bytes(space))
     }
 
     /// What is written: the sealed segments, and the last one as far as it goes.
@@ -469,9 +507,8 @@ impl Compactor {
     fn is_behind(&self, space: &Space, moved: u64) -> bool {
         // A victim that is being copied has its room. Where there are many segments, some of that is
         // for what else is in motion.
-        let segment_bytes = u64::from(self.options.segment_bytes);
-        let many = (space.live / (2 * segment_bytes)).max(1);
-        let room = self.room_for_a_victim(space) / many;
+        let many = (space.live / (2 * self.segment_bytes(space))).max(1);
+        let room = self.room_for_a_victim(space) / many + self.room_for_condemned(space);
         self.written(space) + space.condemned > self.limit(space) + room + moved
     }
 
@@ -494,7 +531,7 @@ impl Compactor {
     /// The share of its time that the compactor works, in percent, 0 where it need not; `moved` as
     /// above.
     fn share(&self, space: &Space, moved: u64) -> u64 {
-        let headway = space.live * HEADWAY_PERCENT / 100 + u64::from(self.options.segment_bytes);
+        let headway = space.live * HEADWAY_PERCENT / 100 + self.segment_bytes(space);
         let over = if self.shared.space.is_full() {
             headway
         } else {
@@ -511,6 +548,7 @@ impl Compactor {
     /// Returns the share of its time that the compactor works.
     fn look_at_urgency(&self, moved: u64) -> u64 {
         let space = self.space();
+        self.ask_for_checkpoint_when_due(&space);
         self.shared.compaction_behind.store(self.is_behind(&space, moved), Ordering::Relaxed);
         self.share(&space, moved).max(LEAST_SHARE_PERCENT)
     }
@@ -554,6 +592,9 @@ impl Compactor {
             _ = self.shared.fs.remove(&segment.path);
         }
         self.shared.condemned.lock().insert(segment.number);
+        if self.condemned_since.get().is_none() {
+            self.condemned_since.set(Some(Instant::now()));
+        }
         Ok(chunk.moved)
     }
 

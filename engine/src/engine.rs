@@ -1,6 +1,6 @@
 //! The engine's face: opening, asking, closing.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
@@ -57,7 +57,8 @@ pub struct Options {
     /// When a mutation is acknowledged. Default: [`Durability::Always`].
     pub durability: Durability,
     /// The size of a segment of the log. Default 32 MiB: a batch of the largest documents fits,
-    /// and preparing one takes a fraction of a second. At least 4 KiB.
+    /// and preparing one takes a fraction of a second. At least 4 KiB. Where little is live segments are shorter,
+    /// but of 8 MiB at least.
     pub segment_bytes: u32,
     /// How many changed keys start a checkpoint; with many documents up to six times as many. Default
     /// 100,000: some 20 MB of memory, and half a second of sled's time. At least 1.
@@ -109,6 +110,20 @@ impl Default for Options {
 
 impl Options {
     const MIN_SEGMENT_BYTES: u32 = 4096;
+
+    /// A shorter one would be full before the one behind it is prepared.
+    const SHORT_SEGMENT_BYTES: u32 = 8 * 1024 * 1024;
+
+    /// Of how many segments, all of them live, a log has at least, where they are not shorter than that. With few, each
+    /// has some of all that lives on, and compaction copies most of what it picks.
+    const SEGMENTS: u64 = 32;
+
+    /// How long the next segment is to be, by the live bytes of the log.
+    pub(crate) fn segment_bytes_for(&self, live: u64) -> u32 {
+        let most = self.segment_bytes;
+        let suited = u32::try_from(live / Self::SEGMENTS).unwrap_or(most);
+        suited.clamp(most.min(Self::SHORT_SEGMENT_BYTES), most)
+    }
 
     pub(crate) fn reserve_bytes(&self) -> u64 {
         self.reserve_bytes.unwrap_or(u64::from(self.segment_bytes) / 4)
@@ -205,8 +220,8 @@ impl Engine {
         let compactor = {
             let (shared, queue) = (Arc::clone(&shared), Arc::clone(&queue));
             let options = options.clone();
-            let sweep = RefCell::default();
-            let compactor = Compactor { shared, queue, options, requests, sweep };
+            let (sweep, condemned_since) = (RefCell::default(), Cell::default());
+            let compactor = Compactor { shared, queue, options, requests, sweep, condemned_since };
             let run = move || {
                 give_way(NICENESS);
                 compactor.run();
@@ -542,5 +557,20 @@ fn give_way(niceness: i32) {
         && let Err(error) = rustix::process::setpriority_process(None, niceness)
     {
         tracing::debug!(%error, "a thread in the background has the priority of all others");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_longer_where_more_is_live() {
+        const MIB: u64 = 1 << 20;
+        let long = Options::default();
+        let suited = |live| u64::from(long.segment_bytes_for(live)) / MIB;
+        assert_eq!([0, 100, 320, 1024, 1 << 20].map(|live| suited(live * MIB)), [8, 8, 10, 32, 32]);
+        let short = Options { segment_bytes: 4096, ..Options::default() };
+        assert_eq!([0, u64::MAX].map(|live| short.segment_bytes_for(live)), [4096, 4096]);
     }
 }

@@ -37,7 +37,7 @@ use crate::space::Space;
 pub(crate) const SPARE: &str = "spare";
 
 /// The last part of a segment, as a divisor of its length, is not given to what grows the store
-/// before the next segment is there: with 32 MiB, it has room for tens of thousands of removes.
+/// before the next segment is there: with 8 MiB, it has room for some ten thousand removes.
 const KEPT_SHARE: u32 = 8;
 
 /// On a full disk, what gives space back gets a smaller segment where there is no room for a whole
@@ -60,7 +60,8 @@ pub(crate) struct LogWriter {
     identity: u128,
     checksum: Checksum,
     segments: Arc<Segments>,
-    segment_bytes: u32,
+    /// How long the next segment is to be.
+    next_bytes: u32,
     active: Active,
     next_lsn: Lsn,
     /// The last LSN known to be durable.
@@ -113,14 +114,15 @@ impl LogWriter {
         space: Arc<Space>,
         options: &Options,
     ) -> Result<Self> {
-        let Options { segment_bytes, defects, .. } = *options;
+        // What is live is not counted yet.
+        let next_bytes = options.segment_bytes_for(0);
         let (active, next_lsn) = match last {
             Some((segment, end)) => {
-                let active = clean_tail(segment, end, defects)?;
+                let active = clean_tail(segment, end, options.defects)?;
                 (active, end.next_lsn)
             }
             None => {
-                let spare = prepare_spare(fs.as_ref(), &dir, segment_bytes)?;
+                let spare = prepare_spare(fs.as_ref(), &dir, next_bytes)?;
                 let header =
                     SegmentHeader { number: 1, identity, first_lsn: 1, previous_length: 0 };
                 let mut begun = begin(fs.as_ref(), &dir, spare, header)?;
@@ -135,7 +137,7 @@ impl LogWriter {
             identity,
             checksum: Checksum::of(identity),
             segments,
-            segment_bytes,
+            next_bytes,
             active,
             next_lsn,
             durable_lsn,
@@ -194,12 +196,18 @@ impl LogWriter {
         })
     }
 
-    /// Makes sure that the next batch may have `bytes`.
+    /// Makes sure that the next batch may have `bytes`. Where that takes the next segment, the one after it will
+    /// have `next_bytes`, or what the batch takes where that is more: others like it may come.
     ///
     /// # Errors
     /// [`Error::DiskFull`], [`Error::NoDescriptors`]: nothing has changed, and it may be asked for
     /// again. [`Error::Io`].
-    pub(crate) fn make_room(&mut self, bytes: usize, purpose: Purpose) -> Result<()> {
+    pub(crate) fn make_room(
+        &mut self,
+        bytes: usize,
+        next_bytes: u32,
+        purpose: Purpose,
+    ) -> Result<()> {
         let needed = u32::try_from(SEGMENT_HEADER_BYTES + bytes).map_err(|_| Error::TooLarge {
             what: "a batch",
             size: bytes as u64,
@@ -220,6 +228,7 @@ impl LogWriter {
             // Not before the next one is there: a sealed segment may be deleted, and the log must
             // end with one that is not.
             _ = sealed.sealed.set(sealed_at);
+            self.next_bytes = next_bytes.max(needed);
             self.order_next();
         }
         Ok(())
@@ -301,7 +310,7 @@ impl LogWriter {
     /// Prepares the next segment on a thread of its own.
     fn order_next(&mut self) {
         let (sender, receiver) = mpsc::channel();
-        let (fs, dir, bytes) = (Arc::clone(&self.fs), self.dir.clone(), self.segment_bytes);
+        let (fs, dir, bytes) = (Arc::clone(&self.fs), self.dir.clone(), self.next_bytes);
         let space = Arc::clone(&self.space);
         let run = move || _ = sender.send(prepare_if_allowed(fs.as_ref(), &dir, bytes, &space));
         match thread::Builder::new().name("log-spare".to_owned()).spawn(run) {
@@ -332,7 +341,7 @@ impl LogWriter {
     /// Prepares the next segment here and now.
     fn prepare_next(&mut self) -> Result<()> {
         let prepared =
-            prepare_if_allowed(self.fs.as_ref(), &self.dir, self.segment_bytes, &self.space);
+            prepare_if_allowed(self.fs.as_ref(), &self.dir, self.next_bytes, &self.space);
         let result = prepared.as_ref().map(|_| ()).map_err(Error::clone);
         self.next = prepared.map_or_else(Next::Failed, Next::Ready);
         result
@@ -348,14 +357,14 @@ impl LogWriter {
         }
         // Not prepared, too small, or failed for want of something that there may be by now.
         let prepare = |least: u32| prepare_spare(self.fs.as_ref(), &self.dir, needed.max(least));
-        let mut prepared = prepare(self.segment_bytes);
+        let mut prepared = prepare(self.next_bytes);
         let is_full = |prepared: &Result<_>| matches!(prepared, Err(Error::DiskFull { .. }));
         if purpose == Purpose::Upkeep && is_full(&prepared) {
             if self.space.release("the log needs a segment for removes") {
-                prepared = prepare(self.segment_bytes);
+                prepared = prepare(self.next_bytes);
             }
             if is_full(&prepared) {
-                prepared = prepare(self.segment_bytes / SMALL_SHARE);
+                prepared = prepare(self.next_bytes / SMALL_SHARE);
             }
         }
         prepared

@@ -458,7 +458,8 @@ impl Sequencer {
         }
         self.try_commit()?;
         let (sealed, _) = self.log.place();
-        let made = self.log.make_room(bytes, purpose);
+        let live = self.shared.view.read().usage.live().values().sum();
+        let made = self.log.make_room(bytes, self.options.segment_bytes_for(live), purpose);
         made.inspect_err(|error| self.poison_unless_harmless(error))?;
         if self.log.place().0 != sealed {
             _ = self.channels.compactor.send(compaction::Request::Look);

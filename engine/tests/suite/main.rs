@@ -26,4 +26,5 @@ mod kill;
 mod moved_meanwhile;
 mod pages;
 mod recovery;
+mod segments;
 mod verify;
