@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sherd_client::Client;
 use support::history::{Answer, check};
 use support::load::{Load, LoadOptions};
-use support::{Cluster, Process, eventually, from_environment, run, sherd};
+use support::{Cluster, Process, eventually, from_environment, run, sherd, signal};
 
 /// The config file of Pyshard's README, byte for byte.
 const SEED_CONFIG: &str = r#"{
@@ -339,6 +340,39 @@ fn a_limit_that_waits_for_a_shard_that_is_away_says_so() {
     shards[1] = shard(dir.path(), "shard1", ports[1]);
     shards[1].wait_ready();
     assert!(set.wait().success(), "{}", set.stderr());
+}
+
+/// Nobody goes on with it then, and the old limit stays: that is what is said.
+#[test]
+fn a_limit_whose_command_is_interrupted_while_a_shard_is_away_is_not_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
+        TwoShards::start(dir.path());
+    let address = address.to_string();
+    let ask =
+        |arguments: &[&str]| run(sherd().args(["-b", &address]).args(arguments), "").expect(0);
+    ask(&["index", "create", "i"]);
+    let before = ask(&["--json", "index", "list"]);
+    shards[1].kill();
+    let mut set = sherd();
+    let mut set =
+        Process::start(set.args(["-b", &address, "index", "set", "i", "--max-bytes", "1KiB"]));
+    assert!(eventually(|| set.stderr().contains("a shard is away")), "{}", set.stderr());
+    signal(set.pid(), Signal::INT);
+    assert!(!set.wait().success());
+    let said = set.stderr();
+    assert!(
+        said.contains("it may not be done") && said.contains("the same command again"),
+        "{said}"
+    );
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    // Bootstrap is up to something else with the shard, so it has it again.
+    ask(&["index", "create", "j"]);
+    ask(&["index", "drop", "j"]);
+    assert_eq!(ask(&["--json", "index", "list"]), before);
+    ask(&["index", "set", "i", "--max-bytes", "1KiB"]);
+    assert!(ask(&["--json", "index", "list"]).contains("\"max_bytes\": 1024"));
 }
 
 #[test]

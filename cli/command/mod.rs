@@ -230,7 +230,8 @@ async fn saying<T>(work: impl Future<Output = T>, why: &str) -> T {
 
 /// What setting a limit may wait for.
 const SETTING: &str = "waiting until every shard has done it: documents may have to be evicted, or a shard is \
-                       away (`sherd stat` shows it); interrupting this does not take it back";
+                       away (`sherd stat` shows it); if this is interrupted, it may not be done, and what was \
+                       evicted is gone: give the same command again";
 
 /// Runs what blocks for long, where it holds nobody up.
 pub(crate) async fn blocking<T: Send + 'static>(
