@@ -59,7 +59,7 @@ pub struct Started {
 ///
 /// # Errors
 /// When the data directory is in use, damaged, of an unknown format or not writable, and when the
-/// config has names or sizes that no shard of a new cluster can have.
+/// config has names, sizes or addresses that no shard of a new cluster can have.
 pub async fn run(
     listener: impl Listener,
     config: ClusterConfig,

@@ -43,10 +43,11 @@ impl Bootstrap {
         let shutdown = stop_requested(self.exit_with_parent)?;
         let text = std::fs::read_to_string(&self.config);
         let text = text.map_err(Error::file("read", &self.config))?;
-        let config = ClusterConfig::parse(&text)
+        let mut config = ClusterConfig::parse(&text)
             .map_err(|fault| Error::Failed(format!("{}: {fault}", self.config.display())))?;
-        let host = self.host.as_deref().unwrap_or(&config.host);
-        let listener = listen(host, self.port.unwrap_or(config.port)).await?;
+        config.host = self.host.unwrap_or(config.host);
+        config.port = self.port.unwrap_or(config.port);
+        let listener = listen(&config.host, config.port).await?;
         let mut options = Options::new(&self.data);
         options.token.clone_from(&context.token);
         let shards = config.shards.len();
