@@ -110,6 +110,12 @@ impl Shard {
         _ = self.progress().wait_for(|progress| progress.holds(epoch)).await;
     }
 
+    /// Waits until the shard is connected.
+    pub(crate) async fn connects(&self) {
+        // The sender lives as long as `self`.
+        _ = self.progress().wait_for(|progress| progress.connected).await;
+    }
+
     /// Asks the shard, if it is connected.
     pub(crate) async fn ask(
         &self,
