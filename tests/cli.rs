@@ -199,6 +199,29 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
 }
 
 #[test]
+fn a_write_of_rows_that_is_interrupted_says_what_was_written() {
+    let cluster = Cluster::start();
+    cluster.run(["index", "create", "i"]).expect(0);
+    for (asked, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let key = format!("k{status}");
+        let mut write = cluster.command(["write", "i"]);
+        write.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut write = write.spawn().unwrap();
+        // It is left open: more rows may come.
+        let mut rows = write.stdin.take().unwrap();
+        rows.write_all(format!("{key}|1\n").as_bytes()).unwrap();
+        assert!(eventually(|| cluster.run(["has", "i", &key]).status == 0));
+        signal(write.id(), asked);
+        let ended = write.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(status), "{said}");
+        assert_eq!(ended.stdout, b"1 written, 0 existing, 0 failed\n", "{said}");
+        assert!(said.contains("give the rows again for the rest"), "{said}");
+        drop(rows);
+    }
+}
+
+#[test]
 fn several_keys_are_told_apart_and_missing_ones_named() {
     let cluster = Cluster::start();
     cluster.feed(["write", "i", "--force"], "1|one\n2|two\n").expect(0);
