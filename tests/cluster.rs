@@ -244,6 +244,54 @@ fn shards_serve_after_a_restart_while_bootstrap_is_down() {
     });
 }
 
+/// A shard that was started on an empty directory was given its ranges, said of each document that it is not
+/// there, and took new ones.
+#[test]
+fn a_shard_that_has_forgotten_all_is_left_alone_until_it_is_said_to_be_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let TwoShards { mut shards, ports, mut bootstrap, address } = TwoShards::start(dir.path());
+    let at = address.to_string();
+    let ask = |arguments: &[&str]| run(sherd().args(["-b", &at]).args(arguments), "");
+    run(sherd().args(["-b", &at, "write", "i", "--force"]), "4|0.9\n1|test\n").expect(0);
+    let path = dir.path().join("bootstrap/state.json");
+    let state = || std::fs::read_to_string(&path).unwrap();
+    assert!(eventually(|| state().contains(r#""met":["shard0-0.5","shard0.5-1"]"#)), "{}", state());
+    // Also where both were started again meanwhile.
+    bootstrap.kill();
+    shards[1].kill();
+    shards[1] = shard(dir.path(), "elsewhere", ports[1]);
+    shards[1].wait_ready();
+    let config = config_on(ports).to_string();
+    let mut bootstrap = self::bootstrap(dir.path(), &config, Some(address.port()));
+    bootstrap.wait_ready();
+    let left_alone = "it was started on another data directory";
+    assert!(eventually(|| bootstrap.stderr().contains(left_alone)), "{}", bootstrap.stderr());
+    let stat = ask(&["stat"]);
+    assert!(stat.stderr.contains("once with --lost shard0.5-1"), "{stat:?}");
+    assert!(stat.stdout.contains("unassigned"), "{stat:?}");
+    ask(&["read", "i", "4"]).expect(0);
+
+    shards[1].stop();
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    ask(&["read", "i", "1"]).expect(0);
+
+    shards[1].stop();
+    std::fs::remove_dir_all(dir.path().join("shard1")).unwrap();
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    assert!(eventually(|| bootstrap.stderr().matches(left_alone).count() == 2));
+    bootstrap.stop();
+    let mut lost = sherd();
+    lost.arg("bootstrap").arg("--data").arg(dir.path().join("bootstrap")).arg("--config");
+    lost.arg(dir.path().join("config_example.json")).args(["--lost", "shard0.5-1"]);
+    let mut bootstrap = Process::start(lost.args(["--port", &address.port().to_string()]));
+    bootstrap.wait_ready();
+    ask(&["read", "i", "1"]).expect(3);
+    ask(&["read", "i", "4"]).expect(0);
+    ask(&["write", "i", "1", "new"]).expect(0);
+}
+
 /// Bootstrap looks for it at the address of the map, and finds nobody there.
 #[test]
 fn a_shard_that_comes_back_on_another_port_is_told() {

@@ -31,6 +31,10 @@ pub(crate) struct Bootstrap {
     /// The port to listen on, instead of the config's; 0 for any
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
+    /// Let this shard begin empty, for its data directory is lost: without it bootstrap leaves a shard
+    /// alone that has forgotten what it had. May be given several times; for one start
+    #[arg(long, value_name = "SHARD")]
+    lost: Vec<String>,
     /// Stop at the end of standard input
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -50,6 +54,7 @@ impl Bootstrap {
         let listener = listen(&config.host, config.port).await?;
         let mut options = Options::new(&self.data);
         options.token.clone_from(&context.token);
+        options.lost = self.lost;
         let shards = config.shards.len();
         let ready = |started: &Started| {
             let made = if started.is_new { ", a new cluster" } else { "" };
