@@ -390,6 +390,24 @@ fn a_limit_that_waits_for_a_shard_that_is_away_says_so() {
     assert!(set.wait().success(), "{}", set.stderr());
 }
 
+/// It was silent for a minute.
+#[test]
+fn a_backup_that_waits_for_a_shard_that_is_away_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
+        TwoShards::start(dir.path());
+    let address = address.to_string();
+    run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
+    shards[1].kill();
+    let mut backup = sherd();
+    backup.args(["-b", &address, "backup"]).arg(dir.path().join("backups"));
+    let mut backup = Process::start(&mut backup);
+    assert!(eventually(|| backup.stderr().contains("a shard is away")), "{}", backup.stderr());
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    assert!(backup.wait().success(), "{}", backup.stderr());
+}
+
 /// Nobody goes on with it then, and the old limit stays: that is what is said.
 #[test]
 fn a_limit_whose_command_is_interrupted_while_a_shard_is_away_is_not_set() {

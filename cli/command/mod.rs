@@ -218,7 +218,7 @@ fn shard_error(error: sherd_engine::Error) -> Error {
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Does what may take long, and then says what it is waiting for.
-async fn saying<T>(work: impl Future<Output = T>, why: &str) -> T {
+pub(crate) async fn saying<T>(work: impl Future<Output = T>, why: &str) -> T {
     let mut work = pin!(work);
     tokio::select! {
         biased;
