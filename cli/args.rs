@@ -19,6 +19,7 @@ pub(crate) struct Cli {
         short,
         long,
         global = true,
+        display_order = OF_ALL_COMMANDS,
         value_name = "HOST:PORT",
         env = "SHERD_BOOTSTRAP",
         default_value = "127.0.0.1:9192",
@@ -26,11 +27,15 @@ pub(crate) struct Cli {
     )]
     bootstrap: String,
     /// Print results as JSON, one value a line, for programs; nodes and `up` ignore it
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = OF_ALL_COMMANDS)]
     json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// Where the options that all commands have stand in the help: behind a command's own, which are what one
+/// looks for, and before --help.
+const OF_ALL_COMMANDS: usize = 900;
 
 const ENVIRONMENT: &str = "\
 Environment:
@@ -73,6 +78,17 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_commands_own_options_come_first_in_its_help() {
+        let mut cli = Cli::command();
+        cli.build();
+        let import = cli.find_subcommand_mut("import").expect("there is one");
+        let help = import.render_long_help().to_string();
+        let place = |option: &str| help.find(option).unwrap_or_else(|| panic!("{option}: {help}"));
+        assert!(place("--resume\n") < place("--bootstrap <"), "{help}");
+        assert!(place("--bootstrap <") < place("--help\n"), "{help}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) enum Error {
     File { what: &'static str, path: PathBuf, error: io::Error },
     #[error("cannot listen on {address}: {error}; {}", listen_hint(error))]
     Listen { address: String, error: io::Error },
-    #[error(transparent)]
+    #[error("{0}{hint}", hint = client_hint(.0))]
     Client(Box<sherd_client::Error>),
     #[error(transparent)]
     Shard(Box<sherd_server::Error>),
@@ -86,14 +86,30 @@ impl From<sherd_server::Error> for Error {
 }
 
 /// What to do where a file cannot be used, if that follows from the error.
-fn file_hint(error: &io::Error) -> &'static str {
+pub(crate) fn file_hint(error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::AlreadyExists => "; there is a file of that name: use another name",
+        io::ErrorKind::NotADirectory => {
+            "; there is a file where a directory is to be: use another path"
+        }
+        io::ErrorKind::IsADirectory => "; name a file",
         io::ErrorKind::NotFound => "; check the path",
         io::ErrorKind::PermissionDenied => "; check who owns it and may use it",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; make space, or use another disk"
         }
         io::ErrorKind::ReadOnlyFilesystem => "; use another place, which can be written to",
+        _ => "",
+    }
+}
+
+/// What to do where a node was waited for, and did not come.
+fn client_hint(error: &sherd_client::Error) -> &'static str {
+    use sherd_client::Error::{Connect, Deadline};
+    match error {
+        Deadline { last, .. } if matches!(**last, Connect { .. }) => {
+            "; start it there, and give the command again"
+        }
         _ => "",
     }
 }

@@ -75,6 +75,13 @@ fn exit_statuses_tell_what_happened() {
     assert_eq!(status(&["write", "i", "k", "2", "--overwrite"]), 0);
     assert_eq!(status(&["index", "drop", "i"]), 0);
 
+    // Whoever drops, exports or copies an index by a wrong name is not to make one of that name first.
+    for command in [&["index", "drop", "none"][..], &["export", "none"], &["copy", "none", "i"]] {
+        let missing = run(&mut cluster.command(command), "");
+        assert!(missing.stderr.contains("`sherd index list` shows"), "{missing:?}");
+        assert_eq!(missing.expect(3), "");
+    }
+
     // Nobody there.
     let nobody = run(sherd().args(["-b", "127.0.0.1:1", "map"]), "");
     assert!(nobody.stderr.starts_with("sherd: "), "{nobody:?}");
@@ -192,6 +199,29 @@ fn a_reader_that_goes_away_ends_the_command_quietly() {
 }
 
 #[test]
+fn a_write_of_rows_that_is_interrupted_says_what_was_written() {
+    let cluster = Cluster::start();
+    cluster.run(["index", "create", "i"]).expect(0);
+    for (asked, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let key = format!("k{status}");
+        let mut write = cluster.command(["write", "i"]);
+        write.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut write = write.spawn().unwrap();
+        // It is left open: more rows may come.
+        let mut rows = write.stdin.take().unwrap();
+        rows.write_all(format!("{key}|1\n").as_bytes()).unwrap();
+        assert!(eventually(|| cluster.run(["has", "i", &key]).status == 0));
+        signal(write.id(), asked);
+        let ended = write.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(status), "{said}");
+        assert_eq!(ended.stdout, b"1 written, 0 existing, 0 failed\n", "{said}");
+        assert!(said.contains("give the rows again for the rest"), "{said}");
+        drop(rows);
+    }
+}
+
+#[test]
 fn several_keys_are_told_apart_and_missing_ones_named() {
     let cluster = Cluster::start();
     cluster.feed(["write", "i", "--force"], "1|one\n2|two\n").expect(0);
@@ -211,6 +241,9 @@ fn several_keys_are_told_apart_and_missing_ones_named() {
     assert_eq!(ran.stderr, "sherd: key \"none\" is not in index \"i\"\n");
     assert_eq!(ran.expect(3), format!("2|{two}\n1|{one}\n1|{one}\n"));
     assert_eq!(cluster.feed(["cat", "i", "--keys", "-"], "1\n").expect(0), format!("1|{one}\n"));
+    let bad = cluster.feed(["cat", "i", "--keys", "-"], b"1\n\xff\n");
+    assert!(bad.stderr.starts_with("sherd: standard input line 2: not UTF-8"), "{bad:?}");
+    assert_eq!(bad.expect(1), format!("1|{one}\n"));
 
     let ran = cluster.run(["remove", "i", "1", "none"]);
     assert_eq!(ran.stderr, "sherd: key \"none\" is not in index \"i\"\n");

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sherd_client::Client;
 use support::history::{Answer, check};
 use support::load::{Load, LoadOptions};
-use support::{Cluster, Process, eventually, from_environment, run, sherd};
+use support::{Cluster, Process, eventually, from_environment, run, sherd, signal};
 
 /// The config file of Pyshard's README, byte for byte.
 const SEED_CONFIG: &str = r#"{
@@ -243,6 +244,54 @@ fn shards_serve_after_a_restart_while_bootstrap_is_down() {
     });
 }
 
+/// A shard that was started on an empty directory was given its ranges, said of each document that it is not
+/// there, and took new ones.
+#[test]
+fn a_shard_that_has_forgotten_all_is_left_alone_until_it_is_said_to_be_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let TwoShards { mut shards, ports, mut bootstrap, address } = TwoShards::start(dir.path());
+    let at = address.to_string();
+    let ask = |arguments: &[&str]| run(sherd().args(["-b", &at]).args(arguments), "");
+    run(sherd().args(["-b", &at, "write", "i", "--force"]), "4|0.9\n1|test\n").expect(0);
+    let path = dir.path().join("bootstrap/state.json");
+    let state = || std::fs::read_to_string(&path).unwrap();
+    assert!(eventually(|| state().contains(r#""met":["shard0-0.5","shard0.5-1"]"#)), "{}", state());
+    // Also where both were started again meanwhile.
+    bootstrap.kill();
+    shards[1].kill();
+    shards[1] = shard(dir.path(), "elsewhere", ports[1]);
+    shards[1].wait_ready();
+    let config = config_on(ports).to_string();
+    let mut bootstrap = self::bootstrap(dir.path(), &config, Some(address.port()));
+    bootstrap.wait_ready();
+    let left_alone = "it was started on another data directory";
+    assert!(eventually(|| bootstrap.stderr().contains(left_alone)), "{}", bootstrap.stderr());
+    let stat = ask(&["stat"]);
+    assert!(stat.stderr.contains("once with --lost shard0.5-1"), "{stat:?}");
+    assert!(stat.stdout.contains("unassigned"), "{stat:?}");
+    ask(&["read", "i", "4"]).expect(0);
+
+    shards[1].stop();
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    ask(&["read", "i", "1"]).expect(0);
+
+    shards[1].stop();
+    std::fs::remove_dir_all(dir.path().join("shard1")).unwrap();
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    assert!(eventually(|| bootstrap.stderr().matches(left_alone).count() == 2));
+    bootstrap.stop();
+    let mut lost = sherd();
+    lost.arg("bootstrap").arg("--data").arg(dir.path().join("bootstrap")).arg("--config");
+    lost.arg(dir.path().join("config_example.json")).args(["--lost", "shard0.5-1"]);
+    let mut bootstrap = Process::start(lost.args(["--port", &address.port().to_string()]));
+    bootstrap.wait_ready();
+    ask(&["read", "i", "1"]).expect(3);
+    ask(&["read", "i", "4"]).expect(0);
+    ask(&["write", "i", "1", "new"]).expect(0);
+}
+
 /// Bootstrap looks for it at the address of the map, and finds nobody there.
 #[test]
 fn a_shard_that_comes_back_on_another_port_is_told() {
@@ -339,6 +388,57 @@ fn a_limit_that_waits_for_a_shard_that_is_away_says_so() {
     shards[1] = shard(dir.path(), "shard1", ports[1]);
     shards[1].wait_ready();
     assert!(set.wait().success(), "{}", set.stderr());
+}
+
+/// It was silent for a minute.
+#[test]
+fn a_backup_that_waits_for_a_shard_that_is_away_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
+        TwoShards::start(dir.path());
+    let address = address.to_string();
+    run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
+    shards[1].kill();
+    let mut backup = sherd();
+    backup.args(["-b", &address, "backup"]).arg(dir.path().join("backups"));
+    let mut backup = Process::start(&mut backup);
+    assert!(eventually(|| backup.stderr().contains("a shard is away")), "{}", backup.stderr());
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    assert!(backup.wait().success(), "{}", backup.stderr());
+}
+
+/// Nobody goes on with it then, and the old limit stays: that is what is said.
+#[test]
+fn a_limit_whose_command_is_interrupted_while_a_shard_is_away_is_not_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
+        TwoShards::start(dir.path());
+    let address = address.to_string();
+    let ask =
+        |arguments: &[&str]| run(sherd().args(["-b", &address]).args(arguments), "").expect(0);
+    ask(&["index", "create", "i"]);
+    let before = ask(&["--json", "index", "list"]);
+    shards[1].kill();
+    let mut set = sherd();
+    let mut set =
+        Process::start(set.args(["-b", &address, "index", "set", "i", "--max-bytes", "1KiB"]));
+    assert!(eventually(|| set.stderr().contains("a shard is away")), "{}", set.stderr());
+    signal(set.pid(), Signal::INT);
+    assert!(!set.wait().success());
+    let said = set.stderr();
+    assert!(
+        said.contains("it may not be done") && said.contains("the same command again"),
+        "{said}"
+    );
+    shards[1] = shard(dir.path(), "shard1", ports[1]);
+    shards[1].wait_ready();
+    // Bootstrap is up to something else with the shard, so it has it again.
+    ask(&["index", "create", "j"]);
+    ask(&["index", "drop", "j"]);
+    assert_eq!(ask(&["--json", "index", "list"]), before);
+    ask(&["index", "set", "i", "--max-bytes", "1KiB"]);
+    assert!(ask(&["--json", "index", "list"]).contains("\"max_bytes\": 1024"));
 }
 
 #[test]

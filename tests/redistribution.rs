@@ -75,7 +75,10 @@ fn shards_join_and_leave_and_nothing_is_lost_or_doubled() {
         assert!(now == before, "after {what}");
     };
 
-    apply(&cluster, &["add", "third", &spare.address]);
+    let mut add = cluster.command(["cluster", "apply", "add", "third", &spare.address]);
+    let added = run(&mut add, "");
+    assert!(!added.stderr.contains("not available"), "{}", added.stderr);
+    added.expect(0);
     check("a shard was added");
     let stat = json(&cluster, &["stat"]);
     let documents = stat["third"]["documents"].as_u64().unwrap();

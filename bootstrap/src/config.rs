@@ -70,6 +70,8 @@ pub enum ConfigError {
     DuplicateName { name: String },
     #[error("shard {name:?}: port: shard {other:?} has {address} already")]
     DuplicateAddress { name: String, other: String, address: String },
+    #[error("shard {name:?}: port: bootstrap itself has {address}; give one of them another port")]
+    BootstrapsAddress { name: String, address: String },
     #[error(
         "shard {name:?}: {field}: missing, though other shards have it; mark all shards with \
          start and end, or none"
@@ -98,15 +100,21 @@ const BOOTSTRAP_FIELDS: &[&str] = &["host", "port"];
 const SHARD_FIELDS: &[&str] = &["name", "start", "end", "size", "policy", "host", "port"];
 
 impl ClusterConfig {
-    /// Checks the names and the sizes of shards that are new. A cluster that is there keeps those that
-    /// it has.
+    /// Checks the names, the sizes and the addresses of shards that are new: where bootstrap listens itself
+    /// no shard will ever be found. A cluster that is there keeps those that it has.
     ///
     /// # Errors
     /// The first that is none.
     pub(crate) fn check_new(&self) -> Result<()> {
         let brief = |name: &str| name.chars().take(MAX_SHARD_NAME_BYTES + 1).collect();
-        self.shards.iter().try_for_each(|&ShardInfo { ref name, size, .. }| {
+        self.shards.iter().try_for_each(|shard| {
+            let ShardInfo { name, size, host, port, .. } = shard;
+            let size = *size;
             check_shard(name).map_err(|error| ConfigError::Name { name: brief(name), error })?;
+            if (host, *port) == (&self.host, self.port) {
+                let (name, address) = (name.clone(), shard.address());
+                return Err(ConfigError::BootstrapsAddress { name, address });
+            }
             match size {
                 MIN_LIMIT_BYTES..=MAX_LIMIT_BYTES => Ok(()),
                 _ => Err(ConfigError::Size { name: name.clone(), size }),
@@ -448,6 +456,19 @@ mod tests {
             let error = check(size).unwrap_err().to_string();
             assert!(error.starts_with("shard \"a\": size: ") && error.contains(size), "{error}");
         }
+    }
+
+    #[test]
+    fn no_new_shard_is_where_bootstrap_listens() {
+        let check = |port: u16| {
+            let at = format!(r#""bootstrap": {{"port": {port}}}, "shards""#);
+            let text = SEED.replacen("\"shards\"", &at, 1);
+            ClusterConfig::parse(&text).unwrap().check_new()
+        };
+        assert_eq!(check(5052), Ok(()));
+        let error = check(5051).unwrap_err().to_string();
+        assert!(error.starts_with("shard \"shard0.5-1\": port: bootstrap"), "{error}");
+        assert!(error.contains("127.0.0.1:5051"), "{error}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio::sync::{
     Mutex as AsyncMutex, MutexGuard, RwLock as AsyncRwLock, RwLockWriteGuard, watch,
 };
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::mover;
 use crate::moves::Transition;
@@ -39,6 +39,9 @@ use crate::store::Store;
 /// How long a change waits for the connected shards. One that has not answered by then is slow or
 /// gone, and gets the change when it is back.
 const ACKNOWLEDGE_TIME: Duration = Duration::from_secs(5);
+
+/// How often it is looked for shards that have not been met before.
+const MEETING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a drop waits for all shards. Then whoever asked is told which are missing.
 const CONFIRM_TIME: Duration = Duration::from_secs(2);
@@ -115,7 +118,9 @@ impl Control {
     /// Starts a task for each shard, and one for moves.
     pub(crate) fn start(self: &Arc<Self>) {
         self.suit_shards();
-        self.tasks.lock().spawn(mover::drive(Arc::clone(self)));
+        let mut tasks = self.tasks.lock();
+        tasks.spawn(mover::drive(Arc::clone(self)));
+        tasks.spawn(meet_shards(Arc::clone(self)));
     }
 
     /// Ends all tasks.
@@ -448,6 +453,24 @@ impl Control {
             // The freeze ends by itself.
             tracing::warn!(r#move = %id, %error, "the range is frozen for some seconds yet");
         }
+    }
+}
+
+/// Remembers for ever which shards have taken an assignment.
+async fn meet_shards(control: Arc<Control>) {
+    loop {
+        let state = control.state();
+        let is_new =
+            |shard: &Shard| shard.progress().borrow().connected && !state.met.contains(&shard.name);
+        let shards: Vec<_> =
+            control.shards().into_iter().filter(is_new).map(|shard| shard.name).collect();
+        if !shards.is_empty()
+            && let Err(error) = control.commit(&Command::Meet { shards }).await
+        {
+            // It is tried again; meanwhile they are known by their connection.
+            tracing::debug!(%error, "it could not be kept which shards there are");
+        }
+        sleep(MEETING_INTERVAL).await;
     }
 }
 

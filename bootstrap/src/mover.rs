@@ -118,6 +118,8 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
         rate: if paused { Some(0) } else { state.moves.rate },
     });
     hold_at("bootstrap beginning").await;
+    // A shard that was added just now will be connected in a moment: nothing to be told of.
+    _ = timeout(RETRY_PAUSE, target.connects()).await;
     target.ask(&ShardOperation::Target(receive), ANSWER_TIME).await?;
     let stat = match target.ask(&ShardOperation::Stat, ANSWER_TIME).await? {
         ShardReply::Stat(stat) => stat,

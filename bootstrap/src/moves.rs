@@ -178,6 +178,7 @@ impl State {
             | Command::SetIndex { .. }
             | Command::DropIndex { .. }
             | Command::ForgetDropped { .. }
+            | Command::Meet { .. }
             | Command::SetShard { .. } => Ok(()),
         }
     }

@@ -30,13 +30,15 @@ pub struct Options {
     pub limits: Limits,
     /// How it connects to shards; as whom, and the token, are its own.
     pub connect: ConnectOptions,
+    /// Shards whose data are lost, and that are to begin empty. Default: none.
+    pub lost: Vec<String>,
 }
 
 impl Options {
     /// The defaults, for a data directory.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         let (limits, connect) = (Limits::default(), ConnectOptions::default());
-        Self { data: data.into(), token: None, limits, connect }
+        Self { data: data.into(), token: None, limits, connect, lost: Vec::new() }
     }
 }
 
@@ -59,7 +61,7 @@ pub struct Started {
 ///
 /// # Errors
 /// When the data directory is in use, damaged, of an unknown format or not writable, and when the
-/// config has names or sizes that no shard of a new cluster can have.
+/// config has names, sizes or addresses that no shard of a new cluster can have.
 pub async fn run(
     listener: impl Listener,
     config: ClusterConfig,
@@ -68,8 +70,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_err(Error::Address)?;
-    let Options { data, token, limits, connect } = options;
-    let opened = blocking(move || open(&data, &config)).await;
+    let Options { data, token, limits, connect, lost } = options;
+    let opened = blocking(move || open(&data, &config, &lost)).await;
     let (store, state, is_new, differences) =
         opened.map_err(|_| Error::Panicked { what: "opening the state" })??;
     for difference in &differences {
@@ -91,9 +93,18 @@ pub async fn run(
 fn open(
     data: &std::path::Path,
     config: &ClusterConfig,
+    lost: &[String],
 ) -> Result<(Store, State, bool, Vec<String>), Error> {
     let (store, found) = Store::open(data)?;
-    if let Some(state) = found {
+    if let Some(mut state) = found {
+        for shard in lost {
+            if !state.met.remove(shard) {
+                tracing::warn!(%shard, "nothing is known of a shard of that name that could be lost");
+            }
+        }
+        if !lost.is_empty() {
+            store.write(&state).map_err(|error: StoreError| Error::from(error))?;
+        }
         let differences = state.differences(config);
         return Ok((store, state, false, differences));
     }
@@ -224,12 +235,12 @@ mod tests {
         let text = r#"{"shards": [{"name": "a b", "size": 10, "host": "h", "port": 1}]}"#;
         let config = ClusterConfig::parse(text).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let refused = open(dir.path(), &config).err();
+        let refused = open(dir.path(), &config, &[]).err();
         assert!(matches!(&refused, Some(Error::Config(_))), "{refused:?}");
         let (store, _) = Store::open(dir.path()).unwrap();
         store.write(&State::new(&config, "c0ffee".to_owned())).unwrap();
         drop(store);
-        let (_, state, is_new, _) = open(dir.path(), &config).unwrap();
+        let (_, state, is_new, _) = open(dir.path(), &config, &[]).unwrap();
         assert!(!is_new && state.map.shard("a b").is_some());
     }
 }

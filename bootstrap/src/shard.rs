@@ -110,6 +110,12 @@ impl Shard {
         _ = self.progress().wait_for(|progress| progress.holds(epoch)).await;
     }
 
+    /// Waits until the shard is connected.
+    pub(crate) async fn connects(&self) {
+        // The sender lives as long as `self`.
+        _ = self.progress().wait_for(|progress| progress.connected).await;
+    }
+
     /// Asks the shard, if it is connected.
     pub(crate) async fn ask(
         &self,
@@ -251,6 +257,7 @@ impl Shard {
     async fn bring_up_to(&self, connection: &Connection, state: &State) -> Result<bool, String> {
         let held = stat(connection).await.map_err(|error| error.to_string())?;
         self.check_kinship(state, &held)?;
+        self.check_memory(state, &held)?;
         // Also where it has left the map: it is not to go on with what it was taking over.
         self.end_other_move(connection, state, &held).await?;
         let assignment = state.assignment(&self.name).ok_or("it is not in the map any more")?;
@@ -275,6 +282,20 @@ impl Shard {
             "this bootstrap is at epoch {}, the shard holds an epoch {} that this one does not know: \
              bootstrap runs on an old copy of its data; stop it and start it on the newest",
             state.map.epoch, held.epoch
+        ))
+    }
+
+    /// Leaves alone what has no memory of the assignment that the shard took: with that it has lost all
+    /// documents, and given its ranges again it would say of each that it is not there, and take new ones.
+    fn check_memory(&self, state: &State, held: &ShardStat) -> Result<(), String> {
+        let name = &self.name;
+        if !held.cluster.is_empty() || !state.met.contains(name) {
+            return Ok(());
+        }
+        Err(format!(
+            "it is empty, and has been a shard of this cluster before: it was started on another data \
+             directory, or on a disk that is not mounted; stop it and start it on its own directory. If that \
+             is lost for good, start bootstrap (or `sherd up`) once with --lost {name}, and it begins empty"
         ))
     }
 
@@ -452,7 +473,8 @@ pub(crate) async fn stat(connection: &Connection) -> Result<Box<ShardStat>, Clie
 fn refused(error: &ClientError) -> String {
     match error.wire() {
         Some(WireError::WrongCluster { .. }) => format!(
-            "{error}; start the shard on a data directory of this cluster, or on an empty one"
+            "{error}; one of the two was started on another data directory than before: start bootstrap on that of \
+             the shard's cluster, or the shard on one of this cluster or an empty one"
         ),
         _ => error.to_string(),
     }

@@ -4,6 +4,7 @@
 //! new state. Whoever persists a state before showing it (today a file, later a consensus log)
 //! needs nothing else.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,10 @@ pub(crate) struct State {
     /// Ranges on their way between shards.
     #[serde(default)]
     pub(crate) moves: Moves,
+    /// The shards that have taken an assignment. One of them that remembers none is not the one that it
+    /// was: it runs on another data directory, or its disk is lost.
+    #[serde(default)]
+    pub(crate) met: BTreeSet<String>,
 }
 
 /// An epoch of the lineage.
@@ -88,6 +93,11 @@ pub(crate) enum Command {
     ForgetDropped {
         /// Their ids.
         ids: Vec<u32>,
+    },
+    /// Remembers that shards have taken an assignment.
+    Meet {
+        /// Their names.
+        shards: Vec<String>,
     },
     /// Sets a shard's limit and policy.
     SetShard {
@@ -147,6 +157,7 @@ impl State {
             dropped: Vec::new(),
             lineage: Vec::new(),
             moves: Moves::default(),
+            met: BTreeSet::new(),
         };
         state.extend_lineage();
         state
@@ -164,10 +175,18 @@ impl State {
             self.check_start(plan, *rate)?;
             return Ok(next);
         }
-        if let Command::ForgetDropped { ids } = command {
-            // No shard and no client is told, so no epoch.
-            next.dropped.retain(|index| !ids.contains(&index.id));
-            return Ok(next);
+        // No shard and no client is told of these, so no epoch.
+        match command {
+            Command::ForgetDropped { ids } => {
+                next.dropped.retain(|index| !ids.contains(&index.id));
+                return Ok(next);
+            }
+            Command::Meet { shards } => {
+                let in_map = shards.iter().filter(|shard| self.map.shard(shard).is_some());
+                next.met.extend(in_map.cloned());
+                return Ok(next);
+            }
+            _ => {}
         }
         // Every change gets an epoch, those of the catalogue too: so a bootstrap on an old copy of
         // its data is found out, before it makes shards drop the indexes that it does not know.
@@ -201,7 +220,7 @@ impl State {
                 next.dropped.push(index.clone());
                 next.indexes.retain(|index| index.name != *name);
             }
-            Command::ForgetDropped { .. } => {}
+            Command::ForgetDropped { .. } | Command::Meet { .. } => {}
             Command::SetShard { shard, size, policy, at } => {
                 let position = self.map.shards.iter().position(|known| known.name == *shard);
                 let Some(position) = position else {
@@ -222,6 +241,8 @@ impl State {
             | Command::PauseMoves { .. }
             | Command::AdvanceMove { .. } => self.apply_to_moves(&mut next, command)?,
         }
+        // One that has left may come again, empty.
+        next.met.retain(|shard| next.map.shard(shard).is_some());
         next.extend_lineage();
         Ok(next)
     }
@@ -442,6 +463,23 @@ mod tests {
         assert_eq!(further.kinship(held.epoch, held.hash), Kinship::Stranger);
         let Ancestor { epoch, hash } = newest(&old);
         assert_eq!(further.kinship(epoch, hash), Kinship::Ancestor);
+    }
+
+    #[test]
+    fn who_has_met_bootstrap_is_no_matter_of_shards_and_epochs() {
+        let before = state();
+        let meet = |names: &[&str]| {
+            let shards = names.iter().map(|&name| name.to_owned()).collect();
+            Command::Meet { shards }
+        };
+        let met = before.apply(&meet(&["a", "gone"])).unwrap();
+        assert_eq!(met.met, BTreeSet::from(["a".to_owned()]), "what has left is not waited for");
+        assert_eq!((&met.map, &met.lineage), (&before.map, &before.lineage));
+        assert_eq!(met.apply(&create("x")).unwrap().met, met.met);
+        // As it was written before there was anything of it.
+        let mut old = serde_json::to_value(&before).unwrap();
+        old.as_object_mut().unwrap().remove("met");
+        assert_eq!(serde_json::from_value::<State>(old).unwrap(), before);
     }
 
     #[test]

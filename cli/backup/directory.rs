@@ -43,6 +43,12 @@ impl Held {
         let last = self.backups.last().map(|backup| order(&backup.id));
         self.unfinished.last().map(String::as_str).filter(|id| Some(order(id)) > last)
     }
+
+    /// The newest that has been a backup of which nothing says so any more.
+    pub(crate) fn lost(&self, directory: &Directory) -> Option<&str> {
+        let unfinished = self.unfinished.iter().rev();
+        unfinished.map(String::as_str).find(|id| !directory.is_begun(id))
+    }
 }
 
 impl Directory {

@@ -21,7 +21,7 @@ use super::file::{
     is_plain, segment_file_name, sync_dir,
 };
 use super::pace::Pace;
-use crate::command::blocking;
+use crate::command::{blocking, saying};
 use crate::error::Error;
 use crate::output::say;
 use crate::units::{now, show_count, show_size};
@@ -45,6 +45,10 @@ pub(crate) struct Options {
 
 /// How often it is said how far a backup is.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What the cut may wait for.
+const CUTTING: &str = "waiting until all shards are cut, for a minute at most: a shard is away (`sherd stat` shows it), or \
+                       a range is being handed over (`sherd cluster status`)";
 
 /// A backup that was taken.
 #[derive(Debug)]
@@ -112,7 +116,7 @@ pub(crate) async fn take(
     let cut_from = now();
     // Here already, before anything is asked of the shards.
     directory.new_id(cut_from)?;
-    let cut = client.cut(keep_log).await?;
+    let cut = saying(client.cut(keep_log), CUTTING).await?;
     let cut_until = now();
     let id = directory.begin(cut_until, &cluster)?;
     let job = Arc::new(Job {

@@ -12,4 +12,4 @@ mod supervisor;
 
 pub(crate) use data_dir::DataDir;
 pub(crate) use plan::{Options, Plan};
-pub(crate) use supervisor::run;
+pub(crate) use supervisor::{How, run};

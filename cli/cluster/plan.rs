@@ -134,7 +134,7 @@ impl Plan {
                 _ => "",
             };
             Err(Error::Usage(format!(
-                "--{option} {given} contradicts the cluster's {stored}, fixed when it was made: \
+                "--{option} {given} contradicts the cluster's {stored}, which it was made with: \
                  leave --{option} out, or make another cluster with another --data{change}"
             )))
         };

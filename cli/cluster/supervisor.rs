@@ -40,6 +40,14 @@ const HEAD_START: Duration = Duration::from_millis(500);
 /// Events that wait to be handled; a child has one at most on its way.
 const EVENT_QUEUE: usize = 16;
 
+/// How this run of the cluster is to be.
+pub(crate) struct How {
+    /// When writes are acknowledged.
+    pub(crate) durability: Durability,
+    /// Shards whose data are lost, and that are to begin empty.
+    pub(crate) lost: Vec<String>,
+}
+
 /// Runs the cluster until a signal asks to stop.
 ///
 /// # Errors
@@ -50,7 +58,7 @@ pub(crate) async fn run(
     data: &DataDir,
     plan: Plan,
     stored: bool,
-    durability: Durability,
+    how: How,
 ) -> Result<(), Error> {
     let mut signals = StopSignals::catch()?;
     tokio::select! {
@@ -63,7 +71,7 @@ pub(crate) async fn run(
         data,
         plan,
         stored,
-        durability,
+        how,
         program: program()?,
         members: Vec::new(),
         state: State::Incomplete,
@@ -155,7 +163,7 @@ struct Cluster<'a> {
     plan: Plan,
     /// The plan is in the data directory.
     stored: bool,
-    durability: Durability,
+    how: How,
     program: PathBuf,
     members: Vec<Member>,
     state: State,
@@ -170,7 +178,7 @@ struct Cluster<'a> {
 impl Cluster<'_> {
     fn start_shards(&mut self) {
         for shard in self.plan.shards.clone() {
-            let durability = ["--durability".into(), self.durability.to_string().into()];
+            let durability = vec!["--durability".into(), self.how.durability.to_string().into()];
             self.start("shard", &shard.name, &shard.host, shard.port, durability);
         }
     }
@@ -186,7 +194,8 @@ impl Cluster<'_> {
             self.data.save(&self.plan)?;
             self.stored = true;
         }
-        let config = ["--config".into(), self.data.config().into()];
+        let mut config = vec!["--config".into(), self.data.config().into()];
+        config.extend(self.how.lost.iter().flat_map(|shard| ["--lost".into(), shard.into()]));
         let bootstrap = self.plan.bootstrap.clone();
         self.start("bootstrap", "bootstrap", &bootstrap.host, bootstrap.port, config);
         Ok(())
@@ -198,7 +207,7 @@ impl Cluster<'_> {
         name: &str,
         host: &str,
         port: u16,
-        more: [OsString; 2],
+        more: Vec<OsString>,
     ) {
         let data = self.data.child(name);
         let mut arguments: Vec<OsString> =

@@ -31,6 +31,10 @@ pub(crate) struct Bootstrap {
     /// The port to listen on, instead of the config's; 0 for any
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
+    /// Let this shard begin empty, for its data directory is lost: without it bootstrap leaves a shard
+    /// alone that has forgotten what it had. May be given several times; for one start
+    #[arg(long, value_name = "SHARD")]
+    lost: Vec<String>,
     /// Stop at the end of standard input
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -43,12 +47,14 @@ impl Bootstrap {
         let shutdown = stop_requested(self.exit_with_parent)?;
         let text = std::fs::read_to_string(&self.config);
         let text = text.map_err(Error::file("read", &self.config))?;
-        let config = ClusterConfig::parse(&text)
+        let mut config = ClusterConfig::parse(&text)
             .map_err(|fault| Error::Failed(format!("{}: {fault}", self.config.display())))?;
-        let host = self.host.as_deref().unwrap_or(&config.host);
-        let listener = listen(host, self.port.unwrap_or(config.port)).await?;
+        config.host = self.host.unwrap_or(config.host);
+        config.port = self.port.unwrap_or(config.port);
+        let listener = listen(&config.host, config.port).await?;
         let mut options = Options::new(&self.data);
         options.token.clone_from(&context.token);
+        options.lost = self.lost;
         let shards = config.shards.len();
         let ready = |started: &Started| {
             let made = if started.is_new { ", a new cluster" } else { "" };

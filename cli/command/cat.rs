@@ -90,10 +90,10 @@ impl Cat {
                     reads.push_back((key, tokio::spawn(read)));
                 }
                 Some(Ok(Err(BadRow { number: line, fault, .. }))) => {
-                    say!("{} line {line}: {fault}", path.display());
+                    say!("{} line {line}: {fault}", name_of(path));
                     all_keys = false;
                 }
-                Some(Err(error)) => return Err(Error::file("read", path)(error)),
+                Some(Err(error)) => return Err(Error::file("read", &*name_of(path))(error)),
                 None => {
                     let Some((key, read)) = reads.pop_front() else { continue };
                     match finished(read).await? {
@@ -109,6 +109,11 @@ impl Cat {
             (true, true) => Ok(()),
         }
     }
+}
+
+/// What the file of keys is called.
+fn name_of(path: &Path) -> std::borrow::Cow<'_, str> {
+    if path == Path::new("-") { "standard input".into() } else { path.to_string_lossy() }
 }
 
 type Found = Result<Option<Document>, sherd_client::Error>;

@@ -25,11 +25,12 @@ use super::{Context, parse_index};
 ///   sherd copy old.example:9192/cities cities  from another one into it
 ///   sherd copy cities new.example:9192/        into another one, under the same name
 ///
-/// Documents keep their times of expiry and get new versions. TO is created with the settings of FROM where it
-/// does not exist. In the end the digest of TO must be what follows from the documents copied; so nothing else
-/// should write to it meanwhile. What is written to FROM meanwhile is copied or not. A document that TO
-/// has no room for ends the copy. How many were copied is said on every end; a copy that was interrupted
-/// is gone on with by the same command. SHERD_TOKEN is for both clusters.
+/// Documents keep their times of expiry and get new versions. TO is created with the settings of
+/// FROM where it does not exist. In the end the digest of TO must be what follows from the documents
+/// copied; so nothing else should write to it meanwhile. What is written to FROM meanwhile is copied
+/// or not. A document that TO has no room for ends the copy. How many were copied is said on every
+/// end; a copy that was interrupted is gone on with by the same command. SHERD_TOKEN is for both
+/// clusters.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct CopyIndex {

@@ -171,6 +171,10 @@ impl Export {
     /// # Errors
     /// When the name does not tell, or tells of another compression, and when the format has no columns.
     fn form(&self) -> Result<(Format, Compression), Error> {
+        if self.output.as_deref().is_some_and(|path| path == "-") {
+            let why = "- is no file: leave -o out for standard output, or say ./- for a file of that name";
+            return Err(Error::Usage(why.to_owned()));
+        }
         let form = match self.output.as_deref().filter(|_| !self.all) {
             Some(path) => self.form_of(path)?,
             None => {

@@ -218,7 +218,7 @@ fn shard_error(error: sherd_engine::Error) -> Error {
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Does what may take long, and then says what it is waiting for.
-async fn saying<T>(work: impl Future<Output = T>, why: &str) -> T {
+pub(crate) async fn saying<T>(work: impl Future<Output = T>, why: &str) -> T {
     let mut work = pin!(work);
     tokio::select! {
         biased;
@@ -230,7 +230,8 @@ async fn saying<T>(work: impl Future<Output = T>, why: &str) -> T {
 
 /// What setting a limit may wait for.
 const SETTING: &str = "waiting until every shard has done it: documents may have to be evicted, or a shard is \
-                       away (`sherd stat` shows it); interrupting this does not take it back";
+                       away (`sherd stat` shows it); if this is interrupted, it may not be done, and what was \
+                       evicted is gone: give the same command again";
 
 /// Runs what blocks for long, where it holds nobody up.
 pub(crate) async fn blocking<T: Send + 'static>(

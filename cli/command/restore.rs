@@ -168,7 +168,13 @@ impl RestoreBackup {
             (None, Some(id)) => Err(Error::DoesNotHold(format!(
                 "{shown} has no backup {id}; see `sherd backup list {shown}`"
             ))),
-            (None, None) => Err(Error::DoesNotHold(format!("{shown} has no backup"))),
+            (None, None) => Err(match held.lost(&Directory::new(&self.dir)) {
+                None => Error::DoesNotHold(format!("{shown} has no backup")),
+                Some(id) => Error::Failed(format!(
+                    "{shown} has no backup: {id} is none, or has lost its BACKUP.json; if so, put that back \
+                     from a copy"
+                )),
+            }),
         }
     }
 }

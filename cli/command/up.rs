@@ -30,7 +30,7 @@ pub(crate) struct Up {
     /// The data directory; made if it is not there
     #[arg(long, value_name = "DIR", default_value = "sherd-data")]
     data: PathBuf,
-    /// How many shards [first start: 2]
+    /// How many shards, 64 at most [first start: 2]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u16>::new().range(1..=MAX_SHARDS))]
     shards: Option<u16>,
     /// The address to listen on [first start: 127.0.0.1]
@@ -51,6 +51,10 @@ pub(crate) struct Up {
     /// the disk synced at that interval: a power loss then costs what came in since the last sync
     #[arg(long, value_name = "WHEN", default_value_t)]
     durability: Durability,
+    /// Let this shard begin empty, for its data directory is lost: without it bootstrap leaves a shard
+    /// alone that has forgotten what it had. May be given several times; for one start
+    #[arg(long, value_name = "SHARD")]
+    lost: Vec<String>,
 }
 
 impl Up {
@@ -66,6 +70,7 @@ impl Up {
             plan.check(&options)?;
         }
         let is_stored = stored.is_some();
-        cluster::run(context, &data, stored.unwrap_or(new), is_stored, self.durability).await
+        let how = cluster::How { durability: self.durability, lost: self.lost };
+        cluster::run(context, &data, stored.unwrap_or(new), is_stored, how).await
     }
 }

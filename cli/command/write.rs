@@ -10,6 +10,7 @@ use sherd_client::{Client, Condition, Expiry};
 use crate::document;
 use crate::error::Error;
 use crate::formats::{Format, ReadOptions, Source};
+use crate::interrupt::stopping;
 use crate::load::{self, BATCHES_UNDER_WAY, Conflict, Input, Load, Point, Rejects, read_batches};
 use crate::output::{Output, say};
 use crate::units::parse_ttl;
@@ -119,7 +120,15 @@ impl Write {
             max_errors: None,
         };
         let mut load = Load::new(client, options, Rejects::default());
-        let result = load_rows(&mut load).await;
+        let mut stopping = stopping()?;
+        let result = tokio::select! {
+            result = load_rows(&mut load) => result,
+            signal = stopping.asked() => {
+                let again = "what was written stays; give the rows again for the rest";
+                Err(signal.ends(format!("interrupted; {again}")))
+            }
+        };
+        // What is under way is waited for, and counted.
         let summary = load.finish().await;
         let mut output = Output::new();
         if context.json {

@@ -1,5 +1,6 @@
 //! Why a shard process ends other than by being told to.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sherd_protocol::DEFAULT_MAX_FRAME_BYTES;
@@ -39,9 +40,45 @@ fn not_opened(data: &Path, error: &sherd_engine::Error) -> String {
             "the data directory {data} cannot be opened: {error}; `sherd verify --data {data}` says \
              what it costs"
         ),
+        sherd_engine::Error::Io { error: io, .. } => {
+            format!("the data directory {data} cannot be opened: {error}{}", io_hint(io))
+        }
         _ => format!("the data directory {data} cannot be opened: {error}"),
+    }
+}
+
+/// What to do where a directory cannot be used, if that follows from the error.
+fn io_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "; check the path",
+        ErrorKind::PermissionDenied => "; check who owns it and may use it",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+            "; there is a file where a directory is to be: use another path"
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            "; mount it so that it can be written to, or use another place"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "; make space, or use another disk",
+        _ => "",
     }
 }
 
 /// What [`crate::run`] returns.
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_that_cannot_be_is_said_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let data = file.join("data");
+        let opened = sherd_engine::Engine::open(&data, sherd_engine::Options::default());
+        let error = opened.map(drop).unwrap_err();
+        let said = not_opened(&data, &error);
+        assert!(said.contains("there is a file where a directory is to be"), "{said}");
+    }
+}

@@ -177,6 +177,16 @@ fn an_older_state_is_not_restored_in_place_of_the_newest() {
     let ran = backups.verify();
     assert!(ran.stdout.contains("no fault found") && ran.stderr.contains("no BACKUP.json"));
     ran.expect(1);
+    // Nor does a directory pass for one without backups where all have lost it.
+    let (first, first_away) = (dir(&older).join("BACKUP.json"), backups.path().join("first"));
+    fs::rename(&first, &first_away).unwrap();
+    let refused = backups.restore(&other_address, &[]);
+    assert!(refused.stderr.contains("has lost its BACKUP.json"), "{refused:?}");
+    refused.expect(1);
+    let ran = backups.verify();
+    assert_eq!(ran.stderr.matches("no BACKUP.json").count(), 2, "{ran:?}");
+    ran.expect(1);
+    fs::rename(&first_away, &first).unwrap();
     backups.restore(&other_address, &[older["backup"].as_str().unwrap()]).expect(0);
     for index in ["bounded", "mortal", "empty"] {
         other.run(["index", "drop", index]).expect(0);

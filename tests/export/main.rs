@@ -451,7 +451,8 @@ fn an_export_that_is_refused_for_its_options_leaves_nothing() {
     for (name, options, what, status) in [
         ("i.rows", &[][..], "--without-expiry", 1),
         ("i.csv", &["--columns", "m", "--without-expiry"], "cannot be written as csv", 1),
-        ("i.csv", &["--columns", "n,n"], "--columns: ", 2),
+        ("i.csv", &["--columns", "n,n"], "--columns: the field \"n\" is there twice", 2),
+        ("i.csv", &["--columns", "key"], "--columns: the field \"key\" cannot be a column", 2),
     ] {
         let ran = export(name, options);
         assert!(ran.stderr.contains(what), "{name} {options:?}: {ran:?}");
@@ -459,6 +460,9 @@ fn an_export_that_is_refused_for_its_options_leaves_nothing() {
         ran.expect(status);
         assert_eq!(names(dir.path()), [""; 0], "{name} {options:?}");
     }
+    let to_dash = cluster.run(["export", "i", "-o", "-", "--format", "jsonl"]);
+    assert!(to_dash.stderr.contains("leave -o out for standard output"), "{to_dash:?}");
+    to_dash.expect(2);
     export("i.rows", &["--without-expiry", "--resume"]).expect(0);
 }
 

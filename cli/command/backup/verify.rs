@@ -68,7 +68,9 @@ impl Verify {
                 return Err(Error::Failed(format!("{id} was not finished: it is no backup")));
             }
         }
-        if held.backups.is_empty() && held.faults.is_empty() {
+        // Of one that has lost what makes it one it is said below.
+        let is_none = self.backup.is_some() || held.lost(&directory).is_none();
+        if held.backups.is_empty() && held.faults.is_empty() && is_none {
             let shown = self.dir.display();
             return Err(Error::DoesNotHold(match &self.backup {
                 Some(id) => format!("{shown} has no backup {id}; see `sherd backup list {shown}`"),

@@ -35,9 +35,7 @@ impl PlanFile {
     /// When it cannot be written.
     pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
         let text = json(self)? + "\n";
-        fs::write(path, text).map_err(|error| {
-            Error::Failed(format!("cannot write the plan to {}: {error}", path.display()))
-        })
+        fs::write(path, text).map_err(Error::file("write the plan to", path))
     }
 }
 

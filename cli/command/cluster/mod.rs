@@ -172,6 +172,10 @@ fn refused(error: ClientError) -> Error {
 
 impl PlanOnly {
     async fn run(self, context: &Context, client: &Client) -> Result<(), Error> {
+        if self.output.as_deref().is_some_and(|path| path == "-") {
+            let why = "- is no file: --json prints the plan to standard output, ./- is a file of that name";
+            return Err(Error::Usage(why.to_owned()));
+        }
         let mut plan =
             client.plan(self.actions.parse(&client.known_map())?).await.map_err(refused)?;
         // They are of now, and neither part of what is agreed to nor of a file.

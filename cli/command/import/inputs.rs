@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::error::Error;
+use crate::error::{Error, file_hint};
 use crate::export::Sidecar;
 use crate::formats::{Format, ReadError, Source};
 use crate::load::{Batch, Input, InputIs, Point};
@@ -39,7 +39,11 @@ impl Inputs {
     /// Why an input ends early.
     pub(super) fn unreadable(&self, input: usize, error: &ReadError) -> Error {
         let name = self.are.get(input).map_or("", |input| input.name.as_str());
-        Error::Failed(format!("cannot read {name}: {error}"))
+        let hint = match error {
+            ReadError::Io(error) => file_hint(error),
+            ReadError::Format(_) => "",
+        };
+        Error::Failed(format!("cannot read {name}: {error}{hint}"))
     }
 
     /// How an input that ends is not what its sidecar says. Where that cannot be known, it is said at

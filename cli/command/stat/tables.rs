@@ -76,6 +76,9 @@ fn print_shards(output: &mut Output, views: &[ShardView]) -> Result<(), Error> {
 }
 
 fn state(stat: &ShardStat) -> String {
+    if stat.cluster.is_empty() {
+        return "unassigned".to_owned();
+    }
     // The gravest first.
     let states = [
         ("poisoned, reads only: ", &stat.poisoned),

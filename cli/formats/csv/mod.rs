@@ -32,6 +32,9 @@ pub(crate) use read::Records;
 pub(crate) use schema::{Schema, Type};
 pub(crate) use write::{Shape, Writer};
 
+/// Said of a header that begins as an object does.
+const OF_JSON_LINES: &str = "; it looks like JSON lines, which --format jsonl reads";
+
 /// The columns of entries.
 const KEY: &str = "key";
 const RECORD: &str = "record";

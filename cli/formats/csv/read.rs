@@ -13,7 +13,7 @@ use crate::formats::{BadRow, Entry, Fault, KeyOf, Place, ReadError, ReadOptions}
 
 use super::cell::{Cell, NotIts, in_memory, push_cell};
 use super::scan::RecordScanner;
-use super::{EXPIRES_AT, HASH, KEY, RECORD, Type, VERSION};
+use super::{EXPIRES_AT, HASH, KEY, OF_JSON_LINES, RECORD, Type, VERSION};
 
 /// More columns are not named in messages.
 const LISTED_COLUMNS: usize = 10;
@@ -166,6 +166,17 @@ fn listed(names: &[String]) -> String {
     }
 }
 
+/// What a header may be instead, where it is not what it should be.
+fn looks_like(names: &[String]) -> &'static str {
+    match names {
+        [first, ..] if first.starts_with('{') => OF_JSON_LINES,
+        [one] if one.contains([',', ';', '\t', '|']) => {
+            "; it is one column: cells of csv are parted by commas, those of tsv by tabs"
+        }
+        _ => "",
+    }
+}
+
 /// What the columns make.
 fn plan(names: &[String], options: &ReadOptions) -> Result<Plan, ReadError> {
     let place = |wanted: &str| names.iter().position(|name| name == wanted);
@@ -175,14 +186,15 @@ fn plan(names: &[String], options: &ReadOptions) -> Result<Plan, ReadError> {
             && let Some(missing) = of.fields().find(|name| place(name).is_none())
         {
             let why = format!("the header has no column {missing:?} for the key; it has {}", all());
-            return Err(ReadError::Format(why));
+            return Err(ReadError::Format(why + looks_like(names)));
         }
         return Ok(Plan::All(of.clone()));
     }
     let Some(key) = place(KEY).or(names.is_empty().then_some(0)) else {
         return Err(ReadError::Format(format!(
-            "the header has no column \"key\"; say with --key which of {} makes the key",
-            all()
+            "the header has no column \"key\"; say with --key which of {} makes the key{}",
+            all(),
+            looks_like(names)
         )));
     };
     let is_of_entry =

@@ -9,6 +9,7 @@ use crate::formats::lines::{KEPT_BUFFER_BYTES, MAX_LINE_BYTES, kept};
 use crate::formats::summed::Summed;
 use crate::formats::{Fault, KEPT_OF_LONG_BYTES, Place, ReadError, lost_lines};
 
+use super::OF_JSON_LINES;
 use super::cell::Cell;
 
 /// A record of more cells is a bad row: of a line that is nothing but delimiters, they would take many times its
@@ -214,7 +215,8 @@ impl<R: Read> RecordScanner<R> {
 
     /// The record as the names of columns.
     pub(super) fn header(&self) -> Result<Vec<String>, ReadError> {
-        let wrong = |why: String| ReadError::Format(format!("the header is wrong: {why}"));
+        let hint = if self.raw.starts_with(b"{") { OF_JSON_LINES } else { "" };
+        let wrong = |why: String| ReadError::Format(format!("the header is wrong: {why}{hint}"));
         if has_lone_return(self.raw_without_end()) {
             return Err(wrong(
                 "its line goes on behind a CR (\\r) without LF (\\n); if all lines end with CR alone, \

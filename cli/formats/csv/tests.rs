@@ -105,6 +105,15 @@ fn a_header_that_is_wrong_stops_it_all() {
         ("key,a\rb,1\rc,2\r", keyed("", ""), "convert them first, as with tr '\\r' '\\n'"),
         ("\"key\",\"a\"\r\"b\",1\r", keyed("", ""), "if all lines end with CR alone"),
         ("key,a\rb,1\r\n", keyed("", ""), "a CR (\\r) without LF"),
+        (
+            "{\"key\": \"a\", \"record\": 1}\n",
+            keyed("", ""),
+            "like JSON lines, which --format jsonl",
+        ),
+        ("{\"a\": 1, \"b\": 1}\n", keyed("c", ""), "like JSON lines, which --format jsonl"),
+        ("{\"a\": [1,1,1]}\n", keyed("", ""), "like JSON lines, which --format jsonl"),
+        ("key;a\n", keyed("", ""), "it is one column: cells of csv are parted by commas"),
+        ("key\ta\n", keyed("key", ""), "it is one column: cells of csv are parted by commas"),
     ] {
         let (rows, error) = read_with(header, Format::Csv, &options);
         assert_eq!(rows, []);

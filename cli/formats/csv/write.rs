@@ -254,15 +254,17 @@ fn columns_of(document: &[u8]) -> Result<Vec<String>, Fault> {
 /// Whether columns can stand beside that of the key, and are read as what they are.
 fn check_columns(columns: &[String]) -> Result<(), Fault> {
     let mut seen = HashSet::new();
-    let wrong = columns.iter().find(|name| {
-        name.is_empty() || *name == KEY || *name == RECORD || !seen.insert(name.as_str())
-    });
-    match wrong {
-        None => Ok(()),
-        Some(name) => Err(Fault::ColumnsNotHeld(format!(
-            "the field {name:?} cannot be a column beside that of the key"
-        ))),
+    for name in columns {
+        let why = if name.is_empty() || *name == KEY || *name == RECORD {
+            format!("the field {name:?} cannot be a column beside that of the key")
+        } else if !seen.insert(name.as_str()) {
+            format!("the field {name:?} is there twice, which cannot be a column")
+        } else {
+            continue;
+        };
+        return Err(Fault::ColumnsNotHeld(why));
     }
+    Ok(())
 }
 
 fn push_quoted(out: &mut Vec<u8>, text: &[u8]) {

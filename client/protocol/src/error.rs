@@ -9,7 +9,10 @@ use thiserror::Error;
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum WireError {
-    #[error("index {index:?} does not exist: create it with `sherd index create {index}`")]
+    #[error(
+        "index {index:?} does not exist; `sherd index list` shows those that do, `sherd index create` makes \
+         one"
+    )]
     IndexNotFound { index: String },
     #[error("index {index:?} exists already")]
     IndexExists { index: String },
