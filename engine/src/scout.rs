@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::command::IndexId;
 use crate::index::IndexKey;
-use crate::residents::{Residents, Taken};
+use crate::residents::{Resident, Residents};
 use crate::shared::{LookedUp, Shared};
 
 /// How many victims are found ahead: more than most batches need, and few enough to be those that would
@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_millis(20);
 
 /// A document to evict, as it was found. It is remembered by the residents still.
 pub(crate) struct Candidate {
-    pub(crate) victim: Taken,
+    pub(crate) victim: Resident,
     pub(crate) key: IndexKey,
     pub(crate) found: LookedUp,
 }
@@ -181,7 +181,7 @@ fn find_soonest(shared: &Shared, group: &[IndexId], generation: u64) -> (Vec<Can
 }
 
 /// The key and the entry of a victim.
-fn look_up(shared: &Shared, victim: Taken) -> Option<Candidate> {
+fn look_up(shared: &Shared, victim: Resident) -> Option<Candidate> {
     let (key, found) = shared.any_of(victim.index, victim.slot.tag).ok()??;
     Some(Candidate { victim, key, found })
 }

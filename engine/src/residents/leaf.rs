@@ -61,7 +61,7 @@ impl Tag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Slot {
     pub(crate) tag: Tag,
-    /// What the policy makes of it; see [`Tracker::rank`](super::tracker::Tracker).
+    /// The 32 bits by which the policy orders documents: see [`tracker`](super::tracker).
     pub(super) access: u32,
     /// The second since 1970 in which the document has expired; 0 for never.
     pub(super) expiry: u32,

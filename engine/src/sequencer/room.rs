@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::limits::{IndexSettings, Policy};
 use crate::log::{Purpose, record};
-use crate::residents::{Residents, Tag, Taken};
+use crate::residents::{Resident, Residents, Tag};
 use crate::scout::Candidate;
 use crate::shared::LookedUp;
 
@@ -209,7 +209,7 @@ impl Sequencer {
         index: IndexId,
         shortage: Shortage,
         spare: Option<&IndexKey>,
-        spared: &mut Vec<Taken>,
+        spared: &mut Vec<Resident>,
     ) -> Result<bool> {
         let in_reach: Vec<IndexId> = match shortage {
             // Expired documents are nobody's.
@@ -265,7 +265,7 @@ impl Sequencer {
         group: &[IndexId],
         policy: Policy,
         newest: Version,
-    ) -> Result<Option<(Taken, IndexKey, Entry)>> {
+    ) -> Result<Option<(Resident, IndexKey, Entry)>> {
         let residents = &self.shared.residents;
         // Of few documents, which is the first changes with each that goes.
         let scouted = residents.documents(group) >= SCOUTED_DOCUMENTS;
