@@ -172,7 +172,7 @@ impl Residents {
         if of_index.incomplete.load(Ordering::Relaxed) {
             return false;
         }
-        let order = |policy: Policy| if policy.evicts_all() { Some(policy) } else { None };
+        let order = |policy: Policy| policy.evicts_all().then_some(policy);
         let held = of_index.tracker.read().as_ref().and_then(|tracker| order(tracker.policy()));
         held == order(policy)
     }
@@ -361,6 +361,13 @@ impl Residents {
         Some(Resident { slot, ..victim })
     }
 
+    /// Takes a document that was found to be a victim, if it was not accessed since.
+    pub(crate) fn take_if_unchanged(&self, victim: Resident) -> Option<Resident> {
+        let slot = self.tracker(victim.index)?.evict_if_unchanged(victim.slot)?;
+        self.note_taken(victim.index, slot);
+        Some(Resident { slot, ..victim })
+    }
+
     fn note_taken(&self, index: IndexId, slot: Slot) {
         if let Some(tags) = self.tags(index) {
             tags.remove(slot.tag);
@@ -370,13 +377,6 @@ impl Residents {
     /// How many documents are remembered of some indexes.
     pub(crate) fn documents(&self, of: &[IndexId]) -> usize {
         of.iter().filter_map(|&index| self.tracker(index)).map(|tracker| tracker.len()).sum()
-    }
-
-    /// Takes a document that was found to be a victim, if it was not accessed since.
-    pub(crate) fn take_if_unchanged(&self, victim: Resident) -> Option<Resident> {
-        let slot = self.tracker(victim.index)?.evict_if_unchanged(victim.slot)?;
-        self.note_taken(victim.index, slot);
-        Some(Resident { slot, ..victim })
     }
 
     /// The document to evict from some indexes of one policy, if there is any.

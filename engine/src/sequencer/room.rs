@@ -34,13 +34,21 @@ const EVICTIONS_AT_A_TIME: usize = 256;
 /// What the record of an eviction takes at most.
 const EVICTION_BYTES: usize = 1024 + 128;
 
-/// The bytes that evictions for one command may take in its batch; more are made in batches of
-/// their own beforehand.
+/// The bytes that evictions for one command may take in its batch, by how many they are about; more
+/// are made in batches of their own beforehand.
 const MOST_EVICTION_BYTES: usize = 1024 * 1024;
 
-/// The bytes that evictions for one command may take in its batch where there is no telling
-/// beforehand how many they are: victims may be much smaller than the mean document.
+/// The bytes that they may take where they turn out to be more than that: victims may be much smaller
+/// than the mean document.
 const MOST_ROOM_FOR_EVICTIONS: usize = 16 * 1024 * 1024;
+
+/// After so many victims that must stay, for their range is frozen on its way to another shard, there is
+/// taken to be none to evict.
+const MOST_SPARED: usize = 1000;
+
+/// From so many documents on victims are found beforehand. The scout takes none, and finds the first
+/// of a leaf each time that it looks there: of fewer leaves it would find the same ones again.
+const SCOUTED_DOCUMENTS: usize = 10_000;
 
 /// The bytes that the batch still has for the evictions of a command.
 #[derive(Default)]
@@ -63,14 +71,6 @@ impl RoomForEvictions {
         (self.exceeded && self.reserved < MOST_ROOM_FOR_EVICTIONS).then_some(more)
     }
 }
-
-/// After so many victims that must stay, for their range is frozen on its way to another shard, there is
-/// taken to be none to evict.
-const MOST_SPARED: usize = 1000;
-
-/// From so many documents on victims are found beforehand. The scout takes none, and finds the first
-/// of a leaf each time that it looks there: of fewer leaves it would find the same ones again.
-const SCOUTED_DOCUMENTS: usize = 10_000;
 
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,24 +212,12 @@ impl Sequencer {
         spared: &mut Vec<Resident>,
     ) -> Result<bool> {
         let in_reach: Vec<IndexId> = match shortage {
-            // Expired documents are nobody's.
+            // Of any group: expired documents are nobody's.
             Shortage::Shard { .. } => self.state.indexes.keys().copied().collect(),
             Shortage::Index { .. } => vec![index],
         };
         for id in in_reach {
-            let tags = self.shared.residents.take_due(id, self.now, 1);
-            let mut removed = Ok(false);
-            for &tag in &tags {
-                removed = self.remove_expired(id, tag);
-                if !matches!(removed, Ok(false)) {
-                    break;
-                }
-            }
-            // What is removed is not known any more, and so not put off.
-            for tag in tags {
-                self.shared.residents.put_off(id, tag);
-            }
-            if removed? {
+            if self.evict_expired(id)? {
                 return Ok(true);
             }
         }
@@ -256,6 +244,18 @@ impl Sequencer {
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Removes a document of an index that has expired. `false` where there is none.
+    fn evict_expired(&mut self, index: IndexId) -> Result<bool> {
+        let tags = self.shared.residents.take_due(index, self.now, 1);
+        let mut removed = tags.iter().map(|&tag| self.remove_expired(index, tag));
+        let removed = removed.find(|removed| !matches!(removed, Ok(false)));
+        // What is removed is not known any more, and so not put off.
+        for tag in tags {
+            self.shared.residents.put_off(index, tag);
+        }
+        removed.unwrap_or(Ok(false))
     }
 
     /// Takes the next document to evict from the residents of a group: one that the scout found, if it
@@ -373,6 +373,7 @@ impl Sequencer {
         let indexes: BTreeSet<IndexId> = writes.clone().map(|(index, _)| index).collect();
         let mut most = 0;
         for index in indexes {
+            // As if all were of new documents, for which nothing has to be looked up.
             let of_this = || writes.clone().filter(move |(id, _)| *id == index);
             let mut bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
             let mut count = of_this().count() as u64;
