@@ -11,6 +11,7 @@
 //! are about to be removed, and make no room where a limit does not count them.
 
 mod leaf;
+mod table;
 mod tracker;
 
 use std::collections::BTreeMap;
