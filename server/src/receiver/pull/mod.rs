@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sherd_client::{ConnectOptions, Page, Tail};
+use sherd_client::{ConnectOptions, Page, Tail, TailChange};
 use sherd_engine::{Engine, Import, Imported, Key, Span};
 use sherd_node::{blocking, hold_at};
 use sherd_protocol::WireError;
@@ -15,7 +15,7 @@ use sherd_protocol::message::{MoveProgress, ShardAnswer};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::note::Note;
+use super::note::{After, Note};
 use super::pace::Pace;
 use super::shown::Shown;
 use super::source::{Brought, SourceClient, Wanted};
@@ -298,7 +298,7 @@ impl Pull {
         source: &SourceClient,
         id: &str,
         mut next: Note,
-        (index, after, page): (u32, Option<(u32, String)>, Page),
+        (index, after, page): (u32, After, Page),
     ) -> Result<(), WireError> {
         let key = |position: u32, key: &str| Key {
             position,
@@ -350,32 +350,11 @@ impl Pull {
         self.pace.look_at_source(tail.durable_lsn);
         self.pace.look_at_log(behind);
         let next = Note { tail: tail.next, ..note };
-        let mut left_out = 0;
         let last_lsn = next.tail.lsn.saturating_sub(1);
-        let documents: Vec<_> = tail
-            .changes
-            .into_iter()
-            .filter(|change| {
-                let is_here = self.shown.covers(change.index, change.position.0, last_lsn);
-                if is_here {
-                    let document = change.stored.as_ref().map_or(0, |(document, _)| document.len());
-                    left_out += (change.key.len() + document) as u64;
-                }
-                !is_here
-            })
-            .map(|change| {
-                let (index, version) = (change.index, change.version);
-                let bytes = Bytes::from(change.key.into_bytes());
-                let key = Key { position: change.position.0, bytes };
-                match change.stored {
-                    Some((document, expires_at)) => {
-                        Imported::Put { index, key, version, expires_at, document }
-                    }
-                    None => Imported::Removed { index, key, version },
-                }
-            })
-            .collect();
-        self.cost.left_out = left_out;
+        let is_shown = |it: &TailChange| self.shown.covers(it.index, it.position.0, last_lsn);
+        let (shown, changes): (Vec<_>, Vec<_>) = tail.changes.into_iter().partition(is_shown);
+        self.cost.left_out = shown.into_iter().map(|change| bytes_of(&imported(change))).sum();
+        let documents: Vec<_> = changes.into_iter().map(imported).collect();
         let is_further = next.tail.lsn != note.tail.lsn;
         let is_due = is_further && self.persisted_at.elapsed() >= PERSIST_INTERVAL;
         if documents.is_empty() && !is_due {
@@ -478,6 +457,15 @@ impl Pull {
             _ => None,
         };
         refusal(error, &name.unwrap_or_default())
+    }
+}
+
+fn imported(change: TailChange) -> Imported {
+    let TailChange { index, key, position, version, stored } = change;
+    let key = Key { position: position.0, bytes: key.into() };
+    match stored {
+        Some((document, expires_at)) => Imported::Put { index, key, version, expires_at, document },
+        None => Imported::Removed { index, key, version },
     }
 }
 
