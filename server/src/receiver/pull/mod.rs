@@ -188,20 +188,25 @@ impl Pull {
             let before = self.note(&source).await?.bytes;
             let is_up_to_date = self.step(&source, &id).await?;
             self.shared.progress.lock().error = self.pace.why();
-            if is_up_to_date {
-                self.wait(&source, Instant::now() + IDLE_PAUSE).await?;
-                continue;
-            }
-            // The target's own writers wait for imports alone: that the next page was asked for meanwhile
-            // takes none of their time, nor does waiting for it.
-            let mut until =
-                Instant::now() + self.pace.pause(self.cost.importing, self.cost.bringing);
-            if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
-                let time = (note.bytes - before + self.cost.left_out) as f64 / rate as f64;
-                until = until.max(begun + Duration::from_secs_f64(time));
-            }
+            let until = if is_up_to_date {
+                Instant::now() + IDLE_PAUSE
+            } else {
+                self.next_step_at(begun, before, changed.rate)
+            };
             self.wait(&source, until).await?;
         }
+    }
+
+    /// When the next step may begin: it gives way to what else the shards have to do, and keeps to the
+    /// rate. The last one was `begun` when `before` bytes had been brought.
+    fn next_step_at(&self, begun: Instant, before: u64, rate: Option<u64>) -> Instant {
+        // The target's own writers wait for imports alone: that the next page was asked for meanwhile
+        // takes none of their time, nor does waiting for it.
+        let pause = self.pace.pause(self.cost.importing, self.cost.bringing);
+        let until = Instant::now() + pause;
+        let (Some(rate), Some(note)) = (rate, &self.note) else { return until };
+        let bytes = note.bytes - before + self.cost.left_out;
+        until.max(begun + Duration::from_secs_f64(bytes as f64 / rate as f64))
     }
 
     /// Waits, but no longer than until there is something else to do. Meanwhile what is still to be read
