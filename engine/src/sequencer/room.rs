@@ -12,7 +12,7 @@
 //! and those without share the shard's policy and make room for each other. So a cache evicts
 //! nothing of an index whose policy is `reject`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Sequencer;
 use crate::clock::has_expired;
@@ -364,40 +364,48 @@ impl Sequencer {
         mutations: &[Mutation],
         atomic: bool,
     ) -> Result<usize> {
-        let writes = mutations.iter().filter_map(|mutation| match mutation {
-            Mutation::Write { index, key, document, .. } => {
-                Some((*index, (key.bytes.len() + document.len()) as u64))
-            }
-            _ => None,
-        });
-        let indexes: BTreeSet<IndexId> = writes.clone().map(|(index, _)| index).collect();
-        let mut most = 0;
-        for index in indexes {
-            // As if all were of new documents, for which nothing has to be looked up.
-            let of_this = || writes.clone().filter(move |(id, _)| *id == index);
-            let mut bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
-            let mut count = of_this().count() as u64;
-            let mut is_exact = false;
-            while let Some(shortage) = self.shortage(index, bytes, 0, count) {
-                let evictions = self.evictions_for(shortage);
-                let few = evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES;
-                if !few && !is_exact {
-                    (bytes, count) = self.growth(index, mutations, atomic)?;
-                    is_exact = true;
-                    continue;
-                }
-                if few || !shortage.can_be_met(bytes) {
-                    most += evictions * EVICTION_BYTES;
-                    break;
-                }
-                let excess = |this: &Self| Some((index, this.shortage(index, bytes, 0, count)?));
-                if !self.evict_some(excess)? {
-                    break;
-                }
-                self.try_commit()?;
+        // As if all writes were of new documents, for which nothing has to be looked up.
+        let mut growths: BTreeMap<IndexId, (u64, u64)> = BTreeMap::new();
+        for mutation in mutations {
+            if let Mutation::Write { index, key, document, .. } = mutation {
+                let (bytes, documents) = growths.entry(*index).or_default();
+                *bytes += (key.bytes.len() + document.len()) as u64;
+                *documents += 1;
             }
         }
+        let mut most = 0;
+        for (index, growth) in growths {
+            most += self.evict_for_growth(index, growth, mutations, atomic)?;
+        }
         Ok(most.min(MOST_EVICTION_BYTES))
+    }
+
+    /// The same for the writes to one index, with which it grows by so many bytes and documents at most.
+    fn evict_for_growth(
+        &mut self,
+        index: IndexId,
+        (mut bytes, mut documents): (u64, u64),
+        mutations: &[Mutation],
+        atomic: bool,
+    ) -> Result<usize> {
+        let mut is_exact = false;
+        while let Some(shortage) = self.shortage(index, bytes, 0, documents) {
+            let needed = self.evictions_for(shortage) * EVICTION_BYTES;
+            if needed > MOST_EVICTION_BYTES && !is_exact {
+                (bytes, documents) = self.growth(index, mutations, atomic)?;
+                is_exact = true;
+                continue;
+            }
+            if needed <= MOST_EVICTION_BYTES || !shortage.can_be_met(bytes) {
+                return Ok(needed);
+            }
+            let excess = |this: &Self| Some((index, this.shortage(index, bytes, 0, documents)?));
+            if !self.evict_some(excess)? {
+                break;
+            }
+            self.try_commit()?;
+        }
+        Ok(0)
     }
 
     /// By how many bytes and documents an index grows with the writes of a command that will be
