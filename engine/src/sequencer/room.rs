@@ -78,7 +78,14 @@ pub(super) enum Shortage {
     /// Of the bytes of the shard. As long as more is used than the limit, so much is allowed.
     Shard { used: u64, limit: u64, allowed: u64, needed: u64 },
     /// Of the bytes or the documents of the index.
-    Index { id: IndexId, what: &'static str, used: u64, limit: u64, allowed: u64, needed: u64 },
+    Index { id: IndexId, what: Measure, used: u64, limit: u64, allowed: u64, needed: u64 },
+}
+
+/// What a limit of an index counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    Bytes,
+    Documents,
 }
 
 impl Shortage {
@@ -86,13 +93,17 @@ impl Shortage {
         match self {
             Self::Shard { used, limit, needed, .. } => Error::QuotaExceeded { used, limit, needed },
             Self::Index { id, what, used, limit, needed, .. } => {
+                let what = match what {
+                    Measure::Bytes => "bytes",
+                    Measure::Documents => "documents",
+                };
                 Error::IndexFull { id, what, used, limit, needed }
             }
         }
     }
 
     fn is_of_bytes(self) -> bool {
-        !matches!(self, Self::Index { what: "documents", .. })
+        !matches!(self, Self::Index { what: Measure::Documents, .. })
     }
 
     /// Whether there would be room for so many bytes were all else gone, what is replaced included.
@@ -170,8 +181,8 @@ impl Sequencer {
         let (settings, may_be_over) = self.settings_for_writes(index, of_index);
         let (owned_bytes, owned_documents) = of_index.owned();
         let limits = [
-            ("bytes", owned_bytes, needed, settings.max_bytes),
-            ("documents", owned_documents, documents, settings.max_documents),
+            (Measure::Bytes, owned_bytes, needed, settings.max_bytes),
+            (Measure::Documents, owned_documents, documents, settings.max_documents),
         ];
         for (what, used, needed, limit) in limits {
             let Some(limit) = limit else { continue };
