@@ -45,8 +45,8 @@ const CLIENTS: u64 = 4;
 /// The documents of each of them.
 const OTHER_DOCUMENTS: usize = 20_000;
 
-/// How long the clients are at work before anything counts: by then overwrites have checkpoints and compaction
-/// to show for.
+/// How long the clients are at work before anything counts: by then overwrites have checkpoints and
+/// compaction to show for.
 const WARM_UP: Duration = Duration::from_secs(60);
 
 /// How long it is measured before each move.
@@ -162,29 +162,13 @@ async fn run(arguments: &Arguments) {
     let names: Vec<String> = map.shards.iter().map(|shard| shard.name.clone()).collect();
     for i in 0..arguments.moves {
         sleep(BEFORE).await;
-        let to = names[(i + 1) % 2].clone();
+        let (former, to) = (&names[i % 2], &names[(i + 1) % 2]);
         let began = start.elapsed();
-        let action = Action::Move { range: thirds[0], to };
-        let plan = client.plan(vec![action]).await.expect("a plan");
-        assert_eq!(plan.moves.len(), 1);
-        client.apply(plan, arguments.rate).await.expect("it begins");
-        while !client.moves().await.expect("bootstrap answers").moves.is_empty() {
-            sleep(Duration::from_millis(20)).await;
-        }
+        move_range(&client, thirds[0], to, arguments.rate).await;
         measured.moves.push((began, start.elapsed()));
         sleep(BETWEEN).await;
-        // Until what was given up is removed, it cannot come back.
-        let former = &names[i % 2];
         let own = if i % 2 == 0 { 0 } else { OTHER_DOCUMENTS as u64 };
-        loop {
-            let views = client.stat().await;
-            let view = views.into_iter().find(|view| view.shard.name == *former);
-            let stat = view.expect("it is in the map").stat.expect("it answers");
-            if stat.documents == own {
-                break;
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
+        until_removed(&client, former, own).await;
         println!("removed at the source {:.1?} later", start.elapsed() - measured.moves[i].1);
     }
     stopped.store(true, Ordering::Relaxed);
@@ -201,6 +185,31 @@ async fn run(arguments: &Arguments) {
     report(&measured);
     if let Some(path) = &arguments.plot {
         std::fs::write(path, plot::draw(&measured)).expect("the plot is written");
+    }
+}
+
+/// Moves a range to a shard, and waits until it is there.
+async fn move_range(client: &Client, range: Range, to: &str, rate: Option<u64>) {
+    let action = Action::Move { range, to: to.to_owned() };
+    let plan = client.plan(vec![action]).await.expect("a plan");
+    assert_eq!(plan.moves.len(), 1);
+    client.apply(plan, rate).await.expect("it begins");
+    while !client.moves().await.expect("bootstrap answers").moves.is_empty() {
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until a shard has removed what it gave up, and has only its own documents: before that the range
+/// cannot come back.
+async fn until_removed(client: &Client, shard: &str, own: u64) {
+    loop {
+        let views = client.stat().await;
+        let view = views.into_iter().find(|view| view.shard.name == shard);
+        let stat = view.expect("it is in the map").stat.expect("it answers");
+        if stat.documents == own {
+            return;
+        }
+        sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -359,8 +368,8 @@ impl fmt::Display for Beside {
     }
 }
 
-/// The longest time within a move, and a little after it, in which no write to the moving range was answered: its freeze, as
-/// clients see it, and whatever else held all of them up.
+/// The longest time within a move, and a little after it, in which no write to the moving range was
+/// answered: its freeze, as clients see it, and whatever else held all of them up.
 fn longest_gap(answered: &[Duration], from: Duration, until: Duration) -> Duration {
     let first = answered.partition_point(|at| *at < from);
     let last = answered.partition_point(|at| *at < until + BETWEEN);

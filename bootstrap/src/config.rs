@@ -13,7 +13,8 @@
 //!
 //! `bootstrap` and `hash_method` may be left out (127.0.0.1:9192, `md5`). Either all shards are
 //! marked with `start` and `end`, or none is: the ring is then split by their sizes. Shards may be
-//! listed in any order. A shard may have a `policy` (`reject` unless told). Every fault is reported with the shard and the field.
+//! listed in any order. A shard may have a `policy` (`reject` unless told). Every fault is reported with
+//! the shard and the field.
 
 use std::collections::HashSet;
 

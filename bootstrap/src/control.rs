@@ -2,10 +2,9 @@
 //!
 //! A change is persisted, then shown to clients and told to the shards, then answered once every
 //! connected shard holds it; the drop of an index once every shard does. A shard that is away gets
-//! it on its return: one task for each shard
-//! connects, hands out the newest state, and does so again after every change and every loss of
-//! the connection. What a shard is told is the whole state, never a step, so nothing depends on
-//! which steps it has seen.
+//! it on its return: one task for each shard connects, hands out the newest state, and does so again
+//! after every change and every loss of the connection. What a shard is told is the whole state,
+//! never a step, so nothing depends on which steps it has seen.
 //!
 //! A shard that refuses because it belongs to another cluster is left as it is, and so is one that
 //! holds a state that this bootstrap's does not come from: bootstrap then runs on an old copy of its
@@ -59,8 +58,9 @@ pub(crate) struct Control {
     store: Arc<Store>,
     /// The persisted state. Its epoch tells how far a shard is.
     state: watch::Sender<Arc<State>>,
-    /// Held while a change is persisted: one at a time. No shard is waited for meanwhile. The error is of a write that may or may not have
-    /// happened, after which nothing can be changed before a restart has read what is there.
+    /// Held while a change is persisted: one at a time. No shard is waited for meanwhile. The error is of
+    /// a write that may or may not have happened, after which nothing can be changed before a restart has
+    /// read what is there.
     changing: AsyncMutex<Option<String>>,
     /// Held while a limit is asked for, and while a range is frozen.
     quiet: AsyncMutex<()>,
@@ -220,12 +220,14 @@ impl Control {
             }
             _ => None,
         };
-        let current = self.state().moves.current().cloned();
+        let cancelled = match &command {
+            Command::CancelMoves { .. } => self.state().moves.current().cloned(),
+            _ => None,
+        };
         let next = self.commit(&command).await?;
         drop(asking);
-        let cut_short = current.filter(|_| {
-            matches!(command, Command::CancelMoves { .. }) && next.moves.current().is_none()
-        });
+        // What is being handed over goes on.
+        let cut_short = cancelled.filter(|_| next.moves.current().is_none());
         if let Some(cut_short) = &cut_short {
             self.thaw(&cut_short.from, &cut_short.id).await;
         }

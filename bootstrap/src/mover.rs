@@ -31,8 +31,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// How long the target may take to complete.
 const COMPLETION_TIME: Duration = Duration::from_secs(20);
 
-/// With so many records or fewer of the source's log left to read, the target is nearly up to date.
-const NEARLY: u64 = 20_000;
+/// The target is told to complete when it has so many records or fewer of the source's log left to read.
+const LEFT_TO_COMPLETE: u64 = 20_000;
 
 /// Drives moves for ever.
 pub(crate) async fn drive(control: Arc<Control>) {
@@ -127,7 +127,7 @@ async fn copy(control: &Control, state: &State, current: &Move) -> Result<(), Wi
     };
     let incoming = stat.incoming.filter(|incoming| incoming.id == current.id);
     control.report.lock().clone_from(&incoming);
-    let is_nearly_done = incoming.is_some_and(|it| it.copied && it.behind <= NEARLY);
+    let is_nearly_done = incoming.is_some_and(|it| it.copied && it.behind <= LEFT_TO_COMPLETE);
     if paused || !is_nearly_done {
         sleep(POLL_INTERVAL).await;
         return Ok(());

@@ -11,7 +11,7 @@ use sherd_protocol::message::{Frozen, MoveProgress, MoveStatus, MoveStep, MovesS
 use sherd_protocol::{Action, Plan, Range, RangeMap, WireError};
 
 use crate::planner;
-use crate::state::{Command, State};
+use crate::state::State;
 
 /// The moves that are left of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,9 +94,7 @@ impl Moves {
     pub(crate) fn current(&self) -> Option<&Move> {
         self.queue.first()
     }
-}
 
-impl Moves {
     /// What is told of it.
     pub(crate) fn status(&self, report: Option<&MoveProgress>) -> MovesStatus {
         let progress = |it: &Move| {
@@ -148,42 +146,25 @@ impl Move {
     }
 }
 
+/// What commands about moves make of the state. `next` is what comes of it, with the next epoch already.
 impl State {
-    /// Applies a command about moves. `next` has the next epoch already.
-    pub(crate) fn apply_to_moves(
-        &self,
-        next: &mut Self,
-        command: &Command,
-    ) -> Result<(), WireError> {
-        match command {
-            Command::StartMoves { plan, rate, at } => self.start(next, plan, *rate, *at),
-            Command::CancelMoves { at } => {
-                // What is handed over goes on: the source may have given the range up.
-                next.moves.queue.retain(|it| matches!(it.step, Step::HandingOver { .. }));
-                if !self.moves.cancelled {
-                    // Nobody leaves that was to, and who was added for nothing does.
-                    next.moves.leaving = std::mem::take(&mut next.moves.joining);
-                }
-                next.moves.paused = false;
-                next.moves.cancelled = !next.moves.queue.is_empty();
-                next.let_go(&self.map, *at);
-                Ok(())
-            }
-            Command::PauseMoves { paused } => {
-                next.moves.paused = *paused && !self.moves.queue.is_empty();
-                Ok(())
-            }
-            Command::AdvanceMove { id, transition, at } => self.advance(next, id, transition, *at),
-            Command::CreateIndex { .. }
-            | Command::SetIndex { .. }
-            | Command::DropIndex { .. }
-            | Command::ForgetDropped { .. }
-            | Command::Meet { .. }
-            | Command::SetShard { .. } => Ok(()),
+    pub(crate) fn cancel_moves(&self, next: &mut Self, at: u64) {
+        // What is handed over goes on: the source may have given the range up.
+        next.moves.queue.retain(|it| matches!(it.step, Step::HandingOver { .. }));
+        if !self.moves.cancelled {
+            // Nobody leaves that was to, and who was added for nothing does.
+            next.moves.leaving = std::mem::take(&mut next.moves.joining);
         }
+        next.moves.paused = false;
+        next.moves.cancelled = !next.moves.queue.is_empty();
+        next.let_go(&self.map, at);
     }
 
-    fn start(
+    pub(crate) fn pause_moves(&self, next: &mut Self, paused: bool) {
+        next.moves.paused = paused && !self.moves.queue.is_empty();
+    }
+
+    pub(crate) fn start_moves(
         &self,
         next: &mut Self,
         plan: &Plan,
@@ -290,7 +271,7 @@ impl State {
         self.check_limits(&after.map).or_else(refused)
     }
 
-    fn advance(
+    pub(crate) fn advance_move(
         &self,
         next: &mut Self,
         id: &str,
@@ -404,6 +385,7 @@ mod tests {
 
     use super::*;
     use crate::config::ClusterConfig;
+    use crate::state::Command;
 
     fn state() -> State {
         let text = r#"{"shards": [

@@ -236,10 +236,14 @@ impl State {
                 let set = format!("shard {shard:?} set to {} bytes, {}", info.size, info.policy);
                 next.remember(&self.map, *at, set);
             }
-            Command::StartMoves { .. }
-            | Command::CancelMoves { .. }
-            | Command::PauseMoves { .. }
-            | Command::AdvanceMove { .. } => self.apply_to_moves(&mut next, command)?,
+            Command::StartMoves { plan, rate, at } => {
+                self.start_moves(&mut next, plan, *rate, *at)?;
+            }
+            Command::CancelMoves { at } => self.cancel_moves(&mut next, *at),
+            Command::PauseMoves { paused } => self.pause_moves(&mut next, *paused),
+            Command::AdvanceMove { id, transition, at } => {
+                self.advance_move(&mut next, id, transition, *at)?;
+            }
         }
         // One that has left may come again, empty.
         next.met.retain(|shard| next.map.shard(shard).is_some());

@@ -5,22 +5,24 @@
 //! victims ahead, so that the sequencer has only to see that nothing has changed: that the victim was
 //! not accessed since, and that it still lies where it lay. What has changed is passed over.
 //!
-//! With `ttl` the victim is exactly the document that expires soonest. So those that do are found together, in
-//! their order, and are the next to go as long as none has come that expires sooner: of that the residents keep
-//! note. Before it is looked for them again, that note is taken, and what it says is late is forgotten: whatever
-//! came before is found now, and whatever comes later is noted again.
+//! With `ttl` the victim is exactly the document that expires soonest. So the ones that do are found together,
+//! in their order. They are the next to go as long as no document has come that expires sooner, and the
+//! residents keep note of the soonest that has ([`Residents::soonest_new`]): what expires later than that is
+//! forgotten. The note begins anew before the residents are asked again: what came before is found by then, and
+//! what comes later is noted.
 //!
 //! It works for the group of indexes that evicted last. With another one, and where it is behind, the
 //! sequencer looks for itself.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::command::IndexId;
 use crate::index::IndexKey;
-use crate::residents::{Residents, Taken};
+use crate::residents::{Resident, Residents};
 use crate::shared::{LookedUp, Shared};
 
 /// How many victims are found ahead: more than most batches need, and few enough to be those that would
@@ -32,7 +34,7 @@ const REST: Duration = Duration::from_millis(20);
 
 /// A document to evict, as it was found. It is remembered by the residents still.
 pub(crate) struct Candidate {
-    pub(crate) victim: Taken,
+    pub(crate) victim: Resident,
     pub(crate) key: IndexKey,
     pub(crate) found: LookedUp,
 }
@@ -126,12 +128,12 @@ pub(crate) fn run(shared: &Shared) {
             group.clone_from(&state.group);
             (state.exact, state.generation)
         };
-        let (found, all) = if exact {
+        let (found, goes_on) = if exact {
             find_soonest(shared, &group, generation)
         } else {
-            let found: Vec<_> = find(shared, &group).into_iter().collect();
-            let any = !found.is_empty();
-            (found, any)
+            let found = Vec::from_iter(find(shared, &group));
+            let is_any = !found.is_empty();
+            (found, is_any)
         };
         let mut state = scout.state.lock();
         if state.generation != generation {
@@ -141,7 +143,7 @@ pub(crate) fn run(shared: &Shared) {
         if exact {
             state.found.make_contiguous().sort_by_key(|found| found.victim.expiry());
         }
-        if !all {
+        if !goes_on {
             state.rests = true;
             _ = scout.wanted.wait_for(&mut state, REST);
         }
@@ -150,12 +152,12 @@ pub(crate) fn run(shared: &Shared) {
 
 /// Finds a victim of a sample. An index that fails is for the sequencer to report.
 fn find(shared: &Shared, group: &[IndexId]) -> Option<Candidate> {
-    let newest = shared.durable_lsn.load(std::sync::atomic::Ordering::Acquire);
+    let newest = shared.durable_lsn.load(Ordering::Acquire);
     look_up(shared, shared.residents.victim(group, newest)?)
 }
 
-/// Finds the victims of `ttl`, as many as are wanted with those that were found before; and whether there were
-/// any, and all could be looked up.
+/// Finds the victims of `ttl`, as many as are wanted with those that were found before; and whether it is of use
+/// to look for more at once: some were found, and each could be looked up.
 fn find_soonest(shared: &Shared, group: &[IndexId], generation: u64) -> (Vec<Candidate>, bool) {
     let residents = &shared.residents;
     let (known, soonest) = {
@@ -176,12 +178,12 @@ fn find_soonest(shared: &Shared, group: &[IndexId], generation: u64) -> (Vec<Can
         };
         found.push(candidate);
     }
-    let any = !found.is_empty();
-    (found, any)
+    let is_any = !found.is_empty();
+    (found, is_any)
 }
 
 /// The key and the entry of a victim.
-fn look_up(shared: &Shared, victim: Taken) -> Option<Candidate> {
+fn look_up(shared: &Shared, victim: Resident) -> Option<Candidate> {
     let (key, found) = shared.any_of(victim.index, victim.slot.tag).ok()??;
     Some(Candidate { victim, key, found })
 }

@@ -59,9 +59,7 @@ impl Handle {
     pub(crate) fn close(&self, error: &Error) {
         let why = format!("{error}; it is being opened again");
         let closed = State::Closed { why: why.into(), lost: false };
-        let before = std::mem::replace(&mut *self.state.write(), closed);
-        // sled may panic on its way out as well.
-        _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
+        self.replace(closed);
     }
 
     /// Opens the index again if it is closed. `check` says what is wrong with it; then it stays
@@ -95,7 +93,7 @@ impl Handle {
             Err(Error::Index(what)) => Ok(what.as_ref().to_owned()),
             Err(error) => Err(error),
         };
-        _ = catch_unwind(AssertUnwindSafe(move || drop(index)));
+        drop_guarded(index);
         let reason = format!("after a failure, {}; restart the shard to rebuild it", wrong?);
         let mut state = self.state.write();
         if let State::Closed { why, lost, .. } = &mut *state {
@@ -104,9 +102,7 @@ impl Handle {
         }
         Err(state.refusal())
     }
-}
 
-impl Handle {
     /// The index, if it is in memory for want of space.
     pub(crate) fn parked(&self) -> Option<Arc<ParkedIndex>> {
         match &*self.state.read() {
@@ -123,8 +119,7 @@ impl Handle {
     pub(crate) fn park(&self) -> Result<()> {
         let parked = ParkedIndex::default();
         copy(&*self.get()?, &parked)?;
-        let before = std::mem::replace(&mut *self.state.write(), State::Parked(Arc::new(parked)));
-        _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
+        self.replace(State::Parked(Arc::new(parked)));
         self.store.discard()
     }
 
@@ -134,8 +129,7 @@ impl Handle {
     /// # Errors
     /// Of the disk; it is in memory all the same.
     pub(crate) fn take_back(&self, parked: Arc<ParkedIndex>) -> Result<()> {
-        let before = std::mem::replace(&mut *self.state.write(), State::Parked(parked));
-        _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
+        self.replace(State::Parked(parked));
         self.store.discard()
     }
 
@@ -155,16 +149,25 @@ impl Handle {
     pub(crate) fn put_back(&self, parked: &ParkedIndex) -> Result<()> {
         self.store.discard()?;
         let index = self.store.open()?;
-        match copy(parked, index.as_ref()) {
-            Ok(_) => *self.state.write() = State::Open(index),
-            Err(error) => {
-                _ = catch_unwind(AssertUnwindSafe(move || drop(index)));
-                self.store.discard()?;
-                return Err(error);
-            }
+        if let Err(error) = copy(parked, index.as_ref()) {
+            drop_guarded(index);
+            self.store.discard()?;
+            return Err(error);
         }
+        *self.state.write() = State::Open(index);
         Ok(())
     }
+
+    /// Waits for those who read from the index.
+    fn replace(&self, state: State) {
+        let before = std::mem::replace(&mut *self.state.write(), state);
+        drop_guarded(before);
+    }
+}
+
+/// Drops an index: sled may panic on its way out as well.
+fn drop_guarded<T>(index: T) {
+    _ = catch_unwind(AssertUnwindSafe(move || drop(index)));
 }
 
 impl State {

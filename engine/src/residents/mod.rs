@@ -11,6 +11,7 @@
 //! are about to be removed, and make no room where a limit does not count them.
 
 mod leaf;
+mod table;
 mod tracker;
 
 use std::collections::BTreeMap;
@@ -81,14 +82,14 @@ struct OfIndex {
     incomplete: AtomicBool,
 }
 
-/// A document that is to be evicted. It is not remembered any more.
+/// A document as it is remembered: its key by a tag, which another document may have as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Taken {
+pub(crate) struct Resident {
     pub(crate) index: IndexId,
     pub(crate) slot: Slot,
 }
 
-impl Taken {
+impl Resident {
     /// The second since 1970 in which the document has expired; 0 for never.
     pub(crate) fn expiry(&self) -> u32 {
         self.slot.expiry
@@ -172,7 +173,7 @@ impl Residents {
         if of_index.incomplete.load(Ordering::Relaxed) {
             return false;
         }
-        let order = |policy: Policy| if policy.evicts_all() { Some(policy) } else { None };
+        let order = |policy: Policy| policy.evicts_all().then_some(policy);
         let held = of_index.tracker.read().as_ref().and_then(|tracker| order(tracker.policy()));
         held == order(policy)
     }
@@ -349,16 +350,23 @@ impl Residents {
     }
 
     /// Takes the document to evict from some indexes of one policy, if there is any.
-    pub(crate) fn take_victim(&self, among: &[IndexId], newest: Version) -> Option<Taken> {
+    pub(crate) fn take_victim(&self, among: &[IndexId], newest: Version) -> Option<Resident> {
         // Whoever reads it meanwhile comes too late.
         self.take(self.victim(among, newest)?)
     }
 
     /// Takes a document that was found to be a victim, accessed since or not.
-    pub(crate) fn take(&self, victim: Taken) -> Option<Taken> {
+    pub(crate) fn take(&self, victim: Resident) -> Option<Resident> {
         let slot = self.tracker(victim.index)?.evict(victim.slot.tag)?;
         self.note_taken(victim.index, slot);
-        Some(Taken { slot, ..victim })
+        Some(Resident { slot, ..victim })
+    }
+
+    /// Takes a document that was found to be a victim, if it was not accessed since.
+    pub(crate) fn take_if_unchanged(&self, victim: Resident) -> Option<Resident> {
+        let slot = self.tracker(victim.index)?.evict_if_unchanged(victim.slot)?;
+        self.note_taken(victim.index, slot);
+        Some(Resident { slot, ..victim })
     }
 
     fn note_taken(&self, index: IndexId, slot: Slot) {
@@ -372,15 +380,8 @@ impl Residents {
         of.iter().filter_map(|&index| self.tracker(index)).map(|tracker| tracker.len()).sum()
     }
 
-    /// Takes a document that was found to be a victim, if it was not accessed since.
-    pub(crate) fn take_if_unchanged(&self, victim: Taken) -> Option<Taken> {
-        let slot = self.tracker(victim.index)?.evict_if_unchanged(victim.slot)?;
-        self.note_taken(victim.index, slot);
-        Some(Taken { slot, ..victim })
-    }
-
     /// The document to evict from some indexes of one policy, if there is any.
-    pub(crate) fn victim(&self, among: &[IndexId], newest: Version) -> Option<Taken> {
+    pub(crate) fn victim(&self, among: &[IndexId], newest: Version) -> Option<Resident> {
         let trackers: Vec<_> = among
             .iter()
             .filter_map(|&index| Some((index, self.tracker(index)?)))
@@ -389,7 +390,7 @@ impl Residents {
         let clock = self.clock.load(Ordering::Relaxed);
         let victim = |(index, tracker): &(IndexId, Arc<Tracker>)| {
             let victim = tracker.victim(clock, newest)?;
-            Some((victim.rank, Taken { index: *index, slot: victim.slot }))
+            Some((victim.rank, Resident { index: *index, slot: victim.slot }))
         };
         let exact = trackers.first().is_some_and(|(_, tracker)| tracker.policy() == Policy::Ttl);
         let best = if exact || trackers.len() <= INDEXES_SAMPLED {
@@ -424,26 +425,26 @@ impl Residents {
     }
 
     /// Of `ttl`: the documents of some indexes that expire soonest, some `most` of them, in their order.
-    pub(crate) fn soonest(&self, among: &[IndexId], most: usize) -> Vec<Taken> {
+    pub(crate) fn soonest(&self, among: &[IndexId], most: usize) -> Vec<Resident> {
         let mut found = Vec::new();
         for &index in among {
             let Some(tracker) = self.tracker(index) else { continue };
-            found.extend(tracker.soonest(most).into_iter().map(|slot| Taken { index, slot }));
+            found.extend(tracker.soonest(most).into_iter().map(|slot| Resident { index, slot }));
         }
-        found.sort_by_key(Taken::expiry);
+        found.sort_by_key(Resident::expiry);
         found.truncate(most);
         found
     }
 
     /// Of `ttl`: takes a document for one that has just come.
-    pub(crate) fn note_soonest(&self, victim: Taken) {
+    pub(crate) fn note_soonest(&self, victim: Resident) {
         if let Some(tracker) = self.tracker(victim.index) {
             tracker.note_soonest(victim.expiry());
         }
     }
 
     /// Puts back what was taken and not evicted.
-    pub(crate) fn restore(&self, taken: Taken) {
+    pub(crate) fn restore(&self, taken: Resident) {
         if let Some(tracker) = self.tracker(taken.index) {
             tracker.restore(taken.slot);
         }

@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::leaf::{Leaf, Slot, Table, Tag};
+use super::leaf::{Leaf, Slot, Tag};
+use super::table::Table;
 use crate::command::Version;
 use crate::limits::Policy;
 
@@ -179,8 +180,7 @@ impl Tracker {
             let mut table = stripe.lock();
             let begun = taken.len();
             for leaf in table.leaves() {
-                let slots = (0..leaf.len()).map(|place| leaf.slot(place));
-                taken.extend(slots.filter(|slot| is_taken(slot.tag)));
+                taken.extend(leaf.slots().filter(|slot| is_taken(slot.tag)));
             }
             for slot in &taken[begun..] {
                 table.remove(slot.tag, slot.tag.hash(), slot.expiry);

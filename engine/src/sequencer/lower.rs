@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::Sequencer;
-use super::room::Shortage;
+use super::room::{Measure, Shortage};
 use crate::command::{IndexId, Outcome};
 use crate::effect::{Effect, SetIndex, SetLimit};
 use crate::engine::Completion;
@@ -156,8 +156,8 @@ impl Sequencer {
             Limit::Index(id, settings) => {
                 let (bytes, documents) = self.state.indexes.get(&id)?.owned();
                 let limits = [
-                    ("bytes", bytes, settings.max_bytes),
-                    ("documents", documents, settings.max_documents),
+                    (Measure::Bytes, bytes, settings.max_bytes),
+                    (Measure::Documents, documents, settings.max_documents),
                 ];
                 limits.into_iter().find_map(|(what, used, limit)| {
                     let limit = limit.filter(|&limit| used > limit)?;

@@ -40,7 +40,7 @@ use crate::index::{Entry, IndexKey};
 use crate::log::{LogWriter, Purpose, record};
 use crate::queue::{Gather, Queue, Task};
 use crate::read;
-use crate::residents::Taken;
+use crate::residents::Resident;
 use crate::shared::{Found, Shared};
 use crate::state::{Change, State};
 
@@ -145,7 +145,7 @@ struct Undo {
     before: Option<Entry>,
     after: Option<u64>,
     /// What the residents knew of it, where it was evicted.
-    taken: Option<Taken>,
+    taken: Option<Resident>,
 }
 
 impl Sequencer {

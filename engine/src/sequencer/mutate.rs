@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::limits::Expiry;
 use crate::log::{Purpose, record};
-use crate::residents::Taken;
+use crate::residents::Resident;
 use crate::shared::LookedUp;
 use crate::state::Change;
 
@@ -293,7 +293,7 @@ impl Sequencer {
     }
 
     /// Adds the removal of a document to the batch that the residents have forgotten already.
-    pub(super) fn remove_taken(&mut self, taken: Taken, key: IndexKey, found: &Entry) {
+    pub(super) fn remove_taken(&mut self, taken: Resident, key: IndexKey, found: &Entry) {
         self.record_removal((taken.index, key), found, Reason::Evicted, Some(taken));
     }
 
@@ -302,7 +302,7 @@ impl Sequencer {
         (index, key): (IndexId, IndexKey),
         found: &Entry,
         reason: Reason,
-        taken: Option<Taken>,
+        taken: Option<Resident>,
     ) -> Version {
         let lsn = self.log.next_lsn() + self.batch.records;
         let start = self.batch.bytes.len();

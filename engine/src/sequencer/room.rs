@@ -12,7 +12,7 @@
 //! and those without share the shard's policy and make room for each other. So a cache evicts
 //! nothing of an index whose policy is `reject`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::Sequencer;
 use crate::clock::has_expired;
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::index::{Entry, IndexKey};
 use crate::limits::{IndexSettings, Policy};
 use crate::log::{Purpose, record};
-use crate::residents::{Residents, Tag, Taken};
+use crate::residents::{Resident, Residents, Tag};
 use crate::scout::Candidate;
 use crate::shared::LookedUp;
 
@@ -34,13 +34,21 @@ const EVICTIONS_AT_A_TIME: usize = 256;
 /// What the record of an eviction takes at most.
 const EVICTION_BYTES: usize = 1024 + 128;
 
-/// The bytes that evictions for one command may take in its batch; more are made in batches of
-/// their own beforehand.
+/// The bytes that evictions for one command may take in its batch, by how many they are about; more
+/// are made in batches of their own beforehand.
 const MOST_EVICTION_BYTES: usize = 1024 * 1024;
 
-/// The bytes that evictions for one command may take in its batch where there is no telling
-/// beforehand how many they are: victims may be much smaller than the mean document.
+/// The bytes that they may take where they turn out to be more than that: victims may be much smaller
+/// than the mean document.
 const MOST_ROOM_FOR_EVICTIONS: usize = 16 * 1024 * 1024;
+
+/// After so many victims that must stay, for their range is frozen on its way to another shard, there is
+/// taken to be none to evict.
+const MOST_SPARED: usize = 1000;
+
+/// From so many documents on victims are found beforehand. The scout takes none, and finds the first
+/// of a leaf each time that it looks there: of fewer leaves it would find the same ones again.
+const SCOUTED_DOCUMENTS: usize = 10_000;
 
 /// The bytes that the batch still has for the evictions of a command.
 #[derive(Default)]
@@ -64,21 +72,20 @@ impl RoomForEvictions {
     }
 }
 
-/// After so many victims that must stay, for their range is frozen on its way to another shard, there is
-/// taken to be none to evict.
-const MOST_SPARED: usize = 1000;
-
-/// From so many documents on victims are found beforehand. The scout takes none, and finds the first
-/// of a leaf each time that it looks there: of fewer leaves it would find the same ones again.
-const SCOUTED_DOCUMENTS: usize = 10_000;
-
 /// Which limit is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shortage {
     /// Of the bytes of the shard. As long as more is used than the limit, so much is allowed.
     Shard { used: u64, limit: u64, allowed: u64, needed: u64 },
     /// Of the bytes or the documents of the index.
-    Index { id: IndexId, what: &'static str, used: u64, limit: u64, allowed: u64, needed: u64 },
+    Index { id: IndexId, what: Measure, used: u64, limit: u64, allowed: u64, needed: u64 },
+}
+
+/// What a limit of an index counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    Bytes,
+    Documents,
 }
 
 impl Shortage {
@@ -86,13 +93,17 @@ impl Shortage {
         match self {
             Self::Shard { used, limit, needed, .. } => Error::QuotaExceeded { used, limit, needed },
             Self::Index { id, what, used, limit, needed, .. } => {
+                let what = match what {
+                    Measure::Bytes => "bytes",
+                    Measure::Documents => "documents",
+                };
                 Error::IndexFull { id, what, used, limit, needed }
             }
         }
     }
 
     fn is_of_bytes(self) -> bool {
-        !matches!(self, Self::Index { what: "documents", .. })
+        !matches!(self, Self::Index { what: Measure::Documents, .. })
     }
 
     /// Whether there would be room for so many bytes were all else gone, what is replaced included.
@@ -170,8 +181,8 @@ impl Sequencer {
         let (settings, may_be_over) = self.settings_for_writes(index, of_index);
         let (owned_bytes, owned_documents) = of_index.owned();
         let limits = [
-            ("bytes", owned_bytes, needed, settings.max_bytes),
-            ("documents", owned_documents, documents, settings.max_documents),
+            (Measure::Bytes, owned_bytes, needed, settings.max_bytes),
+            (Measure::Documents, owned_documents, documents, settings.max_documents),
         ];
         for (what, used, needed, limit) in limits {
             let Some(limit) = limit else { continue };
@@ -209,27 +220,15 @@ impl Sequencer {
         index: IndexId,
         shortage: Shortage,
         spare: Option<&IndexKey>,
-        spared: &mut Vec<Taken>,
+        spared: &mut Vec<Resident>,
     ) -> Result<bool> {
         let in_reach: Vec<IndexId> = match shortage {
-            // Expired documents are nobody's.
+            // Of any group: expired documents are nobody's.
             Shortage::Shard { .. } => self.state.indexes.keys().copied().collect(),
             Shortage::Index { .. } => vec![index],
         };
         for id in in_reach {
-            let tags = self.shared.residents.take_due(id, self.now, 1);
-            let mut removed = Ok(false);
-            for &tag in &tags {
-                removed = self.remove_expired(id, tag);
-                if !matches!(removed, Ok(false)) {
-                    break;
-                }
-            }
-            // What is removed is not known any more, and so not put off.
-            for tag in tags {
-                self.shared.residents.put_off(id, tag);
-            }
-            if removed? {
+            if self.evict_expired(id)? {
                 return Ok(true);
             }
         }
@@ -258,6 +257,18 @@ impl Sequencer {
         Ok(false)
     }
 
+    /// Removes a document of an index that has expired. `false` where there is none.
+    fn evict_expired(&mut self, index: IndexId) -> Result<bool> {
+        let tags = self.shared.residents.take_due(index, self.now, 1);
+        let mut removed = tags.iter().map(|&tag| self.remove_expired(index, tag));
+        let removed = removed.find(|removed| !matches!(removed, Ok(false)));
+        // What is removed is not known any more, and so not put off.
+        for tag in tags {
+            self.shared.residents.put_off(index, tag);
+        }
+        removed.unwrap_or(Ok(false))
+    }
+
     /// Takes the next document to evict from the residents of a group: one that the scout found, if it
     /// may have and that is still true, or else one that is looked for here.
     fn next_victim(
@@ -265,7 +276,7 @@ impl Sequencer {
         group: &[IndexId],
         policy: Policy,
         newest: Version,
-    ) -> Result<Option<(Taken, IndexKey, Entry)>> {
+    ) -> Result<Option<(Resident, IndexKey, Entry)>> {
         let residents = &self.shared.residents;
         // Of few documents, which is the first changes with each that goes.
         let scouted = residents.documents(group) >= SCOUTED_DOCUMENTS;
@@ -364,39 +375,48 @@ impl Sequencer {
         mutations: &[Mutation],
         atomic: bool,
     ) -> Result<usize> {
-        let writes = mutations.iter().filter_map(|mutation| match mutation {
-            Mutation::Write { index, key, document, .. } => {
-                Some((*index, (key.bytes.len() + document.len()) as u64))
-            }
-            _ => None,
-        });
-        let indexes: BTreeSet<IndexId> = writes.clone().map(|(index, _)| index).collect();
-        let mut most = 0;
-        for index in indexes {
-            let of_this = || writes.clone().filter(move |(id, _)| *id == index);
-            let mut bytes: u64 = of_this().map(|(_, bytes)| bytes).sum();
-            let mut count = of_this().count() as u64;
-            let mut is_exact = false;
-            while let Some(shortage) = self.shortage(index, bytes, 0, count) {
-                let evictions = self.evictions_for(shortage);
-                let few = evictions * EVICTION_BYTES <= MOST_EVICTION_BYTES;
-                if !few && !is_exact {
-                    (bytes, count) = self.growth(index, mutations, atomic)?;
-                    is_exact = true;
-                    continue;
-                }
-                if few || !shortage.can_be_met(bytes) {
-                    most += evictions * EVICTION_BYTES;
-                    break;
-                }
-                let excess = |this: &Self| Some((index, this.shortage(index, bytes, 0, count)?));
-                if !self.evict_some(excess)? {
-                    break;
-                }
-                self.try_commit()?;
+        // As if all writes were of new documents, for which nothing has to be looked up.
+        let mut growths: BTreeMap<IndexId, (u64, u64)> = BTreeMap::new();
+        for mutation in mutations {
+            if let Mutation::Write { index, key, document, .. } = mutation {
+                let (bytes, documents) = growths.entry(*index).or_default();
+                *bytes += (key.bytes.len() + document.len()) as u64;
+                *documents += 1;
             }
         }
+        let mut most = 0;
+        for (index, growth) in growths {
+            most += self.evict_for_growth(index, growth, mutations, atomic)?;
+        }
         Ok(most.min(MOST_EVICTION_BYTES))
+    }
+
+    /// The same for the writes to one index, with which it grows by so many bytes and documents at most.
+    fn evict_for_growth(
+        &mut self,
+        index: IndexId,
+        (mut bytes, mut documents): (u64, u64),
+        mutations: &[Mutation],
+        atomic: bool,
+    ) -> Result<usize> {
+        let mut is_exact = false;
+        while let Some(shortage) = self.shortage(index, bytes, 0, documents) {
+            let needed = self.evictions_for(shortage) * EVICTION_BYTES;
+            if needed > MOST_EVICTION_BYTES && !is_exact {
+                (bytes, documents) = self.growth(index, mutations, atomic)?;
+                is_exact = true;
+                continue;
+            }
+            if needed <= MOST_EVICTION_BYTES || !shortage.can_be_met(bytes) {
+                return Ok(needed);
+            }
+            let excess = |this: &Self| Some((index, this.shortage(index, bytes, 0, documents)?));
+            if !self.evict_some(excess)? {
+                break;
+            }
+            self.try_commit()?;
+        }
+        Ok(0)
     }
 
     /// By how many bytes and documents an index grows with the writes of a command that will be

@@ -102,6 +102,17 @@ fn submit(engine: &Engine, command: Command) -> mpsc::Receiver<Result<Outcome>> 
     answer
 }
 
+/// Calls `observer` before each write and sync of the writer. Another thread may be about to prepare a
+/// segment, and the writer is not held with that one.
+fn observe_writer(machine: &Machine, observer: impl Fn() + Send + Sync + 'static) {
+    let is_writer = || std::thread::current().name() == Some("sequencer");
+    machine.fs.observe(Some(Arc::new(move || {
+        if is_writer() {
+            observer();
+        }
+    })));
+}
+
 #[test]
 fn lowering_goes_in_bounded_steps_and_is_answered_once_met() {
     for policy in [Policy::Lru, Policy::Lfu, Policy::Fifo, Policy::Random] {
@@ -111,12 +122,12 @@ fn lowering_goes_in_bounded_steps_and_is_answered_once_met() {
         // limit is not in force before it is met.
         let steps = Arc::new(Mutex::new(Vec::new()));
         let (seen, watched) = (Arc::clone(&steps), engine.clone());
-        machine.fs.observe(Some(Arc::new(move || {
+        observe_writer(&machine, move || {
             let limit = watched.assignment().unwrap().limit;
             let used = watched.stat().used;
             assert!(used <= limit);
             seen.lock().unwrap().push(used / DOCUMENT_BYTES);
-        })));
+        });
         engine.execute(Command::SetLimit { limit: 5000, policy: None }).unwrap();
         machine.fs.observe(None);
         let stat = engine.stat();
@@ -138,12 +149,12 @@ fn a_second_lowering_to_the_same_joins_and_another_is_refused() {
     let (go_on, may_go_on) = mpsc::channel::<()>();
     let may_go_on = Mutex::new(may_go_on);
     let held = AtomicBool::new(false);
-    machine.fs.observe(Some(Arc::new(move || {
+    observe_writer(&machine, move || {
         if !held.swap(true, Ordering::Relaxed) {
             reached.send(()).unwrap();
             may_go_on.lock().unwrap().recv().unwrap();
         }
-    })));
+    });
     let lower = |limit| submit(&engine, Command::SetLimit { limit, policy: None });
     let first = lower(5000);
     has_reached.recv().unwrap();

@@ -17,7 +17,6 @@ mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use sherd_client::ConnectOptions;
@@ -28,12 +27,10 @@ use sherd_protocol::{Range, WireError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use self::note::Note;
 use self::pace::Pace;
 use self::pull::Pull;
-use self::shown::Shown;
 use self::waiting::Waiting;
 
 /// What is to be taken over.
@@ -63,10 +60,18 @@ struct Inner {
 /// The move under way.
 struct Current {
     job: watch::Sender<Job>,
-    progress: Arc<Mutex<MoveProgress>>,
-    waiting: Arc<Waiting>,
-    completed: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     task: AbortHandle,
+}
+
+/// What the receiver and the task of a move share.
+struct Shared {
+    progress: Mutex<MoveProgress>,
+    /// Who waits for its completion.
+    waiting: Waiting,
+    /// It is complete, and nothing more is brought unless it is told to go on: the source may have given
+    /// the range up.
+    completed: AtomicBool,
 }
 
 impl Receiver {
@@ -85,35 +90,22 @@ impl Receiver {
         {
             current.job.send_if_modified(|held| std::mem::replace(held, job.clone()) != job);
             // It is not handed over, or bootstrap would not say so.
-            current.completed.store(false, Ordering::Release);
+            current.shared.completed.store(false, Ordering::Release);
             return;
         }
         end(current.take());
-        let progress =
-            Arc::new(Mutex::new(MoveProgress { id: job.id.clone(), ..MoveProgress::default() }));
+        let progress = MoveProgress { id: job.id.clone(), ..MoveProgress::default() };
+        let shared = Arc::new(Shared {
+            progress: Mutex::new(progress),
+            waiting: Waiting::default(),
+            completed: AtomicBool::new(false),
+        });
         let (job, jobs) = watch::channel(job);
-        let waiting = Arc::new(Waiting::default());
-        let completed = Arc::new(AtomicBool::new(false));
-        let pull = Pull {
-            engine: self.0.engine.clone(),
-            options: self.0.options.clone(),
-            job: jobs,
-            progress: Arc::clone(&progress),
-            note: None,
-            waiting: Arc::clone(&waiting),
-            held_at: Instant::now(),
-            ahead: None,
-            shown: Shown::default(),
-            marked_at: Instant::now(),
-            persisted_at: Instant::now(),
-            left_out: 0,
-            importing: Duration::ZERO,
-            bringing: Duration::ZERO,
-            pace: Pace::new(Arc::clone(&self.0.served)),
-            completed: Arc::clone(&completed),
-        };
-        let task = self.0.runtime.spawn(pull.run()).abort_handle();
-        *current = Some(Current { job, progress, waiting, completed, task });
+        let Inner { engine, options, runtime, served, .. } = &*self.0;
+        let pace = Pace::new(Arc::clone(served));
+        let pull = Pull::new(engine.clone(), options.clone(), jobs, Arc::clone(&shared), pace);
+        let task = runtime.spawn(pull.run()).abort_handle();
+        *current = Some(Current { job, shared, task });
     }
 
     /// Ends a job.
@@ -125,7 +117,7 @@ impl Receiver {
     pub(crate) fn complete(&self, id: &str, responder: Responder) {
         let current = self.0.current.lock();
         match current.as_ref().filter(|current| current.job.borrow().id == id) {
-            Some(current) => current.waiting.put(id, responder),
+            Some(current) => current.shared.waiting.put(id, responder),
             None => responder.refuse(&unavailable(id, "it was not told to receive anything")),
         }
     }
@@ -135,7 +127,7 @@ impl Receiver {
         let held = held?;
         let current = self.0.current.lock();
         if let Some(current) = current.as_ref().filter(|it| it.job.borrow().id == held.id) {
-            return Some(current.progress.lock().clone());
+            return Some(current.shared.progress.lock().clone());
         }
         let note = Note::decode(&held.note).unwrap_or_default();
         let error = Some("it waits to be told to go on".to_owned());

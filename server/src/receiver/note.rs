@@ -5,6 +5,9 @@ use sherd_protocol::message::{MoveProgress, TailCursor};
 
 use super::source::Wanted;
 
+/// The position and key of the document behind which a page of an index begins; `None` for its first page.
+pub(super) type After = Option<(u32, String)>;
+
 /// How far it is, as the engine remembers it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
@@ -12,8 +15,8 @@ pub(super) struct Note {
     pub(super) tail: TailCursor,
     /// All indexes up to this id were read.
     pub(super) done: u32,
-    /// The index that is being read, and the key after which.
-    pub(super) reading: Option<(u32, Option<(u32, String)>)>,
+    /// The index that is being read, and from where on.
+    pub(super) reading: Option<(u32, After)>,
     /// All indexes were.
     pub(super) copied: bool,
     /// What was brought.

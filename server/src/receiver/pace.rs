@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The share of the time in which a move imports, and in which the source reads for it, in percent, but
-/// for its end: what else the shards have to do goes on beside it.
+/// for its end.
 const SHARE_PERCENT: u32 = 50;
 
 /// The same of a shard that serves clients meanwhile, whose requests wait for those of the move.
@@ -32,8 +32,9 @@ const NEARER_INTERVAL: Duration = Duration::from_secs(5);
 /// What is left of the log is to come to an end within so long, as fast as it becomes less.
 const END_WITHIN: Duration = Duration::from_secs(60);
 
-/// So many records or fewer are read at once when the move is completed.
-const NEARLY: u64 = 5_000;
+/// With so many records or fewer left it does not matter how fast they become less: bootstrap has the move
+/// completed already where four times as many are left.
+const FEW_LEFT: u64 = 5_000;
 
 /// How much of the shards' time a move takes.
 pub(super) struct Pace {
@@ -103,7 +104,7 @@ impl Pace {
             return;
         }
         let read = before.saturating_sub(left) as f64 / elapsed.as_secs_f64();
-        self.is_nearer = left <= NEARLY || left as f64 <= read * END_WITHIN.as_secs_f64();
+        self.is_nearer = left <= FEW_LEFT || left as f64 <= read * END_WITHIN.as_secs_f64();
         if !self.is_nearer {
             self.more = (self.more + SHARE_STEP_PERCENT).min(100);
         }
@@ -189,7 +190,7 @@ mod tests {
         }
         assert_eq!(pace.pause(LOOK_INTERVAL, LOOK_INTERVAL), Duration::ZERO);
         assert!(pace.why().is_some_and(|why| why.contains("600019 records")), "{:?}", pace.why());
-        more(&mut pace, NEARLY).await;
+        more(&mut pace, FEW_LEFT).await;
         assert_eq!(pace.why(), None);
     }
 }

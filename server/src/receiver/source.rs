@@ -10,6 +10,7 @@ use sherd_protocol::message::{
 use sherd_protocol::{Position, Range, WireError};
 use tokio::time::Instant;
 
+use super::note::After;
 use super::unavailable;
 
 /// How long the source may take for one request.
@@ -21,15 +22,15 @@ const ROUND_TRIPS: usize = 3;
 /// What comes next of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// A page of an index, after a key. What the log has from `hold` on is kept meanwhile.
-    Page { index: u32, after: Option<(u32, String)>, hold: TailCursor },
+    /// A page of an index. What the log has from `hold` on is kept meanwhile.
+    Page { index: u32, after: After, hold: TailCursor },
     /// The log from there on.
     Tail(TailCursor),
 }
 
 /// What came of it.
 pub(super) enum Brought {
-    Page { index: u32, after: Option<(u32, String)>, page: Page },
+    Page { index: u32, after: After, page: Page },
     Tail(Tail),
 }
 

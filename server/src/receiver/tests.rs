@@ -123,6 +123,12 @@ impl Served {
         self.target(TargetOperation::Complete(MoveId { id: ID })).await
     }
 
+    /// Asks for the completion, which must succeed.
+    async fn completes(&self) {
+        let frozen = self.complete().await.unwrap();
+        assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    }
+
     /// Takes the whole ring over.
     async fn receive(&self, from: &Self, rate: Option<u64>) {
         let receive = Receive { id: ID, range: Range::FULL, from: &from.address, rate };
@@ -171,6 +177,11 @@ fn key(name: &'static str) -> Key {
     Key { position: HashMethod::Md5.position(name).0, bytes: Bytes::from_static(name.as_bytes()) }
 }
 
+/// A document of a binary value of 1,024 such bytes.
+fn kilobyte(byte: u8) -> Vec<u8> {
+    [&b"\xc5\x04\x00"[..], &[byte; 1024]].concat()
+}
+
 /// A write past the protocol.
 fn put(name: &'static str, document: &'static [u8]) -> Command {
     let write = Mutation::Write {
@@ -204,7 +215,7 @@ async fn the_source_is_told_to_hold_its_log_while_pages_are_read() {
     };
     let (source, target) = pair(Arc::new(spy)).await;
     for i in 0..300 {
-        source.write("i", &format!("key{i}"), &[&b"\xc5\x04\x00"[..], &[7; 1024]].concat()).await;
+        source.write("i", &format!("key{i}"), &kilobyte(7)).await;
     }
     let lsn = source.engine.tail_end().lsn;
     target.receive(&source, None).await;
@@ -231,7 +242,7 @@ async fn what_pages_have_shown_is_not_taken_from_the_log_again() {
         if rng.random() {
             return Mutation::Remove { index, key, version: None };
         }
-        let document = [&b"\xc5\x04\x00"[..], &[rng.random(); 1024]].concat().into();
+        let document = kilobyte(rng.random()).into();
         let (condition, expiry) = (sherd_engine::Condition::Any, sherd_engine::Expiry::Default);
         Mutation::Write { index, key, document, condition, expiry }
     };
@@ -263,8 +274,7 @@ async fn what_pages_have_shown_is_not_taken_from_the_log_again() {
     // Some twenty pages a second.
     target.receive(&source, Some(1_200_000)).await;
     target.until_copied().await;
-    let frozen = target.complete().await.unwrap();
-    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    target.completes().await;
     let (changed, brought) = (changed.load(Ordering::Relaxed), target.incoming().await.documents);
     println!("{changed} changes of {loaded} documents, {brought} brought");
     assert!(changed > 500 && brought > loaded);
@@ -277,7 +287,7 @@ async fn a_range_is_read_anew_where_the_log_was_compacted_meanwhile() {
     for copied in [false, true] {
         let (source, target) = pair(no_spy()).await;
         for round in 0..300 {
-            let document = [&b"\xc5\x04\x00"[..], &[round as u8; 1024]].concat();
+            let document = kilobyte(round as u8);
             source.write("i", &format!("key{}", round % 10), &document).await;
         }
         source.write("j", "key", DOCUMENTS[0]).await;
@@ -289,8 +299,7 @@ async fn a_range_is_read_anew_where_the_log_was_compacted_meanwhile() {
         target.remember(&note);
         target.receive(&source, None).await;
         target.until("anew", |incoming| incoming.copied && incoming.documents >= 11).await;
-        let frozen = target.complete().await.unwrap();
-        assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+        target.completes().await;
     }
 }
 
@@ -314,8 +323,7 @@ async fn a_freeze_that_runs_out_before_the_comparison_is_tried_again() {
     let error = target.complete().await.unwrap_err();
     assert!(matches!(error, WireError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("not frozen"), "{error}");
-    let frozen = target.complete().await.unwrap();
-    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    target.completes().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -427,8 +435,7 @@ async fn an_index_dropped_half_way_is_left_out() {
     assert!(matches!(error, WireError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("an index is being created or dropped"), "{error}");
     target.engine.execute(Command::DropIndex { id: 1 }).unwrap();
-    let frozen = target.complete().await.unwrap();
-    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    target.completes().await;
 
     // While it is read.
     let (source, target) = pair(no_spy()).await;
@@ -442,8 +449,7 @@ async fn an_index_dropped_half_way_is_left_out() {
     }
     target.receive(&source, None).await;
     target.until_copied().await;
-    let frozen = target.complete().await.unwrap();
-    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    target.completes().await;
     assert_eq!(target.incoming().await.documents, 1);
 }
 
@@ -451,7 +457,7 @@ async fn an_index_dropped_half_way_is_left_out() {
 async fn a_pause_ends_when_something_else_is_said() {
     let (source, target) = pair(no_spy()).await;
     for i in 0..300 {
-        source.write("i", &format!("key{i}"), &[&b"\xc5\x04\x00"[..], &[7; 1024]].concat()).await;
+        source.write("i", &format!("key{i}"), &kilobyte(7)).await;
     }
     // The first page is paid off after a day.
     target.receive(&source, Some(1)).await;
@@ -549,12 +555,11 @@ async fn the_next_page_is_asked_for_while_one_is_imported() {
     let (source, target) = pair(Arc::new(spy)).await;
     assert!(stalled.set(target.engine.clone()).is_ok());
     for i in 0..300 {
-        source.write("i", &format!("key{i}"), &[&b"\xc5\x04\x00"[..], &[7; 1024]].concat()).await;
+        source.write("i", &format!("key{i}"), &kilobyte(7)).await;
     }
     target.receive(&source, None).await;
     target.until_copied().await;
     assert_eq!(*waited.lock(), Some(Ok(2)));
     assert_eq!(target.incoming().await.documents, 300);
-    let frozen = target.complete().await.unwrap();
-    assert!(matches!(frozen, ShardReply::Frozen { .. }), "{frozen:?}");
+    target.completes().await;
 }

@@ -50,9 +50,9 @@ const FIRST_FENCE: &[u8] = &[0];
 /// before it as well, but never only what was done before.
 pub(super) trait Blocks {
     fn get(&self, fence: &[u8]) -> Result<Option<IVec>>;
-    /// `is_next` says that the last write was of the block before it.
+    /// `is_next` says that the last write was of a block beside it, on either side.
     fn insert(&self, fence: &[u8], block: IVec, is_next: bool) -> Result<()>;
-    /// Of a block behind the one that was written last.
+    /// Of a block beside the one that was written last.
     fn remove(&self, fence: &[u8]) -> Result<()>;
     fn fences(&self) -> Result<Vec<IVec>>;
 }
@@ -193,15 +193,7 @@ impl<B: Blocks> Table<B> {
         changes: &mut Peekable<impl Iterator<Item = Change<'a>>>,
         last: Option<&Fence>,
     ) -> Result<Option<Fence>> {
-        let (fence, mut old, mut next) = {
-            let fences = self.fences.read();
-            let key = Fence::new(key.as_bytes());
-            let (fence, old) = match before(&fences, &key) {
-                Some(found) => (found.0.clone(), self.block(found)?),
-                None => (Fence::new(FIRST_FENCE), IVec::default()),
-            };
-            (fence, old, after(&fences, &key).cloned())
-        };
+        let (fence, mut old, mut next) = self.locate(&Fence::new(key.as_bytes()))?;
         let mut is_next = last == Some(&fence);
         let mut absorbed = Vec::new();
         loop {
@@ -220,20 +212,27 @@ impl<B: Blocks> Table<B> {
                 self.replace(&fence, &mem::take(&mut absorbed), whole.clone(), is_next)?;
                 is_next = true;
             }
-            let more = {
-                let fences = self.fences.read();
-                next = after(&fences, &beyond).cloned();
-                let until = next.as_ref().map(|next| next.bytes.as_ref());
-                match before(&fences, &beyond) {
-                    Some(found) => block::items(&self.block(found)?, Bound::Unbounded, until)?,
-                    None => Vec::new(),
-                }
-            };
+            let (_, more, beyond_it) = self.locate(&beyond)?;
+            next = beyond_it;
+            let until = next.as_ref().map(|next| next.bytes.as_ref());
+            let more = block::items(&more, Bound::Unbounded, until)?;
             let mut items = block::items(&whole, Bound::Unbounded, None)?;
             items.extend(more);
             old = block::encode(&items).into();
             absorbed.push(beyond);
         }
+    }
+
+    /// The block that has a key, under its fence, and the fence after it. Where there is none yet it is
+    /// empty, under the first fence.
+    fn locate(&self, key: &Fence) -> Result<(Fence, IVec, Option<Fence>)> {
+        // Held while the block is read: it is that of the fence.
+        let fences = self.fences.read();
+        let (fence, block) = match before(&fences, key) {
+            Some(found) => (found.0.clone(), self.block(found)?),
+            None => (Fence::new(FIRST_FENCE), IVec::default()),
+        };
+        Ok((fence, block, after(&fences, key).cloned()))
     }
 
     /// The block under a fence.

@@ -1,26 +1,25 @@
-//! Bringing a range from the source: page by page, then the log, then the end.
+//! Bringing a range from the source: page by page, then the log, then the end ([`complete`]).
+
+mod complete;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use sherd_client::{ConnectOptions, Page, Tail};
+use sherd_client::{ConnectOptions, Page, Tail, TailChange};
 use sherd_engine::{Engine, Import, Imported, Key, Span};
 use sherd_node::{blocking, hold_at};
-use sherd_protocol::message::{MoveProgress, RangeSum, ShardAnswer};
-use sherd_protocol::{Range, WireError};
+use sherd_protocol::WireError;
+use sherd_protocol::message::{MoveProgress, ShardAnswer};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::note::Note;
+use super::note::{After, Note};
 use super::pace::Pace;
 use super::shown::Shown;
 use super::source::{Brought, SourceClient, Wanted};
-use super::waiting::Waiting;
-use super::{Job, unavailable};
-use crate::operation::sums;
+use super::{Job, Shared, unavailable};
 use crate::refusal::refusal;
 
 /// The pause before connecting again.
@@ -33,64 +32,76 @@ const IDLE_PAUSE: Duration = Duration::from_millis(20);
 /// was not read yet, and a target that comes back without knowing would ask for what is gone.
 const PERSIST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often it is noted what the next page shows of the source's log.
+/// How often the source is asked what the next page shows of its log, which takes a request.
 const MARK_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How many pages of the log are read before the range is frozen, to be nearly up to date.
-const PAGES_BEFORE_FREEZE: usize = 50;
 
 /// After so long without a page or a part of the log, the source is asked to go on holding its log, which
 /// it does for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// For how long the source freezes the range at most. What is left then is short, and bootstrap has
-/// the source give the range up at once.
-const FREEZE_TIME: Duration = Duration::from_secs(5);
-
-/// For how much of that the rest of the log is waited for. What is left of it is for the comparison, and
-/// for bootstrap to persist the map.
-const DRAIN_TIME: Duration = Duration::from_secs(2);
-
-const _: () = assert!(DRAIN_TIME.as_millis() < FREEZE_TIME.as_millis());
-
 /// The pulling of one job.
 pub(super) struct Pull {
-    pub(super) engine: Engine,
-    pub(super) options: ConnectOptions,
-    pub(super) job: watch::Receiver<Job>,
-    pub(super) progress: Arc<Mutex<MoveProgress>>,
+    engine: Engine,
+    options: ConnectOptions,
+    job: watch::Receiver<Job>,
+    shared: Arc<Shared>,
+    pace: Pace,
     /// How far it is; `None` where the engine is to be asked.
-    pub(super) note: Option<Note>,
-    /// It is complete, and nothing more is brought unless it is told to go on: the source may have given
-    /// the range up.
-    pub(super) completed: Arc<AtomicBool>,
-    /// Who waits for its end.
-    pub(super) waiting: Arc<Waiting>,
-    /// When the source was last asked for something that has it hold its log.
-    pub(super) held_at: Instant,
-    /// What was asked for before it was its turn, and the answer.
-    pub(super) ahead: Option<(Wanted, Result<Brought, WireError>)>,
-    /// What pages have shown of the log, and when that was noted last.
-    pub(super) shown: Shown,
-    pub(super) marked_at: Instant,
+    note: Option<Note>,
     /// When the engine was last told how far it is.
-    pub(super) persisted_at: Instant,
-    /// The bytes of the last part of the log that pages have brought.
-    pub(super) left_out: u64,
-    /// How long the last import took, and the source for what was asked for before it and meanwhile, but for
-    /// the way.
-    pub(super) importing: Duration,
-    pub(super) bringing: Duration,
-    pub(super) pace: Pace,
+    persisted_at: Instant,
+    /// What was asked for before it was its turn, and the answer.
+    ahead: Option<(Wanted, Result<Brought, WireError>)>,
+    /// When the source was last asked for something that has it hold its log.
+    held_at: Instant,
+    /// What pages have shown of the log, and when that was noted last.
+    shown: Shown,
+    marked_at: Instant,
+    cost: Cost,
+}
+
+/// What the last step took.
+#[derive(Default)]
+struct Cost {
+    /// How long the import.
+    importing: Duration,
+    /// How long the source, for what was asked for before the import and meanwhile, but for the way.
+    bringing: Duration,
+    /// The bytes of a part of the log that pages had brought, and were not imported.
+    left_out: u64,
 }
 
 impl Drop for Pull {
     fn drop(&mut self) {
-        self.waiting.close(&self.job.borrow().id);
+        self.shared.waiting.close(&self.job.borrow().id);
     }
 }
 
 impl Pull {
+    pub(super) fn new(
+        engine: Engine,
+        options: ConnectOptions,
+        job: watch::Receiver<Job>,
+        shared: Arc<Shared>,
+        pace: Pace,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            engine,
+            options,
+            job,
+            shared,
+            pace,
+            note: None,
+            persisted_at: now,
+            ahead: None,
+            held_at: now,
+            shown: Shown::default(),
+            marked_at: now,
+            cost: Cost::default(),
+        }
+    }
+
     pub(super) async fn run(mut self) {
         loop {
             let id = self.job.borrow().id.clone();
@@ -106,11 +117,11 @@ impl Pull {
             }
             let Err(error) = ended else { continue };
             let why = error.to_string();
-            if let Some(responder) = self.waiting.take() {
+            if let Some(responder) = self.shared.waiting.take() {
                 responder.refuse(&unavailable(&id, &why));
             }
             let is_new = {
-                let error = &mut self.progress.lock().error;
+                let error = &mut self.shared.progress.lock().error;
                 let is_new = error.as_ref() != Some(&why);
                 *error = Some(why.clone());
                 is_new
@@ -149,47 +160,53 @@ impl Pull {
                 return Err(unavailable(&id, "the source has another address now"));
             }
             let is_paused = changed.rate == Some(0);
-            if let Some(responder) = self.waiting.take() {
+            if let Some(responder) = self.shared.waiting.take() {
                 if is_paused {
                     responder.refuse(&unavailable(&id, "it is paused"));
                     continue;
                 }
                 let completed = self.complete(&source, &id).await;
-                self.completed.store(completed.is_ok(), Ordering::Release);
+                self.shared.completed.store(completed.is_ok(), Ordering::Release);
                 match completed {
                     Ok(lsn) => responder.send(&ShardAnswer::Frozen { lsn }),
                     Err(error) => responder.refuse(&error),
                 }
                 continue;
             }
-            if self.completed.load(Ordering::Acquire) {
+            if self.shared.completed.load(Ordering::Acquire) {
                 // The source may not own it any more, which is as it should be.
                 _ = self.wait(&source, Instant::now() + IDLE_PAUSE).await;
                 continue;
             }
             if is_paused {
                 // Bootstrap says so of the moves as a whole: nothing is wrong.
-                self.progress.lock().error = None;
+                self.shared.progress.lock().error = None;
                 self.wait(&source, Instant::now() + RETRY_PAUSE).await?;
                 continue;
             }
             let begun = Instant::now();
             let before = self.note(&source).await?.bytes;
             let is_up_to_date = self.step(&source, &id).await?;
-            self.progress.lock().error = self.pace.why();
-            if is_up_to_date {
-                self.wait(&source, Instant::now() + IDLE_PAUSE).await?;
-                continue;
-            }
-            // The target's own writers wait for imports alone: that the next page was asked for meanwhile
-            // takes none of their time, nor does waiting for it.
-            let mut until = Instant::now() + self.pace.pause(self.importing, self.bringing);
-            if let (Some(rate), Some(note)) = (changed.rate, &self.note) {
-                let time = (note.bytes - before + self.left_out) as f64 / rate as f64;
-                until = until.max(begun + Duration::from_secs_f64(time));
-            }
+            self.shared.progress.lock().error = self.pace.why();
+            let until = if is_up_to_date {
+                Instant::now() + IDLE_PAUSE
+            } else {
+                self.next_step_at(begun, before, changed.rate)
+            };
             self.wait(&source, until).await?;
         }
+    }
+
+    /// When the next step may begin: it gives way to what else the shards have to do, and keeps to the
+    /// rate. The last one was `begun` when `before` bytes had been brought.
+    fn next_step_at(&self, begun: Instant, before: u64, rate: Option<u64>) -> Instant {
+        // The target's own writers wait for imports alone: that the next page was asked for meanwhile
+        // takes none of their time, nor does waiting for it.
+        let pause = self.pace.pause(self.cost.importing, self.cost.bringing);
+        let until = Instant::now() + pause;
+        let (Some(rate), Some(note)) = (rate, &self.note) else { return until };
+        let bytes = note.bytes - before + self.cost.left_out;
+        until.max(begun + Duration::from_secs_f64(bytes as f64 / rate as f64))
     }
 
     /// Waits, but no longer than until there is something else to do. Meanwhile what is still to be read
@@ -200,7 +217,7 @@ impl Pull {
             tokio::select! {
                 biased;
                 _ = self.job.changed() => return Ok(()),
-                () = self.waiting.came() => return Ok(()),
+                () = self.shared.waiting.came() => return Ok(()),
                 () = sleep_until(until) => return Ok(()),
                 () = sleep_until(keep_alive) => {}
             }
@@ -218,7 +235,7 @@ impl Pull {
             let note = match held {
                 Some(note) => {
                     // It goes on from there, perhaps with nothing left to bring.
-                    let mut progress = self.progress.lock();
+                    let mut progress = self.shared.progress.lock();
                     let (id, error) = (progress.id.clone(), progress.error.take());
                     *progress = MoveProgress { error, copied: false, ..note.progress(&id) };
                     note
@@ -233,7 +250,7 @@ impl Pull {
 
     /// Brings a page or a part of the log. Returns whether nothing was left to bring.
     async fn step(&mut self, source: &SourceClient, id: &str) -> Result<bool, WireError> {
-        (self.importing, self.bringing, self.left_out) = Default::default();
+        self.cost = Cost::default();
         let note = self.note(source).await?.clone();
         let Some(wanted) = note.wanted() else {
             let mut next = note;
@@ -274,7 +291,7 @@ impl Pull {
             _ => {
                 self.held_at = Instant::now();
                 let brought = source.bring(wanted).await;
-                self.bringing = self.held_at.elapsed().saturating_sub(source.round_trip);
+                self.cost.bringing = self.held_at.elapsed().saturating_sub(source.round_trip);
                 brought
             }
         }
@@ -286,7 +303,7 @@ impl Pull {
         source: &SourceClient,
         id: &str,
         mut next: Note,
-        (index, after, page): (u32, Option<(u32, String)>, Page),
+        (index, after, page): (u32, After, Page),
     ) -> Result<(), WireError> {
         let key = |position: u32, key: &str| Key {
             position,
@@ -331,39 +348,18 @@ impl Pull {
         let behind = (tail.durable_lsn + 1).saturating_sub(tail.next.lsn);
         let is_all = behind == 0;
         {
-            let mut progress = self.progress.lock();
+            let mut progress = self.shared.progress.lock();
             (progress.copied, progress.behind) = (true, behind);
         }
         self.pace.look();
         self.pace.look_at_source(tail.durable_lsn);
         self.pace.look_at_log(behind);
         let next = Note { tail: tail.next, ..note };
-        let mut left_out = 0;
         let last_lsn = next.tail.lsn.saturating_sub(1);
-        let documents: Vec<_> = tail
-            .changes
-            .into_iter()
-            .filter(|change| {
-                let is_here = self.shown.covers(change.index, change.position.0, last_lsn);
-                if is_here {
-                    let document = change.stored.as_ref().map_or(0, |(document, _)| document.len());
-                    left_out += (change.key.len() + document) as u64;
-                }
-                !is_here
-            })
-            .map(|change| {
-                let (index, version) = (change.index, change.version);
-                let bytes = Bytes::from(change.key.into_bytes());
-                let key = Key { position: change.position.0, bytes };
-                match change.stored {
-                    Some((document, expires_at)) => {
-                        Imported::Put { index, key, version, expires_at, document }
-                    }
-                    None => Imported::Removed { index, key, version },
-                }
-            })
-            .collect();
-        self.left_out = left_out;
+        let is_shown = |it: &TailChange| self.shown.covers(it.index, it.position.0, last_lsn);
+        let (shown, changes): (Vec<_>, Vec<_>) = tail.changes.into_iter().partition(is_shown);
+        self.cost.left_out = shown.into_iter().map(|change| bytes_of(&imported(change))).sum();
+        let documents: Vec<_> = changes.into_iter().map(imported).collect();
         let is_further = next.tail.lsn != note.tail.lsn;
         let is_due = is_further && self.persisted_at.elapsed() >= PERSIST_INTERVAL;
         if documents.is_empty() && !is_due {
@@ -405,7 +401,7 @@ impl Pull {
             (imported, begun.elapsed())
         };
         let ((imported, importing), ahead) = tokio::join!(importing, asking);
-        self.importing = importing;
+        self.cost.importing = importing;
         if let Some((wanted, brought, bringing, mark)) = ahead {
             if let (Wanted::Page { index, after, .. }, Some(lsn)) = (&wanted, mark) {
                 self.shown.note(*index, after.as_ref().map(|(position, _)| *position), lsn);
@@ -413,7 +409,7 @@ impl Pull {
                 self.marked_at = Instant::now();
             }
             (self.ahead, self.held_at) = (Some((wanted, brought)), begun);
-            self.bringing += bringing;
+            self.cost.bringing += bringing;
         }
         imported
     }
@@ -423,7 +419,7 @@ impl Pull {
         tracing::info!(r#move = %id, "the range is read anew: the source's log went on");
         let tail = source.tail_end().await?;
         let Note { documents, bytes, .. } = self.note(source).await?.clone();
-        let mut progress = self.progress.lock();
+        let mut progress = self.shared.progress.lock();
         (progress.copied, progress.behind) = (false, 0);
         drop(progress);
         self.pace.begin_anew();
@@ -448,7 +444,7 @@ impl Pull {
         let imported = imported.map_err(|error| WireError::Internal { what: error.to_string() })?;
         imported.map_err(|error| self.refusal(error))?;
         self.persisted_at = Instant::now();
-        let mut progress = self.progress.lock();
+        let mut progress = self.shared.progress.lock();
         *progress = MoveProgress { behind: progress.behind, ..next.progress(id) };
         drop(progress);
         self.note = Some(next);
@@ -467,122 +463,20 @@ impl Pull {
         };
         refusal(error, &name.unwrap_or_default())
     }
-
-    /// Freezes the range at the source, brings the rest, and sees that both have the same. Where that
-    /// fails, the source goes on with the range at once. Returns the LSN after which nothing changes.
-    async fn complete(&mut self, source: &SourceClient, id: &str) -> Result<u64, WireError> {
-        let mut pages = 0;
-        while !self.step(source, id).await? {
-            pages += 1;
-            if pages >= PAGES_BEFORE_FREEZE {
-                return Err(unavailable(id, "the target is not up to date yet"));
-            }
-        }
-        hold_at("target freezing").await;
-        let frozen_at = source.freeze(id, FREEZE_TIME).await?;
-        hold_at("target frozen").await;
-        let brought = self.bring_rest(source, id, frozen_at).await;
-        if brought.is_err() {
-            _ = source.thaw(id).await;
-        }
-        brought.map(|()| frozen_at)
-    }
-
-    async fn bring_rest(
-        &mut self,
-        source: &SourceClient,
-        id: &str,
-        frozen_at: u64,
-    ) -> Result<(), WireError> {
-        let until = Instant::now() + DRAIN_TIME;
-        while self.note(source).await?.tail.lsn <= frozen_at {
-            if Instant::now() > until {
-                return Err(unavailable(id, "the target could not keep up with the source"));
-            }
-            self.step(source, id).await?;
-        }
-        // Also where nothing was brought: versions go on from there.
-        let note = self.note(source).await?.clone();
-        if !note.copied {
-            return Err(unavailable(id, "the range is read anew: the source's log went on"));
-        }
-        self.import(id, Vec::new(), None, note).await?;
-        hold_at("target brought").await;
-        let theirs = source.sums(id, frozen_at).await?;
-        let ours = self.sums(source.range).await?;
-        hold_at("target compared").await;
-        let Some((index, what)) = difference(&theirs, &ours) else { return Ok(()) };
-        let is_here = self.engine.stat().indexes.iter().any(|known| known.id == index);
-        if !is_here || !source.indexes().await?.contains(&index) {
-            return Err(unavailable(id, "an index is being created or dropped"));
-        }
-        Err(WireError::Mismatch { id: id.to_owned(), what })
-    }
-
-    async fn sums(&self, range: Range) -> Result<Vec<RangeSum>, WireError> {
-        let engine = self.engine.clone();
-        let counted = blocking(move || sums(&engine, &[range])).await;
-        counted.map_err(|error| WireError::Internal { what: error.to_string() })?
-    }
 }
 
-/// In which index the documents of source and target differ, and how, if they do.
-fn difference(source: &[RangeSum], target: &[RangeSum]) -> Option<(u32, String)> {
-    if source == target {
-        return None;
+fn imported(change: TailChange) -> Imported {
+    let TailChange { index, key, position, version, stored } = change;
+    let key = Key { position: position.0, bytes: key.into() };
+    match stored {
+        Some((document, expires_at)) => Imported::Put { index, key, version, expires_at, document },
+        None => Imported::Removed { index, key, version },
     }
-    let of = |sums: &[RangeSum], index: u32| {
-        let found = sums.iter().find(|sum| sum.index == index);
-        found.map_or((0, 0, None), |sum| (sum.documents, sum.bytes, Some(sum.digest)))
-    };
-    let indexes = source.iter().chain(target).map(|sum| sum.index);
-    let differs = |&index: &u32| of(source, index) != of(target, index);
-    let index = indexes.filter(differs).min()?;
-    let ((documents, bytes, _), (ours, our_bytes, _)) = (of(source, index), of(target, index));
-    let what = format!(
-        "of the index with the id {index} the source has {documents} documents of {bytes} bytes, the \
-         target {ours} of {our_bytes}, or others"
-    );
-    Some((index, what))
 }
 
 fn bytes_of(imported: &Imported) -> u64 {
     match imported {
         Imported::Put { key, document, .. } => (key.bytes.len() + document.len()) as u64,
         Imported::Removed { key, .. } => key.bytes.len() as u64,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sherd_protocol::Digest;
-
-    use super::*;
-
-    #[test]
-    fn the_first_index_that_differs_is_named_with_how() {
-        let sum = |index, documents, bytes, digest| RangeSum {
-            index,
-            documents,
-            bytes,
-            digest: Digest(digest),
-        };
-        let (one, two) = (sum(1, 2, 20, 7), sum(2, 1, 10, 9));
-        assert_eq!(difference(&[one, two], &[one, two]), None);
-        assert_eq!(difference(&[], &[]), None);
-        // The digest alone, one less, one that only one of them has.
-        for (target, index) in [
-            (&[sum(1, 2, 20, 8), sum(2, 1, 10, 8)][..], 1),
-            (&[one, sum(2, 2, 10, 9)], 2),
-            (&[one], 2),
-            (&[two], 1),
-            (&[one, two, sum(3, 1, 1, 1)], 3),
-        ] {
-            let (found, what) = difference(&[one, two], target).unwrap();
-            assert_eq!(found, index, "{target:?}");
-            assert!(what.contains(&format!("the id {index} ")), "{what}");
-        }
-        let (_, what) = difference(&[one, two], &[one]).unwrap();
-        assert!(what.contains("1 documents of 10 bytes, the target 0 of 0"), "{what}");
     }
 }
