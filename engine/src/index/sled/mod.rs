@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use sled::{Db, IVec, Mode};
 
-use self::pacing::PacedTree;
+use self::pacing::{MOST_DROPPED_BLOCKS, Pace};
 use self::table::{Room, Table};
 use super::{Change, Entries, Entry, Index, IndexKey, IndexStore};
 use crate::command::IndexId;
@@ -175,6 +175,7 @@ impl IndexStore for SledStore {
             db,
             dir: self.dir.clone(),
             room: Room::new(self.cache_bytes / HELD_SHARE),
+            pace: Pace::default(),
             tables: RwLock::default(),
         };
         for name in index.db.tree_names() {
@@ -227,6 +228,7 @@ struct SledIndex {
     dir: PathBuf,
     /// For blocks outside of sled's cache.
     room: Room,
+    pace: Pace,
     tables: RwLock<FastMap<IndexId, Arc<Table>>>,
 }
 
@@ -235,9 +237,14 @@ impl SledIndex {
         self.tables.read().get(&index).cloned()
     }
 
+    /// How many trees there are, with one that is being made or dropped, and sled's own.
+    fn trees(&self) -> usize {
+        self.tables.read().len() + 2
+    }
+
     fn open_table(&self, name: impl AsRef<[u8]>) -> Result<Table> {
-        let tree = guard(|| self.db.open_tree(name))?;
-        Table::open(PacedTree::new(tree), self.room.clone())
+        let tree = self.pace.open_tree(&self.db, self.trees(), name)?;
+        Table::open(tree, self.room.clone())
     }
 
     fn table_or_new(&self, index: IndexId) -> Result<Arc<Table>> {
@@ -258,12 +265,14 @@ impl SledIndex {
             let table = self.table_or_new(id)?;
             let tree = guard(|| self.db.open_tree(&name))?;
             let mut entries = tree.iter();
+            let mut count = 0;
             loop {
                 let some = entries.by_ref().take(CONVERTED_AT_A_TIME);
                 let some: Vec<_> = guard(|| some.collect::<sled::Result<_>>())?;
                 if some.is_empty() {
                     break;
                 }
+                count += some.len();
                 let decoded = some.iter().map(|(key, value)| {
                     let entry = Entry::take(&mut value.as_ref());
                     IndexKey::from_bytes(key).zip(entry).ok_or_else(|| {
@@ -273,7 +282,7 @@ impl SledIndex {
                 let decoded = decoded.collect::<Result<Vec<_>>>()?;
                 table.apply(&mut decoded.iter().map(|(key, entry)| (key, Some(*entry))))?;
             }
-            guard(|| self.db.drop_tree(&name))?;
+            self.pace.drop_tree(&self.db, self.trees(), (&name, count))?;
         }
         Ok(())
     }
@@ -336,9 +345,12 @@ impl Index for SledIndex {
     }
 
     fn drop_index(&self, index: IndexId) -> Result<()> {
-        self.tables.write().remove(&index);
-        guard(|| self.db.drop_tree(tree_name(index)))?;
-        Ok(())
+        let table = self.tables.write().remove(&index);
+        let blocks = match table {
+            Some(table) => table.remove_beyond(MOST_DROPPED_BLOCKS)?,
+            None => 0,
+        };
+        self.pace.drop_tree(&self.db, self.trees(), (tree_name(index), blocks))
     }
 
     fn indexes(&self) -> Result<Vec<IndexId>> {
