@@ -16,7 +16,7 @@ use sled::{Db, IVec, Tree};
 
 use super::guard;
 use super::table::Blocks;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// After so many bytes of its log the threads are waited for. Each piece that one of them writes has 64 KiB.
 const LOG_BYTES_AT_A_TIME: u64 = 6 * 64 * 1024;
@@ -66,10 +66,10 @@ impl Pace {
         if self.log_bytes.fetch_add(log_bytes, Ordering::Relaxed) + log_bytes > LOG_BYTES_AT_A_TIME
         {
             // That of all trees.
-            guard(|| tree.flush())?;
+            guard(|| tree.flush()).map_err(of_a_write)?;
             self.log_bytes.store(log_bytes, Ordering::Relaxed);
         }
-        guard(call)
+        guard(call).map_err(of_a_write)
     }
 
     /// Opens a tree, or makes it as one of so many.
@@ -92,6 +92,17 @@ impl Pace {
     ) -> Result<()> {
         let log_bytes = names_bytes(trees) + DROPPED_BYTES * blocks as u64;
         self.write(db, log_bytes, || db.drop_tree(name)).map(drop)
+    }
+}
+
+/// A write that sled gave up half way leaves it unusable, whatever the reason. For want of a descriptor it is no
+/// better than an index that is well and only could not be synced.
+fn of_a_write(error: Error) -> Error {
+    match error {
+        Error::NoDescriptors { what } => {
+            Error::Index(format!("too many files are open: {what}").into())
+        }
+        error => error,
     }
 }
 
