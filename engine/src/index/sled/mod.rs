@@ -508,7 +508,10 @@ fn sync_tree(dir: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     use super::*;
 
@@ -534,6 +537,28 @@ mod tests {
             closed.send(())
         });
         is_closed.recv_timeout(60 * CLOSING_TIME).expect("it is not waited for");
+    }
+
+    /// It was taken for a sync of ours, which leaves the index as good as it was.
+    #[test]
+    fn a_page_that_there_is_no_descriptor_for_is_a_failure_of_the_index() {
+        const IS_LIMITED: &str = "SHERD_TEST_NO_DESCRIPTORS";
+        if std::env::var_os(IS_LIMITED).is_none() {
+            let test = thread::current().name().unwrap().to_owned();
+            let mut limited = Command::new(std::env::current_exe().unwrap());
+            let ran = limited.args([&test, "--exact"]).env(IS_LIMITED, "1").output().unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let index = SledStore::new(dir.path().join("index"), 1 << 20).open().unwrap();
+        let keys: Vec<_> = (0..1000).map(long_key).collect();
+        let entry = Entry::of_version(1);
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }).unwrap();
+        let failed = index.apply(1, &mut keys.iter().map(|key| (key, Some(entry))));
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert!(matches!(failed, Err(Error::Index(_))), "{failed:?}");
     }
 
     /// What a key is after so many changes of it.
