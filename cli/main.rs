@@ -112,5 +112,12 @@ fn log_to_stderr(default: &str) -> Result<(), Error> {
         // Complaining on a standard error that is closed would panic.
         .log_internal_errors(false)
         .init();
+    // What sled panics with is told as an error, by who knows what it means.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !sherd_engine::index::is_guarded() {
+            hook(panic);
+        }
+    }));
     Ok(())
 }

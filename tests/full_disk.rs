@@ -7,6 +7,8 @@ mod support;
 mod tmpfs;
 
 use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use support::*;
@@ -136,7 +138,7 @@ fn a_shard_whose_log_fails_says_so_reads_on_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("cluster");
     // Or the signal that comes with the error would end it.
-    let mut ignoring = std::process::Command::new("sh");
+    let mut ignoring = Command::new("sh");
     ignoring.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(sherd().get_program());
     for name in ["SHERD_BOOTSTRAP", "SHERD_TOKEN", "SHERD_LOG"] {
         ignoring.env_remove(name);
@@ -169,4 +171,60 @@ fn a_shard_whose_log_fails_says_so_reads_on_and_loses_nothing() {
     cluster.run(["has", "test", "after"]).expect(3);
     cluster.run(["write", "test", "after", "3"]).expect(0);
     assert_eq!(stat(&cluster)["poisoned"], serde_json::Value::Null);
+}
+
+/// It was reported as a panic of the checkpoint.
+#[test]
+fn a_shard_whose_index_cannot_be_synced_when_it_stops_says_so_and_loses_nothing() {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
+    if !traced.is_ok_and(|traced| traced.status.success()) {
+        println!("skipped: there is no strace, which makes syncs fail");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_on(dir.path(), ["--port", "0", "--shards", "1"]);
+    cluster.run(["index", "create", "test"]).expect(0);
+    cluster.stop();
+    for (key, exit) in [(None, 0), (Some("key"), 1)] {
+        let mut cluster = Cluster::start_on(dir.path(), ["--port", "0"]);
+        let mut strace = fail_syncs(&cluster, &dir.path().join("shard0/index/db"));
+        if let Some(key) = key {
+            cluster.run(["write", "test", key, "1"]).expect(0);
+        }
+        cluster.up.terminate();
+        let status = cluster.up.wait();
+        let stderr = cluster.up.stderr();
+        assert_eq!(status.code(), Some(exit), "{stderr}");
+        assert!(!stderr.contains("panicked at"), "{stderr}");
+        let what =
+            ["was not closed cleanly", "restart the shard to rebuild it"][usize::from(exit == 1)];
+        assert!(stderr.contains(what), "{stderr}");
+        strace.wait().unwrap();
+    }
+    let cluster = Cluster::start_on(dir.path(), ["--port", "0"]);
+    cluster.run(["has", "test", "key"]).expect(0);
+    cluster.stop();
+}
+
+/// From now on the shard cannot sync a file.
+fn fail_syncs(cluster: &Cluster, file: &Path) -> Child {
+    let shard = cluster.members().into_iter().find(|member| member.name == "shard0").unwrap();
+    let strace = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
+        .args(["-e", "inject=fsync,fdatasync:error=EIO", "-P"])
+        .arg(file)
+        .args(["-p", &shard.pid.to_string()])
+        .spawn()
+        .unwrap();
+    let tracer = format!("TracerPid:\t{}\n", strace.id());
+    let is_traced = |thread: &Path| {
+        // A thread that has ended meanwhile is none.
+        fs::read_to_string(thread.join("status")).is_ok_and(|status| status.contains(&tracer))
+    };
+    let all_are_traced = || {
+        let threads = fs::read_dir(format!("/proc/{}/task", shard.pid)).unwrap();
+        threads.flatten().all(|thread| is_traced(&thread.path()))
+    };
+    assert!(eventually(all_are_traced), "the shard is traced");
+    strace
 }

@@ -18,7 +18,7 @@ pub(crate) use key::LAST_KEY;
 pub use memory::MemoryStore;
 pub(crate) use parked::{ParkedIndex, copy};
 pub(crate) use roomy::{Leftover, RoomyStore};
-pub use sled::SledStore;
+pub use sled::{SledStore, is_guarded};
 
 use std::ops::Bound;
 use std::sync::Arc;

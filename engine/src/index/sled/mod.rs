@@ -6,6 +6,9 @@
 //! * its `flush` does not fsync on Linux (issues 1351, 1452): [`Index::flush`] syncs its files;
 //! * it may panic on damaged files, at opening and later (1533, 1527, 1166): every call is guarded,
 //!   and a panic is an [`Error::Index`] like any other failure;
+//! * where its files cannot be synced, it panics as it is closed, and where a page could not be written to a file of
+//!   its own, that never comes to an end: it is closed on a thread that is waited for no longer than
+//!   [`CLOSING_TIME`];
 //! * it may come back from a crash with less or with more than was flushed: the caller compares
 //!   [`Index::checkpoint`] and recounts;
 //! * its threads may all wait for each other: [`pacing`];
@@ -15,20 +18,22 @@
 mod pacing;
 mod table;
 
+use std::cell::Cell;
 use std::fs::{self, TryLockError};
 use std::io::ErrorKind;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use sled::{Db, IVec, Mode};
 
-use self::pacing::PacedTree;
+use self::pacing::{MOST_DROPPED_BLOCKS, Pace};
 use self::table::{Room, Table};
 use super::{Change, Entries, Entry, Index, IndexKey, IndexStore};
 use crate::command::IndexId;
@@ -62,6 +67,9 @@ const LOCKED_FILE: &str = "db";
 /// How long sled may take to let go of its files, and how often it is looked whether it has.
 const RELEASE_TIME: Duration = Duration::from_secs(10);
 const RELEASE_PAUSE: Duration = Duration::from_millis(1);
+
+/// How long sled may take to be closed: it writes what is left in memory, and syncs its file.
+const CLOSING_TIME: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 /// What the names of directories next to the index's end with: of one that was set aside, a number
 /// behind it; of one that is to replace the index, and of the one that it replaces.
@@ -136,6 +144,9 @@ impl SledStore {
                 Err(TryLockError::WouldBlock) if Instant::now() < until => {
                     thread::sleep(RELEASE_PAUSE);
                 }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::Index("sled does not let go of its files".into()));
+                }
                 Err(error) => return Err(failed(error.into())),
             }
         }
@@ -172,9 +183,10 @@ impl IndexStore for SledStore {
                 .open()
         })?;
         let index = SledIndex {
-            db,
+            db: OpenDb(Some(db)),
             dir: self.dir.clone(),
             room: Room::new(self.cache_bytes / HELD_SHARE),
+            pace: Pace::default(),
             tables: RwLock::default(),
         };
         for name in index.db.tree_names() {
@@ -223,11 +235,54 @@ fn remove_dir(dir: &Path) -> Result<()> {
 }
 
 struct SledIndex {
-    db: Db,
+    /// Before `db`, which is closed with the last of what is in it.
+    tables: RwLock<FastMap<IndexId, Arc<Table>>>,
+    db: OpenDb,
     dir: PathBuf,
     /// For blocks outside of sled's cache.
     room: Room,
-    tables: RwLock<FastMap<IndexId, Arc<Table>>>,
+    pace: Pace,
+}
+
+/// Closes sled when it is dropped, without a panic, and not for ever.
+struct OpenDb(Option<Db>);
+
+impl Deref for OpenDb {
+    type Target = Db;
+
+    fn deref(&self) -> &Db {
+        match &self.0 {
+            Some(db) => db,
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}
+
+impl Drop for OpenDb {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        let (done, is_done) = mpsc::sync_channel(1);
+        let close = move || {
+            let closed = guard(|| {
+                drop(db);
+                Ok(())
+            });
+            _ = done.send(closed);
+        };
+        let thread = thread::Builder::new().name("index-closer".to_owned());
+        // Where there can be no thread for it, sled is closed by this one meanwhile.
+        let Ok(Ok(_)) = guard(|| Ok(thread.spawn(close))) else { return };
+        match is_done.recv_timeout(CLOSING_TIME) {
+            Ok(Err(error)) => tracing::warn!(
+                %error,
+                "the index was not closed cleanly; what it lacks is read from the log when it is opened again"
+            ),
+            Err(RecvTimeoutError::Timeout) => tracing::error!(
+                "the index cannot be closed after a failed write; restart the process before it is used again"
+            ),
+            _ => {}
+        }
+    }
 }
 
 impl SledIndex {
@@ -235,9 +290,14 @@ impl SledIndex {
         self.tables.read().get(&index).cloned()
     }
 
+    /// How many trees there are, with one that is being made or dropped, and sled's own.
+    fn trees(&self) -> usize {
+        self.tables.read().len() + 2
+    }
+
     fn open_table(&self, name: impl AsRef<[u8]>) -> Result<Table> {
-        let tree = guard(|| self.db.open_tree(name))?;
-        Table::open(PacedTree::new(tree), self.room.clone())
+        let tree = self.pace.open_tree(&self.db, self.trees(), name)?;
+        Table::open(tree, self.room.clone())
     }
 
     fn table_or_new(&self, index: IndexId) -> Result<Arc<Table>> {
@@ -258,12 +318,14 @@ impl SledIndex {
             let table = self.table_or_new(id)?;
             let tree = guard(|| self.db.open_tree(&name))?;
             let mut entries = tree.iter();
+            let mut count = 0;
             loop {
                 let some = entries.by_ref().take(CONVERTED_AT_A_TIME);
                 let some: Vec<_> = guard(|| some.collect::<sled::Result<_>>())?;
                 if some.is_empty() {
                     break;
                 }
+                count += some.len();
                 let decoded = some.iter().map(|(key, value)| {
                     let entry = Entry::take(&mut value.as_ref());
                     IndexKey::from_bytes(key).zip(entry).ok_or_else(|| {
@@ -273,7 +335,7 @@ impl SledIndex {
                 let decoded = decoded.collect::<Result<Vec<_>>>()?;
                 table.apply(&mut decoded.iter().map(|(key, entry)| (key, Some(*entry))))?;
             }
-            guard(|| self.db.drop_tree(&name))?;
+            self.pace.drop_tree(&self.db, self.trees(), (&name, count))?;
         }
         Ok(())
     }
@@ -336,9 +398,12 @@ impl Index for SledIndex {
     }
 
     fn drop_index(&self, index: IndexId) -> Result<()> {
-        self.tables.write().remove(&index);
-        guard(|| self.db.drop_tree(tree_name(index)))?;
-        Ok(())
+        let table = self.tables.write().remove(&index);
+        let blocks = match table {
+            Some(table) => table.remove_beyond(MOST_DROPPED_BLOCKS)?,
+            None => 0,
+        };
+        self.pace.drop_tree(&self.db, self.trees(), (tree_name(index), blocks))
     }
 
     fn indexes(&self) -> Result<Vec<IndexId>> {
@@ -383,11 +448,24 @@ fn tree_id(name: &IVec, prefix: &str) -> Option<IndexId> {
     std::str::from_utf8(name).ok()?.strip_prefix(prefix)?.parse().ok()
 }
 
+thread_local! {
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread is caught, and told as an error of the index: a panic hook need say nothing of
+/// it.
+pub fn is_guarded() -> bool {
+    IS_GUARDED.get()
+}
+
 /// Runs a call into sled; its errors and its panics are errors of the index.
 fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
     // Unwind safety: what a panic leaves of sled's own state may be wrong, and that is what the
     // recount at the next opening is for; nothing of ours is touched in here.
-    match catch_unwind(AssertUnwindSafe(call)) {
+    let was_guarded = IS_GUARDED.replace(true);
+    let called = catch_unwind(AssertUnwindSafe(call));
+    IS_GUARDED.set(was_guarded);
+    match called {
         Ok(Ok(value)) => Ok(value),
         // What the disk or the system refuses says nothing of what is in the index.
         Ok(Err(sled::Error::Io(error))) if !is_damage(&error) => {
@@ -426,4 +504,149 @@ fn sync_tree(dir: &Path) -> std::io::Result<()> {
         }
     }
     fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::*;
+
+    /// Keys of one position that begin alike, so that fences are as long, and pages become files of their own.
+    fn long_key(i: u32) -> IndexKey {
+        IndexKey::new(7, format!("{}{i:08}", "x".repeat(900)).as_bytes())
+    }
+
+    #[test]
+    fn an_index_is_closed_although_a_page_could_not_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SledStore::new(dir.path().join("index"), 1 << 20);
+        let index = store.open().unwrap();
+        // Where pages of their own are to be written to there is nothing.
+        fs::remove_dir_all(dir.path().join("index/blobs")).unwrap();
+        let keys: Vec<_> = (0..1000).map(long_key).collect();
+        let entry = Entry::of_version(1);
+        let failed = index.apply(1, &mut keys.iter().map(|key| (key, Some(entry))));
+        assert!(matches!(failed, Err(Error::Index(_))), "{failed:?}");
+        let (closed, is_closed) = mpsc::channel();
+        thread::spawn(move || {
+            drop(index);
+            closed.send(())
+        });
+        is_closed.recv_timeout(60 * CLOSING_TIME).expect("it is not waited for");
+    }
+
+    /// It was taken for a sync of ours, which leaves the index as good as it was.
+    #[test]
+    fn a_page_that_there_is_no_descriptor_for_is_a_failure_of_the_index() {
+        const IS_LIMITED: &str = "SHERD_TEST_NO_DESCRIPTORS";
+        if std::env::var_os(IS_LIMITED).is_none() {
+            let test = thread::current().name().unwrap().to_owned();
+            let mut limited = Command::new(std::env::current_exe().unwrap());
+            let ran = limited.args([&test, "--exact"]).env(IS_LIMITED, "1").output().unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let index = SledStore::new(dir.path().join("index"), 1 << 20).open().unwrap();
+        let keys: Vec<_> = (0..1000).map(long_key).collect();
+        let entry = Entry::of_version(1);
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limit }).unwrap();
+        let failed = index.apply(1, &mut keys.iter().map(|key| (key, Some(entry))));
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert!(matches!(failed, Err(Error::Index(_))), "{failed:?}");
+    }
+
+    /// What a key is after so many changes of it.
+    fn nth(change: u32, key: u32) -> Option<Entry> {
+        let entry = Entry { content_hash: u128::MAX.into(), ..Entry::of_version(change.into()) };
+        (change > 0 && !(change + key).is_multiple_of(3)).then_some(entry)
+    }
+
+    #[test]
+    fn readers_see_each_change_done_or_not_done_however_much_is_held() {
+        for (cache_bytes, key) in
+            [(1 << 16, short_key as fn(u32) -> IndexKey), (40_000, long_key), (1 << 22, short_key)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let store = SledStore::new(dir.path().join("index"), cache_bytes);
+            readers_see_each_change(&store, key);
+        }
+    }
+
+    fn short_key(i: u32) -> IndexKey {
+        IndexKey::new(i / 4, format!("key-{i:06}").as_bytes())
+    }
+
+    fn readers_see_each_change(store: &SledStore, key: fn(u32) -> IndexKey) {
+        const KEYS: u32 = 2000;
+        let index = store.open().unwrap();
+        let keys: Vec<_> = (0..KEYS).map(key).collect();
+        let counts = || (0..KEYS).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
+        let (begun, done, ended) = (counts(), counts(), AtomicBool::new(false));
+        let check = |i: u32, before: u32, found: Option<Entry>| {
+            let after = begun[i as usize].load(Ordering::SeqCst);
+            let is_one = (before..=after).any(|change| nth(change, i) == found);
+            assert!(is_one, "key {i}: {found:?} is none of the states {before} to {after}");
+        };
+        let read = |mut rng: fastrand::Rng| {
+            while !ended.load(Ordering::SeqCst) {
+                let first = rng.u32(..KEYS);
+                let some = first..(first + rng.u32(1..200)).min(KEYS);
+                let before: Vec<_> =
+                    some.clone().map(|i| done[i as usize].load(Ordering::SeqCst)).collect();
+                let these = &keys[some.start as usize..some.end as usize];
+                let found = match rng.u8(..3) {
+                    0 => these.iter().map(|key| index.get(1, key.as_bytes()).unwrap()).collect(),
+                    1 => index.get_all(1, &these.iter().collect::<Vec<_>>()).unwrap(),
+                    _ => {
+                        let from = Bound::Included(these[0].as_bytes());
+                        let until =
+                            keys.get(some.end as usize).map_or(&[0xff; 8][..], IndexKey::as_bytes);
+                        let range = index.range(1, from, until).unwrap();
+                        let range: Vec<_> = range.collect::<Result<_>>().unwrap();
+                        assert!(range.is_sorted_by(|a, b| a.0 < b.0));
+                        let find = |key: &IndexKey| {
+                            range.iter().find(|(found, _)| found == key).map(|(_, entry)| *entry)
+                        };
+                        these.iter().map(find).collect::<Vec<_>>()
+                    }
+                };
+                for ((i, before), found) in some.zip(before).zip(found) {
+                    check(i, before, found);
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for seed in 0..3 {
+                scope.spawn(move || read(fastrand::Rng::with_seed(seed)));
+            }
+            let mut rng = fastrand::Rng::with_seed(9);
+            for _ in 0..60 {
+                // A part of the ring, from few of its keys to all of them.
+                let (from, every) = (rng.u32(..KEYS), rng.u32(1..20));
+                let changed: Vec<_> = (from..KEYS).step_by(every as usize).collect();
+                let changes = changed.iter().map(|&i| {
+                    let change = begun[i as usize].fetch_add(1, Ordering::SeqCst) + 1;
+                    (&keys[i as usize], nth(change, i))
+                });
+                index.apply(1, &mut changes.collect::<Vec<_>>().into_iter()).unwrap();
+                for &i in &changed {
+                    done[i as usize].fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            ended.store(true, Ordering::SeqCst);
+        });
+        index.flush(1).unwrap();
+        drop(index);
+        let index = store.open().unwrap();
+        for i in 0..KEYS {
+            let found = index.get(1, keys[i as usize].as_bytes()).unwrap();
+            assert_eq!(found, nth(done[i as usize].load(Ordering::SeqCst), i));
+        }
+    }
 }

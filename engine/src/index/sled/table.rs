@@ -184,6 +184,14 @@ impl<B: Blocks> Table<B> {
         Ok(())
     }
 
+    /// Removes what there is beyond so many blocks, of a table that is about to be dropped and that nobody is to read:
+    /// whoever does meets an error. Returns how many are left.
+    pub(super) fn remove_beyond(&self, most: usize) -> Result<usize> {
+        let beyond: Vec<_> = self.fences.read().keys().skip(most).cloned().collect();
+        beyond.iter().try_for_each(|fence| self.blocks.remove(&fence.bytes))?;
+        Ok(self.fences.read().len() - beyond.len())
+    }
+
     /// Makes the changes of the block that has `key`, the first one's; and of those after it as long
     /// as what is left of the block is short. `last` is the fence behind the block that was changed last; returns
     /// that behind this one.
@@ -472,6 +480,19 @@ mod tests {
         let bytes: usize = blocks.blocks.borrow().values().map(|block| block.len()).sum();
         let blocks = blocks.blocks.borrow().len();
         assert!(bytes / blocks > MIN_BLOCK_BYTES, "{bytes} bytes in {blocks} blocks");
+    }
+
+    #[test]
+    fn of_a_table_that_is_dropped_so_many_blocks_are_left() {
+        let blocks = Cut { writes: Cell::new(usize::MAX), ..Cut::default() };
+        let table = Table::open(blocks, Room::new(0)).unwrap();
+        let key = |i: u32| IndexKey::new(i, b"key");
+        let entries = (0..1000).map(|i| (key(i), Some(Entry::of_version(1)))).collect();
+        apply(&table, &entries).unwrap();
+        assert_eq!(table.remove_beyond(10).unwrap(), 10);
+        assert_eq!(table.blocks.blocks.borrow().len(), 10);
+        assert!(table.get(key(0).as_bytes()).unwrap().is_some());
+        assert!(table.get(key(999).as_bytes()).is_err(), "not that it is not there");
     }
 
     #[test]
