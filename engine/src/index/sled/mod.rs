@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use sled::{Db, IVec, Mode};
 
-use self::pacing::{MOST_DROPPED_BLOCKS, Pace};
+use self::pacing::{MOST_DROPPED_BLOCKS, Pace, of_a_write};
 use self::table::{Room, Table};
 use super::{Change, Entries, Entry, Index, IndexKey, IndexStore};
 use crate::command::IndexId;
@@ -414,7 +414,8 @@ impl Index for SledIndex {
         guard(|| {
             self.db.insert(CHECKPOINT, &checkpoint.to_le_bytes())?;
             self.db.flush()
-        })?;
+        })
+        .map_err(of_a_write)?;
         sync_tree(&self.dir).map_err(|error| Error::io("sync the index", &self.dir, error))
     }
 
@@ -465,6 +466,12 @@ fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
     let was_guarded = IS_GUARDED.replace(true);
     let called = catch_unwind(AssertUnwindSafe(call));
     IS_GUARDED.set(was_guarded);
+    let called = called.map(|result| {
+        result.map_err(|error| match error {
+            sled::Error::Io(error) => sled::Error::Io(as_it_was(error)),
+            error => error,
+        })
+    });
     match called {
         Ok(Ok(value)) => Ok(value),
         // What the disk or the system refuses says nothing of what is in the index.
@@ -478,6 +485,18 @@ fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T> {
             let what = format!("sled panicked: {}", text.unwrap_or("no message"));
             Err(Error::Index(what.into()))
         }
+    }
+}
+
+/// An error of the system that sled has copied, of which it keeps what `Debug` prints alone: all errors after the
+/// first are such copies, of an error on one of its threads the first is one as well.
+fn as_it_was(error: std::io::Error) -> std::io::Error {
+    const BEGIN: &str = "Os { code: ";
+    let text = error.to_string();
+    let code = text.split_once(BEGIN).and_then(|(_, rest)| rest.split(',').next()?.parse().ok());
+    match code {
+        Some(code) if error.raw_os_error().is_none() => std::io::Error::from_raw_os_error(code),
+        _ => error,
     }
 }
 
@@ -559,6 +578,21 @@ mod tests {
         let failed = index.apply(1, &mut keys.iter().map(|key| (key, Some(entry))));
         setrlimit(Resource::Nofile, limit).unwrap();
         assert!(matches!(failed, Err(Error::Index(_))), "{failed:?}");
+    }
+
+    /// It was told as `Os { code: 5, ...`, and not taken for damage of the index.
+    #[test]
+    fn errors_of_the_disk_that_sled_has_copied_are_told_as_any_other() {
+        let failed = |errno: rustix::io::Errno| {
+            let error = sled::Error::Io(errno.into());
+            guard(|| Err::<(), _>(error.clone().clone())).unwrap_err()
+        };
+        let error = failed(rustix::io::Errno::IO);
+        assert!(matches!(error, Error::Index(_)), "{error:?}");
+        assert!(error.to_string().ends_with("Input/output error (os error 5)"), "{error}");
+        assert!(matches!(failed(rustix::io::Errno::NOSPC), Error::DiskFull { .. }));
+        assert!(matches!(failed(rustix::io::Errno::MFILE), Error::NoDescriptors { .. }));
+        assert!(matches!(failed(rustix::io::Errno::ACCESS), Error::Io { .. }));
     }
 
     /// What a key is after so many changes of it.

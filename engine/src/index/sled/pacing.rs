@@ -97,7 +97,7 @@ impl Pace {
 
 /// A write that sled gave up half way leaves it unusable, whatever the reason. For want of a descriptor it is no
 /// better than an index that is well and only could not be synced.
-fn of_a_write(error: Error) -> Error {
+pub(super) fn of_a_write(error: Error) -> Error {
     match error {
         Error::NoDescriptors { what } => {
             Error::Index(format!("too many files are open: {what}").into())
