@@ -373,39 +373,24 @@ async fn connect(address: SocketAddr) -> Client {
     Client::connect(&address.to_string(), Default::default()).await.unwrap()
 }
 
+/// A backup was silent for a minute.
 #[test]
-fn a_limit_that_waits_for_a_shard_that_is_away_says_so() {
+fn what_waits_for_a_shard_that_is_away_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
         TwoShards::start(dir.path());
     let address = address.to_string();
     run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
-    shards[1].kill();
-    let mut set = sherd();
-    set.args(["-b", &address, "index", "set", "i", "--max-bytes", "1KiB"]);
-    let mut set = Process::start(&mut set);
-    assert!(eventually(|| set.stderr().contains("a shard is away")), "{}", set.stderr());
-    shards[1] = shard(dir.path(), "shard1", ports[1]);
-    shards[1].wait_ready();
-    assert!(set.wait().success(), "{}", set.stderr());
-}
-
-/// It was silent for a minute.
-#[test]
-fn a_backup_that_waits_for_a_shard_that_is_away_says_so() {
-    let dir = tempfile::tempdir().unwrap();
-    let TwoShards { mut shards, ports, bootstrap: _bootstrap, address } =
-        TwoShards::start(dir.path());
-    let address = address.to_string();
-    run(sherd().args(["-b", &address, "index", "create", "i"]), "").expect(0);
-    shards[1].kill();
-    let mut backup = sherd();
-    backup.args(["-b", &address, "backup"]).arg(dir.path().join("backups"));
-    let mut backup = Process::start(&mut backup);
-    assert!(eventually(|| backup.stderr().contains("a shard is away")), "{}", backup.stderr());
-    shards[1] = shard(dir.path(), "shard1", ports[1]);
-    shards[1].wait_ready();
-    assert!(backup.wait().success(), "{}", backup.stderr());
+    let backups = dir.path().join("backups").to_str().unwrap().to_owned();
+    for command in [&["index", "set", "i", "--max-bytes", "1KiB"][..], &["backup", &backups]] {
+        shards[1].kill();
+        let mut waiting = Process::start(sherd().args(["-b", &address]).args(command));
+        let said = || waiting.stderr().contains("a shard is away");
+        assert!(eventually(said), "{command:?}: {}", waiting.stderr());
+        shards[1] = shard(dir.path(), "shard1", ports[1]);
+        shards[1].wait_ready();
+        assert!(waiting.wait().success(), "{command:?}: {}", waiting.stderr());
+    }
 }
 
 /// Nobody goes on with it then, and the old limit stays: that is what is said.
